@@ -1,0 +1,60 @@
+"""Install vtadl_jax: `pip install -e .` and, after a comma, the extras below."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "vtadl_jax" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
+
+# Bounds are what the tests were run with. jax 0.10 is the newest series for Python 3.11.
+JAX = ">=0.10.2,<0.11"
+
+setup(
+    name="vtadl_jax",
+    version=VERSION,
+    description="Find and locate defects in images with JAX, learning from good images alone",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["vtadl_jax*"]),
+    install_requires=[
+        f"jax{JAX}",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "ml-collections>=1.1,<2",
+        "absl-py>=2.1,<3",
+        "numpy>=2.0,<3",
+        "scipy>=1.14,<2",
+        "pillow>=11,<14",
+        "tensorboardX>=2.6.5,<3",
+        "tqdm>=4.67,<5",
+    ],
+    extras_require={
+        "cuda": [f"jax[cuda13]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
+        "bench": ["torch>=2.9", "scikit-learn>=1.7"],
+        "test": [
+            "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
+            "hypothesis>=6.150,<7",
+            "scikit-learn>=1.7,<2",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
