@@ -1,0 +1,8 @@
+"""Eight CPU devices for every test, so that sharded code is exercised on any machine."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)

@@ -1,0 +1,272 @@
+"""Folder layouts and the mistakes that users make in them."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.data.factory import fails, grey, noise, records, tree, truncate, write
+from vtadl_jax.data.sources import Splits, check_images, mvtec_layout, split_holdout
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def test_layout_of_a_category(tmp_path):
+    tree(tmp_path / "nut")
+    splits = mvtec_layout(tmp_path, "nut")
+    assert splits.category == "nut"
+    assert [r.name for r in splits.train] == [f"train/good/{i}.png" for i in range(3)]
+    assert [(r.defect, r.label, bool(r.mask)) for r in splits.test] == [
+        ("good", 0, False),
+        ("good", 0, False),
+        ("scratch", 1, True),
+        ("scratch", 1, True),
+    ]
+    last = splits.test[-1]
+    assert last.image == tmp_path / "nut" / "test" / "scratch" / "1.png"
+    assert last.mask == tmp_path / "nut" / "ground_truth" / "scratch" / "1_mask.png"
+    assert last.name == "test/scratch/1.png"
+
+
+def test_layout_of_the_root_itself(tmp_path):
+    splits = mvtec_layout(str(tree(tmp_path / "nut")))
+    assert (splits.category, len(splits.train), len(splits.test)) == ("nut", 3, 4)
+
+
+def test_test_split_may_be_absent(tmp_path):
+    write(tmp_path / "train" / "good" / "a.png", grey(0))
+    assert mvtec_layout(tmp_path).test == ()
+
+
+def test_masks_may_be_absent(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "ground_truth" / "scratch" / "0_mask.png").unlink()
+    assert [r.mask is None for r in mvtec_layout(tmp_path).test if r.label] == [True, False]
+
+
+def test_natural_order_and_every_extension(tmp_path):
+    names = ["a2.png", "a10.JPG", "A3.jpeg", "b.bmp", "c.TIF", "d.tiff"]
+    for name in reversed(names):
+        write(tmp_path / "train" / "good" / name, grey(1))
+    found = [r.image.name for r in mvtec_layout(tmp_path).train]
+    assert found == ["a2.png", "A3.jpeg", "a10.JPG", "b.bmp", "c.TIF", "d.tiff"]
+
+
+def test_digits_that_are_no_numbers_sort_too(tmp_path):
+    for name in ["1²3.png", "²", "a²"]:
+        write(tmp_path / "train" / "good" / Path(name).with_suffix(".png"), grey(1))
+    assert len(mvtec_layout(tmp_path).train) == 3
+
+
+@pytest.mark.parametrize("mask", ["a_mask.png", "a.png", "a.bmp", "a_mask.BMP"])
+def test_mask_names(tmp_path, mask):
+    tree(tmp_path, good=0, scratch=0)
+    write(tmp_path / "test" / "dent" / "a.jpg", grey(1))
+    write(tmp_path / "ground_truth" / "dent" / mask, grey(255))
+    assert mvtec_layout(tmp_path).test[0].mask.name == mask
+
+
+def test_an_image_may_be_called_mask(tmp_path):
+    tree(tmp_path, good=0, scratch=0)
+    for stem in ("a", "a_mask"):
+        write(tmp_path / "test" / "dent" / f"{stem}.png", grey(1))
+        write(tmp_path / "ground_truth" / "dent" / f"{stem}_mask.png", grey(255))
+    assert [r.mask.name for r in mvtec_layout(tmp_path).test] == ["a_mask.png", "a_mask_mask.png"]
+
+
+def test_hidden_files_and_litter_are_ignored(tmp_path):
+    tree(tmp_path)
+    for folder in ("train/good", "test/scratch", "ground_truth/scratch", "test"):
+        for name in (".DS_Store", "._0.png", "Thumbs.db"):
+            (tmp_path / folder / name).write_bytes(b"x")
+    (tmp_path / "test" / ".ipynb_checkpoints").mkdir()
+    splits = mvtec_layout(tmp_path)
+    assert (len(splits.train), len(splits.test)) == (3, 4)
+
+
+def test_root_empty():
+    with fails("data.root is empty", "--config.data.root=DIR"):
+        mvtec_layout("")
+
+
+def test_root_missing(tmp_path):
+    with fails(tmp_path / "nowhere", "does not exist", "--config.data.root"):
+        mvtec_layout(tmp_path / "nowhere")
+
+
+def test_root_is_a_file(tmp_path):
+    path = write(tmp_path / "a.png", grey(0))
+    with fails(path, "is not a folder"):
+        mvtec_layout(path)
+
+
+def test_unknown_category_names_the_nearest_and_the_known(tmp_path):
+    tree(tmp_path / "screw")
+    tree(tmp_path / "metal_nut")
+    (tmp_path / "notes").mkdir()
+    with fails("'Scew'", tmp_path, "did you mean 'screw'", "metal_nut, screw") as caught:
+        mvtec_layout(tmp_path, "Scew")
+    assert "notes" not in str(caught.value)
+
+
+def test_unknown_category_without_neighbours(tmp_path):
+    with fails("'screw'", "none of its sub-folders holds train/good"):
+        mvtec_layout(tmp_path, "screw")
+
+
+def test_category_given_where_the_root_is_one(tmp_path):
+    tree(tmp_path / "screw")
+    with fails("'screw'", "leave the category empty"):
+        mvtec_layout(tmp_path / "screw", "screw")
+
+
+def test_category_not_given(tmp_path):
+    tree(tmp_path / "screw")
+    with fails(tmp_path / "train" / "good", "--config.data.category=NAME", "screw"):
+        mvtec_layout(tmp_path)
+
+
+@pytest.mark.parametrize("category", ["", "screw"])
+def test_train_good_missing_or_empty(tmp_path, category):
+    (tmp_path / category / "test").mkdir(parents=True)
+    with fails("no folder", tmp_path / category / "train" / "good"):
+        mvtec_layout(tmp_path, category)
+    (tmp_path / category / "train" / "good").mkdir(parents=True)
+    with fails("no training images", tmp_path / category / "train" / "good"):
+        mvtec_layout(tmp_path, category)
+
+
+@pytest.mark.parametrize(
+    "folder", ["train/good", "test/good", "test/scratch", "ground_truth/scratch"]
+)
+def test_stray_file(tmp_path, folder):
+    stray = tree(tmp_path) / folder / "notes.txt"
+    stray.write_text("x")
+    with fails(stray, "is not an image"):
+        mvtec_layout(tmp_path)
+
+
+def test_folder_among_images(tmp_path):
+    nested = write(tree(tmp_path) / "train" / "good" / "more" / "a.png", grey(0)).parent
+    with fails(nested, "inside a folder of images"):
+        mvtec_layout(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["test", "ground_truth"])
+def test_image_in_no_defect_folder(tmp_path, folder):
+    stray = write(tree(tmp_path) / folder / "a.png", grey(0))
+    with fails(stray, "in no defect's folder"):
+        mvtec_layout(tmp_path)
+
+
+@pytest.mark.parametrize("defect", ["scratch", "dent", "good"])
+def test_mask_without_its_image(tmp_path, defect):
+    mask = write(tree(tmp_path) / "ground_truth" / defect / "77_mask.png", grey(255))
+    with fails(mask, "has no image", f"test/{defect}"):
+        mvtec_layout(tmp_path)
+
+
+def test_images_that_share_a_stem(tmp_path):
+    twin = write(tree(tmp_path) / "test" / "scratch" / "1.jpg", grey(0))
+    with fails(twin, "1.png", "share the stem '1'"):
+        mvtec_layout(tmp_path)
+
+
+def test_masks_that_share_a_stem(tmp_path):
+    twin = write(tree(tmp_path) / "ground_truth" / "scratch" / "1.png", grey(255))
+    with fails(twin, "1_mask.png", "share the stem '1'"):
+        mvtec_layout(tmp_path)
+
+
+def test_twins_do_no_harm_where_there_are_no_masks(tmp_path):
+    tree(tmp_path)
+    for folder in ("train", "test"):
+        write(tmp_path / folder / "good" / "1.jpg", grey(0))
+    assert len(mvtec_layout(tmp_path).train) == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"),
+    [(2, 0.01, 1), (3, 0.9, 2), (4, 0.01, 2), (20, 0.25, 5), (20, 0.99, 19), (5, 0.0, 0)],
+)
+def test_holdout_counts(tmp_path, count, fraction, held):
+    every = records(tmp_path, count)
+    train, holdout = split_holdout(every, fraction, seed=0)
+    assert len(holdout) == held
+    assert set(train) | set(holdout) == set(every)
+    assert len(train) + len(holdout) == count
+
+
+def test_holdout_depends_on_the_seed_and_not_on_the_order(tmp_path):
+    every = records(tmp_path, 20)
+    first = split_holdout(every, 0.3, seed=1)
+    assert first == split_holdout(every[::-1], 0.3, seed=1)
+    assert first != split_holdout(every, 0.3, seed=2)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, float("nan")])
+def test_holdout_fraction_out_of_range(tmp_path, fraction):
+    with fails(f"fraction {fraction}"):
+        split_holdout(records(tmp_path, 3), fraction, seed=0)
+
+
+def test_holdout_of_a_single_image(tmp_path):
+    with fails("0.5", "1 images"):
+        split_holdout(records(tmp_path, 1), 0.5, seed=0)
+
+
+def test_check_images_accepts_a_sound_tree(tmp_path):
+    check_images(mvtec_layout(tree(tmp_path)))
+    check_images(Splits((), (), ""))
+
+
+def test_check_images_names_the_unreadable_file_and_counts_the_others(tmp_path):
+    splits = mvtec_layout(tree(tmp_path))
+    splits.train[1].image.write_bytes(b"")
+    with fails(splits.train[1].image, "empty") as caught:
+        check_images(splits)
+    assert "more" not in str(caught.value)
+    splits.train[2].image.write_bytes(b"no image")
+    splits.test[3].mask.write_bytes(b"no image")
+    with fails(splits.train[1].image, "and 2 more"):
+        check_images(splits, workers=1)
+
+
+def test_check_images_compares_the_sizes_of_masks(tmp_path):
+    splits = mvtec_layout(tree(tmp_path))
+    write(splits.test[2].mask, grey(255, (6, 8)))
+    with fails(splits.test[2].mask, "8×6", splits.test[2].image, "6×8"):
+        check_images(splits)
+
+
+def test_check_images_looks_at_upright_sizes(tmp_path):
+    tree(tmp_path, good=0, scratch=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(tmp_path / "test" / "dent" / "a.jpg", grey(9, (6, 8)), exif=exif)
+    write(tmp_path / "ground_truth" / "dent" / "a.png", grey(255, (8, 6)))
+    check_images(mvtec_layout(tmp_path))
+
+
+def test_check_images_does_not_decode(tmp_path):
+    splits = mvtec_layout(tree(tmp_path))
+    truncate(write(splits.train[0].image, noise((64, 64))))
+    check_images(splits)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not beside the checkout")
+def test_screw():
+    splits = mvtec_layout(SHARED / "mvtec_ad", "screw")
+    assert len(splits.train) == 320
+    assert len(splits.test) == 160
+    assert sum(r.mask is not None for r in splits.test) == 119
+    assert sum(r.label for r in splits.test) == 119
+    check_images(splits)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not beside the checkout")
+def test_magnetic_tile():
+    splits = mvtec_layout(SHARED / "mtd", "magnetic_tile")
+    assert (len(splits.train), len(splits.test)) == (761, 191 + 392)
+    assert all((r.mask is not None) == bool(r.label) for r in splits.test)
+    check_images(splits)

@@ -1,0 +1,420 @@
+"""Pixels: every mode, alignment of image, mask and map, and files that cannot be read."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.data.factory import fails, grey, noise, truncate, write
+from vtadl_jax.data.sources import Record
+from vtadl_jax.data.transforms import Geometry, image_size, load_example, load_image, load_mask
+
+
+def pixels(path: Path, channels: int) -> np.ndarray:
+    return np.asarray(load_image(path, channels))
+
+
+# Modes
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("1", ".png"),
+        ("L", ".png"),
+        ("L", ".bmp"),
+        ("L", ".jpg"),
+        ("P", ".png"),
+        ("LA", ".png"),
+        ("RGB", ".png"),
+        ("RGB", ".jpg"),
+        ("RGB", ".bmp"),
+        ("RGB", ".tiff"),
+        ("RGBA", ".png"),
+        ("CMYK", ".jpg"),
+        ("CMYK", ".tif"),
+        ("YCbCr", ".jpg"),
+        ("I;16", ".png"),
+        ("I;16", ".tif"),
+        ("I", ".tif"),
+        ("F", ".tif"),
+    ],
+)
+def test_every_mode_shows_the_same_picture(tmp_path, mode, suffix, channels):
+    """A white square on black, whatever the file says it is."""
+    picture = grey(0, (24, 16))
+    picture[8:16, :8] = 255
+    if mode == "F":
+        image = Image.fromarray(picture.astype(np.float32) / 255)
+    elif mode.startswith("I"):
+        image = Image.fromarray(picture.astype(np.uint16 if mode == "I;16" else np.int32) * 257)
+    else:
+        image = Image.fromarray(picture).convert("RGB").convert(mode)
+    path = write(tmp_path / f"a{suffix}", image)
+    with Image.open(path) as opened:
+        assert opened.mode in (mode, "RGB" if mode == "YCbCr" else mode)
+    loaded = load_image(path, channels)
+    assert loaded.mode == ("L" if channels == 1 else "RGB")
+    shown = np.asarray(loaded).reshape(24, 16, channels)
+    np.testing.assert_allclose(shown, np.repeat(picture[..., None], channels, 2), atol=2)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 255, 256, 257], [32768, 65278, 65534, 65535]], np.uint16)
+    expected = [[0, 1, 1, 1], [128, 254, 255, 255]]
+    np.testing.assert_array_equal(pixels(write(tmp_path / "a.png", values), 1), expected)
+    wide = Image.fromarray(values.astype(np.int32))
+    np.testing.assert_array_equal(pixels(write(tmp_path / "a.tif", wide), 1), expected)
+    floats = Image.fromarray(values.astype(np.float32))
+    np.testing.assert_array_equal(pixels(write(tmp_path / "b.tif", floats), 1), expected)
+
+
+def test_big_endian_sixteen_bits(tmp_path):
+    values = np.array([[0, 257], [32768, 65535]], ">u2")
+    path = tmp_path / "a.tif"
+    Image.frombytes("I;16B", (2, 2), values.tobytes()).save(path)
+    np.testing.assert_array_equal(pixels(path, 1), [[0, 1], [128, 255]])
+
+
+def test_a_dark_sixteen_bit_image_stays_dark(tmp_path):
+    assert pixels(write(tmp_path / "a.png", np.full((4, 4), 300, np.uint16)), 1).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (np.int32, -1),
+        (np.int32, 65536),
+        (np.float32, -0.1),
+        (np.float32, 100),
+        (np.float32, np.nan),
+    ],
+)
+def test_numbers_of_unknown_range(tmp_path, dtype, value):
+    values = np.zeros((4, 4), dtype)
+    values[0, 0] = value
+    path = write(tmp_path / "a.tif", values)
+    with fails(path, "values from", "8 or 16 bits"):
+        load_image(path, 1)
+
+
+def test_transparency_is_laid_over_black(tmp_path):
+    colour = np.full((4, 4, 4), 200, np.uint8)
+    colour[:2, :, 3] = 0
+    colour[2:, :, 3] = 128
+    shown = pixels(write(tmp_path / "a.png", colour), 3)
+    assert (shown[:2] == 0).all()
+    np.testing.assert_allclose(shown[2:], 100, atol=1)
+    one_is_clear = Image.fromarray(grey(1)).convert("P")
+    one_is_clear.putpalette([0, 0, 0, 250, 250, 250])
+    path = write(tmp_path / "p.png", one_is_clear, transparency=1)
+    assert (pixels(path, 1) == 0).all()
+
+
+def test_palette_is_looked_up(tmp_path):
+    image = Image.fromarray(grey(1)).convert("P")
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert (pixels(write(tmp_path / "a.png", image), 3) == [10, 20, 30]).all()
+
+
+def test_channels():
+    with fails("channels 2", "1 (grey)", "3 (RGB)"):
+        load_image(Path("a.png"), 2)
+
+
+# EXIF orientation
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    """The upright picture has its bright quarter at the top left and is wider than high."""
+    upright = grey(0, (32, 48))
+    upright[:16, :24] = 255
+    rotated = upright.T if orientation >= 5 else upright
+    undo = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 3, 7: 2, 8: 1}[orientation]  # flips that were made
+    stored = [rotated, rotated[:, ::-1], rotated[::-1, ::-1], rotated[::-1]][undo]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path / f"a{suffix}", np.ascontiguousarray(stored), exif=exif)
+    np.testing.assert_allclose(pixels(path, 1), upright, atol=2)
+    assert image_size(path) == (32, 48)
+
+
+# Files that cannot be read
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+def test_truncated_file(tmp_path, suffix):
+    path = truncate(write(tmp_path / f"a{suffix}", noise((64, 64))), 0.6)
+    with fails("cannot read image", path):
+        load_image(path, 1)
+
+
+def test_empty_missing_and_foreign_files(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello")
+    for load in (lambda path: load_image(path, 3), load_mask, image_size):
+        with fails(tmp_path / "empty.png", "the file is empty"):
+            load(tmp_path / "empty.png")
+        with fails(tmp_path / "text.png", "not an image of a known kind"):
+            load(tmp_path / "text.png")
+        with fails(tmp_path / "none.png", "no such file"):
+            load(tmp_path / "none.png")
+
+
+def png_header(path: Path, width: int, height: int) -> Path:
+    """A PNG that claims a size and has hardly any pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")))
+    return path
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_images_are_no_attack(tmp_path):
+    assert image_size(png_header(tmp_path / "a.png", 20_000, 20_000)) == (20_000, 20_000)
+
+
+@pytest.mark.parametrize("side", [20_001, 40_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_large(tmp_path, side):
+    path = png_header(tmp_path / "a.png", side, side)
+    for load in (image_size, lambda path: load_image(path, 1)):
+        with fails(path, "larger than 400000000 pixels", "tiles"):
+            load(path)
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"), [((0, 4), None), ((4, -1), None), ((4, 4), (0, 8)), ((4,), None)]
+)
+def test_sizes_must_be_positive(size, resize):
+    with fails("(height, width)"):
+        Geometry(size, resize)
+
+
+@pytest.mark.parametrize("resize", [(4, 8), (8, 4)])
+def test_cut_larger_than_the_image(resize):
+    with fails("(5, 5)", resize):
+        Geometry((5, 5), resize)
+
+
+def test_geometry_takes_lists_and_is_hashable():
+    assert hash(Geometry([4, 6], [8, 8])) == hash(Geometry((4, 6), (8, 8)))
+
+
+def test_shapes():
+    geometry = Geometry((10, 20), (12, 30))
+    for channels, array in ((1, noise((7, 9))), (1, noise((7, 9, 1))), (3, noise((7, 9, 3)))):
+        out = geometry.image(array)
+        assert (out.shape, out.dtype) == ((10, 20, channels), np.uint8)
+    assert geometry.mask(noise((7, 9))).shape == (10, 20)
+
+
+@pytest.mark.parametrize("array", [noise((4, 4)).astype(float), noise((4, 4, 2)), noise((4,))])
+def test_arrays_that_are_no_images(array):
+    with fails(array.dtype, array.shape):
+        Geometry((4, 4)).image(array)
+
+
+def test_modes_that_need_converting():
+    with fails("CMYK"):
+        Geometry((4, 4)).image(Image.new("CMYK", (4, 4)))
+    with fails("mode P"):
+        Geometry((4, 4)).mask(Image.new("P", (4, 4)))
+    with fails("float64"):
+        Geometry((4, 4)).mask(np.zeros((4, 4)))
+
+
+def test_same_size_leaves_the_pixels_alone():
+    array = noise((9, 7, 3))
+    np.testing.assert_array_equal(Geometry((9, 7)).image(array), array)
+    np.testing.assert_array_equal(Geometry((5, 3), (9, 7)).image(array), array[2:7, 2:5])
+
+
+def test_shrinking_averages():
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    shrunk = Geometry((8, 8)).image(stripes)
+    np.testing.assert_allclose(shrunk, 127, atol=6)  # nearest would give 0 or 255
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0, 127, 128, 255], np.uint8),
+        ([0, 32767, 32768, 65535], np.uint16),
+        ([0, 32767, 32768, 65535], np.int32),
+        ([0, 32767, 32768, 65535], np.dtype(">u2")),
+        ([0, 0, 1, 1], bool),
+    ],
+)
+def test_masks_are_cut_at_half_the_range(tmp_path, values, dtype):
+    mask = np.array(values, dtype).reshape(2, 2)
+    expected = np.array([[0, 0], [1, 1]], np.uint8)
+    out = Geometry((2, 2)).mask(mask)
+    np.testing.assert_array_equal(out, expected)
+    assert out.dtype == np.uint8
+    if mask.dtype.isnative:
+        np.testing.assert_array_equal(Geometry((2, 2)).mask(Image.fromarray(mask)), expected)
+        path = write(tmp_path / "a.tif", mask)
+        np.testing.assert_array_equal(load_mask(path), expected.astype(bool))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "L"])
+def test_masks_of_any_mode(tmp_path, mode):
+    marks = grey(0)
+    marks[2:4, 1:5] = 255
+    image = Image.fromarray(marks).convert("RGB").convert(mode)
+    np.testing.assert_array_equal(load_mask(write(tmp_path / "a.png", image)), marks > 0)
+
+
+def test_a_red_mark_counts_and_a_transparent_one_does_not(tmp_path):
+    marks = np.zeros((4, 4, 4), np.uint8)
+    marks[0, :] = (255, 0, 0, 255)
+    marks[3, :] = (255, 255, 255, 0)
+    found = load_mask(write(tmp_path / "a.png", marks))
+    np.testing.assert_array_equal(found, np.arange(4)[:, None].repeat(4, 1) == 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_of_zeros_and_ones_is_not_read_as_empty(tmp_path, dtype):
+    path = write(tmp_path / "a.png", np.eye(4, dtype=dtype))
+    with fails(path, "no value above 1"):
+        load_mask(path)
+    assert not load_mask(write(tmp_path / "b.png", np.zeros((4, 4), dtype))).any()
+
+
+def test_a_small_defect_does_not_grow():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[30:33, 30:33] = 255
+    assert Geometry((128, 128)).mask(mask).sum() == 4 * 9
+
+
+GEOMETRIES = [
+    ((90, 120), Geometry((90, 120))),
+    ((90, 120), Geometry((45, 40))),
+    ((90, 120), Geometry((180, 480))),
+    ((60, 200), Geometry((96, 96))),
+    ((90, 120), Geometry((64, 64), (80, 72))),
+    ((90, 120), Geometry((61, 50), (90, 75))),
+]
+
+
+@pytest.mark.parametrize(("original", "geometry"), GEOMETRIES)
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)])
+def test_image_and_mask_stay_aligned(original, geometry, corner):
+    """A bright defect in each corner of what the cut leaves: both outputs agree where it is."""
+    canvas = geometry.resize or geometry.size
+    rows, columns = (
+        _band(n, (c - s) / 2 / c, position)
+        for n, c, s, position in zip(original, canvas, geometry.size, corner, strict=True)
+    )
+    image = grey(0, original)
+    image[rows, columns] = 255
+    bright = geometry.image(image)[..., 0]
+    mask = geometry.mask(image)
+    assert mask.any()
+    assert not mask.all()
+    # Pixels at the border of the defect are mixed; all others must agree entirely.
+    assert (bright[mask == 0] < 160).all()
+    assert (bright[mask == 1] > 95).all()
+    assert ((bright >= 128) == (mask == 1)).mean() > 0.98
+
+
+@pytest.mark.parametrize(("original", "geometry"), GEOMETRIES)
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)])
+def test_invert_brings_the_peak_back(original, geometry, corner):
+    canvas = geometry.resize or geometry.size
+    peak = tuple(round(c * (s - 1)) for c, s in zip(corner, geometry.size, strict=True))
+    anomaly_map = np.zeros(geometry.size, np.float32)
+    anomaly_map[peak] = 1
+    back = geometry.invert(anomaly_map, original)
+    assert (back.shape, back.dtype) == (original, np.float32)
+    ys, xs = np.nonzero(back >= back.max() * 0.999)  # a peak at the cut's edge fills the margin
+    edge = [(c - s) // 2 for c, s in zip(canvas, geometry.size, strict=True)]
+    expected = [
+        (p + e + 0.5) * n / c - 0.5 for p, e, n, c in zip(peak, edge, original, canvas, strict=True)
+    ]
+    reach = [max(1.0, n / c) for n, c in zip(original, canvas, strict=True)]
+    assert np.min(np.abs(ys - expected[0])) <= reach[0]
+    assert np.min(np.abs(xs - expected[1])) <= reach[1]
+    if geometry.resize is None:
+        assert np.abs(ys - expected[0]).max() <= reach[0]
+        assert np.abs(xs - expected[1]).max() <= reach[1]
+
+
+def test_invert_fills_the_margin_with_the_edge():
+    geometry = Geometry((4, 2), (8, 8))
+    anomaly_map = np.arange(8, dtype=np.float32).reshape(4, 2)
+    back = geometry.invert(anomaly_map, (8, 8))
+    np.testing.assert_array_equal(back[2:6, 3:5], anomaly_map)
+    np.testing.assert_array_equal(back[2:6, 0], anomaly_map[:, 0])
+    assert back[0, 0] == anomaly_map[0, 0]
+    assert back[7, 7] == anomaly_map[3, 1]
+
+
+def test_invert_rejects_a_foreign_map():
+    with fails("(4, 5)", "(5, 4)"):
+        Geometry((5, 4)).invert(np.zeros((4, 5), np.float32), (8, 8))
+
+
+@given(
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_constants_survive_any_geometry(size, margin, original):
+    geometry = Geometry(size, (size[0] + margin[0], size[1] + margin[1]))
+    assert (geometry.image(grey(77, original)) == 77).all()
+    assert (geometry.mask(grey(200, original)) == 1).all()
+    back = geometry.invert(np.full(size, 0.25, np.float32), original)
+    assert back.shape == original
+    np.testing.assert_allclose(back, 0.25, rtol=1e-6)
+
+
+def _band(length: int, margin: float, position: float) -> slice:
+    """A third of what the cut leaves of an axis, at its start (0), middle or end (1)."""
+    low, high = margin * length, (1 - margin) * length
+    third = (high - low) / 3
+    start = low + position * (high - low - third)
+    return slice(round(start), round(start + third))
+
+
+# Examples
+
+
+def test_load_example(tmp_path):
+    image = write(tmp_path / "a.png", grey(9))
+    mask = write(tmp_path / "a_mask.png", grey(255))
+    geometry = Geometry((4, 5))
+    for label, path, has_mask, value in (
+        (0, None, True, 0),
+        (1, None, False, 0),
+        (1, mask, True, 1),
+    ):
+        example = load_example(Record(image, path, label, "x", "x/a.png"), geometry, 3)
+        assert (example["image"].shape, example["image"].dtype) == ((4, 5, 3), np.uint8)
+        assert (example["mask"].shape, example["mask"].dtype) == ((4, 5), np.uint8)
+        assert (example["mask"] == value).all()
+        assert (example["label"], example["label"].dtype) == (label, np.int32)
+        assert (example["has_mask"], example["has_mask"].dtype) == (has_mask, bool)
+
+
+def test_load_example_compares_sizes(tmp_path):
+    image = write(tmp_path / "a.png", grey(9))
+    mask = write(tmp_path / "a_mask.png", grey(255, (6, 8)))
+    with fails(mask, image):
+        load_example(Record(image, mask, 1, "x", "x/a.png"), Geometry((4, 4)), 1)

@@ -1,0 +1,1 @@
+"""Images on disk → arrays: the only room that touches image files. No jax, no device, no model."""
