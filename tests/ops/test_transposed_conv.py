@@ -1,0 +1,78 @@
+"""Transposed convolution: every form against the definition, in value and gradient."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtadl_jax.ops import transposed_conv as ops
+
+FORMS = {
+    "polyphase": ops.polyphase,
+    "native": ops.native,
+    "chosen": lambda x, kernel, stride, padding: ops.transposed_conv(x, kernel, stride, padding),
+}
+
+
+def draw(seed, batch, height, width, channels, features, kernel):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
+    return x, rng.normal(size=(*kernel, channels, features)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    seed=st.integers(0, 99),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    kernel=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    stride=st.integers(1, 4),
+    data=st.data(),
+)
+@settings(max_examples=8, deadline=None)
+def test_matches_the_definition(form, seed, height, width, kernel, stride, data):
+    smallest = min((height - 1) * stride + kernel[0], (width - 1) * stride + kernel[1])
+    limit = min((smallest - 1) // 2, min(kernel) - 1)
+    padding = data.draw(st.integers(0, max(limit, 0)))
+    x, w = draw(seed, 2, height, width, 3, 2, kernel)
+
+    def loss(op):
+        def weighted(x, w):
+            out = op(x, w)
+            return (out * np.random.default_rng(1).normal(size=out.shape)).sum()
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1)))(x, w)
+
+    def fast(x, w):
+        return FORMS[form](x, w, stride=stride, padding=padding)
+
+    def slow(x, w):
+        return ops.transposed_conv_reference(x, w, stride, padding)
+
+    got, want = fast(x, w), jax.jit(slow)(x, w)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    for got, want in zip(loss(fast), loss(slow), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "padding", "expected"),
+    [
+        (8, 3, 2, 1, 15),
+        (15, 9, 3, 1, 49),
+        (49, 7, 5, 1, 245),
+        (497, 6, 1, 0, 502),
+        (64, 4, 2, 1, 128),
+    ],
+)
+def test_output_side(side, kernel, stride, padding, expected):
+    assert ops.output_side(side, kernel, stride, padding) == expected
+
+
+def test_program_for_the_cpu_has_no_dilated_convolution():
+    x, w = draw(0, 1, 8, 8, 4, 4, (4, 4))
+    grad = jax.grad(lambda x, w: ops.transposed_conv(x, w, 2, 1).sum(), argnums=(0, 1))
+    text = jax.jit(grad).lower(x, w).compile().as_text()
+    assert " dot(" in text
+    assert " convolution(" not in text

@@ -1,0 +1,61 @@
+"""Bilinear resampling and Gaussian smoothing of maps as products with two small matrices.
+
+The matrices are constants built in float64 numpy, so resampling and smoothing of a token grid to
+image size fold into one matrix per axis. For score maps, not for photographs: there is no
+anti-aliasing when shrinking.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bilinear_matrix(size_in: int, size_out: int, align_corners: bool = False) -> np.ndarray:
+    """[size_out, size_in] float64 weights of linear interpolation.
+
+    align_corners False samples at pixel centres and repeats the border, as PyTorch's
+    `interpolate(mode='bilinear')`; True puts the first and last samples on each other.
+    """
+    if align_corners:
+        position = np.linspace(0, size_in - 1, size_out)
+    else:
+        position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
+    position = np.clip(position, 0, size_in - 1)
+    left = np.minimum(np.floor(position).astype(int), max(size_in - 2, 0))
+    fraction = position - left
+    matrix = np.zeros((size_out, size_in))
+    matrix[np.arange(size_out), left] = 1 - fraction
+    matrix[np.arange(size_out), np.minimum(left + 1, size_in - 1)] += fraction
+    return matrix
+
+
+def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
+    """[size, size] float64 matrix of `scipy.ndimage.gaussian_filter1d(mode='reflect')`."""
+    if sigma <= 0:
+        return np.eye(size)
+    radius = int(truncate * sigma + 0.5)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    matrix = np.zeros((size, size))
+    rows = np.arange(size)
+    for offset, tap in zip(range(-radius, radius + 1), taps, strict=True):
+        # 'reflect' mirrors about the outer pixel edge (d c b a | a b c d | d c b a), period 2n.
+        source = (rows + offset) % (2 * size)
+        np.add.at(matrix, (rows, np.minimum(source, 2 * size - 1 - source)), tap)
+    return matrix
+
+
+def upsample_maps(
+    maps, size: tuple[int, int], sigma: float = 0.0, align_corners: bool = False
+) -> jax.Array:
+    """Bring token maps to image size, then smooth with a Gaussian of `sigma` pixels (0: none).
+
+    maps: [B, h, w]. Returns [B, H, W] float32 with (H, W) = size.
+    """
+    rows, cols = (
+        (gaussian_matrix(n, sigma) @ bilinear_matrix(m, n, align_corners)).astype(np.float32)
+        for m, n in zip(maps.shape[1:], size, strict=True)
+    )
+    precision = jax.lax.Precision.HIGHEST
+    maps = jnp.asarray(maps, jnp.float32)
+    return jnp.einsum("uh,bhw,vw->buv", rows, maps, cols, precision=precision)
