@@ -1,0 +1,18 @@
+"""Network parts and detectors, a file each. Pure Flax: no files, no optimiser, no mesh."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.models.detector import Detector
+from vtadl_jax.models.vtadl import vtadl
+
+DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {"vtadl": vtadl}
+
+
+def make_detector(config: ConfigDict) -> Detector:
+    """The detector that `config.detector` names. Raises UserError for an unknown name."""
+    if config.detector not in DETECTORS:
+        raise UserError(f"detector {config.detector!r}: known are {', '.join(sorted(DETECTORS))}")
+    return DETECTORS[config.detector](config)

@@ -1,0 +1,120 @@
+"""The Gaussian mixture density network: p(y | x) with full covariances (paper §III, eq. 4-6).
+
+x is the encoded token; y is what its density is asked of: the token projected to `feature_dim`.
+The paper takes y = x in R^512, where one full covariance has 131,328 numbers; the projection is
+what makes full covariances affordable.
+"""
+
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vtadl_jax.ops.mixture import mixture_log_prob_rows, shared_mixture_log_prob, tril_size
+
+# softplus(log(e - 1)) = 1: components start with unit scales.
+UNIT_SCALE = math.log(math.e - 1)
+
+
+class RowsDense(nn.Module):
+    """A linear layer whose output has its tokens last: x [T, D] → [rows, K, T].
+
+    The layout that `mixture_log_prob_rows` reads without a transposition.
+    """
+
+    rows: int
+    num_components: int
+    kernel_scale: float
+    bias_init: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.rows, self.num_components)
+        init = nn.initializers.normal(self.kernel_scale / math.sqrt(x.shape[-1]))
+        kernel = self.param("kernel", init, (x.shape[-1], *shape))
+        bias = self.param("bias", self.bias_init, shape)
+        out = jax.lax.dot_general(
+            kernel.astype(self.dtype),
+            x.astype(self.dtype),
+            (((0,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        return out + bias[..., None]
+
+
+class MixtureDensity(nn.Module):
+    """Negative log-likelihood of encoded tokens under a Gaussian mixture.
+
+    covariance: 'full' (Cholesky factors) or 'diag'. conditional: whether logits, means and factors
+    are functions of the token (the paper) or parameters shared by all tokens. The factor's
+    diagonal is softplus + `scale_floor`, which bounds the density.
+    """
+
+    num_components: int
+    feature_dim: int
+    covariance: Literal["full", "diag"] = "full"
+    conditional: bool = True
+    scale_floor: float = 0.05
+    noise_std: float = 0.2
+    stop_gradient: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens, train: bool):
+        """tokens: [B, N, D]. Returns the nll, [B, N] float32. Training needs an rng named 'noise'.
+
+        Noise N(0, noise_std) is added to x only: the network must name the density of the clean
+        features from a blurred view of the token.
+        """
+        batch, num_tokens, width = tokens.shape
+        # Unit scale per token: without it the encoder could raise the density by shrinking tokens.
+        tokens = nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(
+            tokens.astype(jnp.float32)
+        )
+        if self.stop_gradient:
+            tokens = jax.lax.stop_gradient(tokens)
+        x = tokens.reshape(-1, width)
+        y = self._features(x)
+        if train and self.noise_std > 0:
+            x = x + self.noise_std * jax.random.normal(self.make_rng("noise"), x.shape)
+        log_prob = self._conditional(x, y) if self.conditional else self._shared(y)
+        return -log_prob.reshape(batch, num_tokens)
+
+    def _features(self, x):
+        """[T, D] → [T, d] float32, orthonormal at the start, so of unit scale."""
+        return nn.Dense(
+            self.feature_dim,
+            use_bias=False,
+            kernel_init=nn.initializers.orthogonal(),
+            name="features",
+        )(x)
+
+    def _conditional(self, x, y):
+        k, d = self.num_components, self.feature_dim
+
+        def head(name, rows, kernel_scale, bias_init):
+            return RowsDense(rows, k, kernel_scale, bias_init, self.dtype, name=name)(x)
+
+        zeros = nn.initializers.zeros
+        logits = head("logits", 1, 1.0, zeros)[0]
+        loc = head("loc", d, 1.0, nn.initializers.normal(1.0))
+        raw = head("scale_diag", d, 0.1, nn.initializers.constant(UNIT_SCALE))
+        lower = None
+        if self.covariance == "full":
+            lower = head("scale_lower", tril_size(d), 0.1, zeros)
+        diagonal = jax.nn.softplus(raw) + self.scale_floor
+        return mixture_log_prob_rows(logits, loc, diagonal, lower, y.T)
+
+    def _shared(self, y):
+        k, d = self.num_components, self.feature_dim
+        logits = self.param("logits", nn.initializers.zeros, (k,))
+        loc = self.param("loc", nn.initializers.normal(1.0), (k, d))
+        raw = self.param("scale_diag", nn.initializers.constant(UNIT_SCALE), (k, d))
+        factor = jax.vmap(jnp.diag)(jax.nn.softplus(raw) + self.scale_floor)
+        if self.covariance == "full":
+            lower = self.param("scale_lower", nn.initializers.zeros, (k, tril_size(d)))
+            factor = factor.at[:, *jnp.tril_indices(d, -1)].set(lower)
+        return shared_mixture_log_prob(logits, loc, factor, y)

@@ -1,0 +1,139 @@
+"""VT-ADL (Mishra et al., 2021) as a detector: encoder, decoder and mixture put together."""
+
+from typing import cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vtadl_jax import losses
+from vtadl_jax.errors import UserError
+from vtadl_jax.models.decoder import NUM_LAYERS, Decoder, plan_decoder
+from vtadl_jax.models.detector import Detector, Scores
+from vtadl_jax.models.mdn import MixtureDensity
+from vtadl_jax.models.vit import PatchViT
+from vtadl_jax.ops.resize import upsample_maps
+
+SCORE_TERMS = ("mse", "dissimilarity", "max_nll")
+
+
+class VTADL(nn.Module):
+    """images [B, H, W, C] in [-1, 1] → (reconstruction [B, H, W, C], nll per token [B, N])."""
+
+    encoder: PatchViT
+    decoder: Decoder
+    mixture: MixtureDensity
+
+    def __call__(self, images, train: bool):
+        tokens = self.encoder(images)
+        return self.decoder(tokens, train), self.mixture(tokens, train)
+
+
+def build(config: ConfigDict) -> VTADL:
+    """The network of a config. Raises UserError where its numbers do not fit together."""
+    model, (height, width) = config.model, config.image_size
+    dtype = jnp.dtype(config.dtype)
+    check(config)
+    return VTADL(
+        encoder=PatchViT(
+            patch_size=model.patch_size,
+            width=model.width,
+            depth=model.depth,
+            num_heads=model.num_heads,
+            mlp_dim=model.mlp_dim,
+            class_token=model.class_token,
+            remat=model.remat,
+            dtype=dtype,
+        ),
+        decoder=Decoder(
+            shape=plan_decoder((height, width), model.decoder.vector_dim),
+            features=tuple(model.decoder.features),
+            channels=config.data.channels,
+            dtype=dtype,
+        ),
+        mixture=MixtureDensity(
+            num_components=model.mdn.num_components,
+            feature_dim=model.mdn.feature_dim,
+            covariance=model.mdn.covariance,
+            conditional=model.mdn.conditional,
+            scale_floor=model.mdn.scale_floor,
+            noise_std=model.mdn.noise_std,
+            stop_gradient=model.mdn.stop_gradient,
+            dtype=dtype,
+        ),
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raise UserError, naming field, value and remedy, for sizes that can't be built."""
+    model, mdn = config.model, config.model.mdn
+    for side in config.image_size:
+        if side % model.patch_size:
+            raise UserError(
+                f"image_size {tuple(config.image_size)}: {side} is not divisible by "
+                f"model.patch_size {model.patch_size}: use "
+                f"{max(side // model.patch_size, 1) * model.patch_size} or another patch size"
+            )
+    if model.width % model.num_heads:
+        raise UserError(
+            f"model.width {model.width} is not divisible by model.num_heads {model.num_heads}"
+        )
+    if len(model.decoder.features) != NUM_LAYERS - 1:
+        raise UserError(
+            f"model.decoder.features {tuple(model.decoder.features)}: give the widths of the "
+            f"{NUM_LAYERS - 1} hidden layers"
+        )
+    if mdn.covariance not in ("full", "diag"):
+        raise UserError(f"model.mdn.covariance {mdn.covariance!r}: use 'full' or 'diag'")
+    if not 1 <= mdn.feature_dim <= model.width:
+        raise UserError(
+            f"model.mdn.feature_dim {mdn.feature_dim}: use 1 to model.width = {model.width}"
+        )
+    if mdn.num_components < 1:
+        raise UserError(f"model.mdn.num_components {mdn.num_components}: use at least 1")
+    if mdn.scale_floor <= 0:
+        raise UserError(f"model.mdn.scale_floor {mdn.scale_floor}: must be positive")
+
+
+def vtadl(config: ConfigDict) -> Detector:
+    """The detector of a config; `Detector` tells what each function takes and returns."""
+    network = build(config)
+    height, width = config.image_size
+    grid = (height // config.model.patch_size, width // config.model.patch_size)
+    weights = config.loss
+
+    def init(key):
+        images = jnp.zeros((1, height, width, config.data.channels))
+        return jax.jit(network.init, static_argnames="train")(key, images, train=False)
+
+    def loss(params, batch_stats, images, key):
+        images = losses.to_unit_range(images)
+        (recon, nll), updates = network.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            rngs={"noise": key},
+            mutable=["batch_stats"],
+        )
+        mse, dissimilarity = losses.reconstruction_terms(images, recon)
+        terms = {"nll": nll.mean(), "mse": mse.mean(), "dissimilarity": dissimilarity.mean()}
+        total = (
+            weights.nll_weight * terms["nll"]
+            + weights.mse_weight * terms["mse"]
+            + weights.ssim_weight * terms["dissimilarity"]
+        )
+        return total, (terms, updates["batch_stats"])
+
+    def score(variables, images):
+        images = losses.to_unit_range(images)
+        recon, nll = cast(tuple, network.apply(variables, images, train=False))
+        terms = jnp.stack([*losses.reconstruction_terms(images, recon), nll.max(-1)], axis=-1)
+        nll_map = nll.reshape(-1, *grid)
+        return Scores(
+            terms=terms,
+            anomaly_map=upsample_maps(nll_map, (height, width), config.eval.map_sigma),
+            recon=losses.to_uint8(recon),
+        )
+
+    return Detector(init, loss, score, SCORE_TERMS)
