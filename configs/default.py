@@ -1,0 +1,78 @@
+"""Every field once, with unit and meaning; the values are the paper's where it gives them.
+
+Not an experiment by itself: the other files of this folder start from it.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.detector = "vtadl"  # which method: a name of vtadl_jax.models.DETECTORS
+    c.seed = 0  # of parameters, shuffling, noise and the held-out split
+    c.image_size = (512, 512)  # (height, width) in pixels that the network sees
+    c.dtype = "float32"  # of matrix products; 'bfloat16' on accelerators. Densities stay float32
+    c.batch_size = 8  # images a step, over all devices
+    c.num_train_steps = 0  # 0: num_epochs over the training images instead
+    c.num_epochs = 400
+
+    c.data = ConfigDict()
+    c.data.source = "mvtec_layout"  # or 'synthetic': made at data.root on first use
+    c.data.root = ""  # folder that holds the categories
+    c.data.category = ""  # sub-folder of root; empty: root itself holds train/good
+    c.data.resize = ()  # (height, width) before the centre crop to image_size; empty: no crop
+    c.data.channels = 3  # 3: RGB, 1: grey
+    c.data.holdout_fraction = 0.1  # of the good training images, kept for calibration only
+    c.data.num_threads = 4  # that decode images
+    c.data.prefetch = 16  # batches decoded ahead
+
+    c.model = ConfigDict()
+    c.model.patch_size = 64  # pixels
+    c.model.width = 512  # of a token
+    c.model.depth = 6
+    c.model.num_heads = 8
+    c.model.mlp_dim = 1024
+    c.model.class_token = True  # the extra row of the paper's position table
+    c.model.remat = False  # recompute a block's activations in the backward pass
+
+    c.model.decoder = ConfigDict()
+    c.model.decoder.vector_dim = 512  # length of the reconstruction vector
+    c.model.decoder.features = (64, 64, 32, 16)  # channels of the four hidden layers
+
+    c.model.mdn = ConfigDict()
+    c.model.mdn.num_components = 150
+    c.model.mdn.feature_dim = 16  # what the density is of: the token projected to so many numbers
+    c.model.mdn.covariance = "full"  # or 'diag'
+    c.model.mdn.conditional = True  # False: one mixture shared by all tokens
+    c.model.mdn.scale_floor = 0.05  # least diagonal of a factor; features have unit scale
+    c.model.mdn.noise_std = 0.2  # of the noise on the tokens, in training only
+    c.model.mdn.stop_gradient = False  # True: the density does not train the encoder
+
+    c.loss = ConfigDict()
+    c.loss.nll_weight = 1.0  # on the mean nll of a token
+    c.loss.mse_weight = 5.0
+    c.loss.ssim_weight = 0.5  # on 1 - SSIM
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.weight_decay = 1e-4  # L2, added to the gradient before Adam as torch.optim.Adam
+    c.optimizer.schedule = "constant"  # or 'cosine', down to zero
+    c.optimizer.warmup_steps = 0  # linear, from zero
+    c.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
+    c.optimizer.ema_decay = 0.0  # of the weights that are evaluated; 0: no average
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # devices that share a batch; -1: all
+
+    c.log_every_steps = 10
+    c.eval_every_steps = 0  # 0: at the end only
+    c.checkpoint_every_steps = 200
+    c.keep_checkpoints = 2
+
+    c.eval = ConfigDict()
+    c.eval.batch_size = 8
+    c.eval.map_sigma = 4.0  # pixels, Gaussian smoothing of the map; 0: none
+    c.eval.term_weights = (1.0, 1.0, 1.0)  # of the standardised mse, 1 - SSIM and largest nll
+    c.eval.fpr_limit = 0.3  # of AU-PRO
+    c.eval.num_pictures = 200  # overlays written, spread over the defects; -1: all
+    return c.lock()

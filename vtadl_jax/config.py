@@ -1,0 +1,121 @@
+"""Reading the experiment: the config file, its overrides and what can be wrong with them.
+
+Every mistake becomes a `UserError`. Meaning is checked where the values are used.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vtadl_jax.errors import UserError
+
+# A run may be continued with other values of these; anything else makes it another experiment.
+MAY_CHANGE = (
+    "num_train_steps",
+    "num_epochs",
+    "log_every_steps",
+    "eval_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "data.root",
+    "data.num_threads",
+    "data.prefetch",
+    "eval",
+    "mesh",
+)
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="path.py[:argument]; fields are overridden as --config.field=value"
+)
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Parse the command line; returns the config, locked, and the config file's stem.
+
+    Raises UserError for an unknown flag or field (the nearest is suggested), a value of the wrong
+    type, a missing or faulty config file.
+    """
+    try:
+        rest = flags.FLAGS(list(argv))[1:]
+        if not flags.FLAGS["config"].present:
+            raise UserError("no config: give --config FILE, for example --config configs/demo.py")
+        config = _CONFIG.value
+    except flags.Error as e:
+        raise UserError(_one_line(e)) from e
+    except OSError as e:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UserError(f"--config {path}: {_file_reason(path)}") from e
+    except (AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError) as e:
+        raise UserError(f"--config: {_one_line(e)}") from e
+    if rest:
+        raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    _check_fields(config, path)
+    return config, Path(path).stem
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).replace("\\n", " ").split()).strip("'")
+
+
+def _file_reason(path: str) -> str:
+    folder = Path(path).parent
+    known = [p.as_posix() for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
+    near = difflib.get_close_matches(path, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "give the path of a config file"
+    return f"no such file: {hint}"
+
+
+def _check_fields(config: ConfigDict, path: str) -> None:
+    """A config must have the fields of configs/default.py, no more and no fewer."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config {path}: get_config() must return a ConfigDict")
+    try:
+        from configs import default
+    except ImportError as e:
+        raise UserError(
+            "configs/default.py can't be imported: run from the folder that holds configs/"
+        ) from e
+    have, want = (dict(flatten(c)) for c in (config, default.get_config()))
+    for name in sorted(have.keys() - want.keys()):
+        near = difflib.get_close_matches(name, list(want), 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UserError(f"--config {path}: unknown field {name}{hint}")
+    for name in sorted(want.keys() - have.keys()):
+        raise UserError(f"--config {path}: field {name} is missing: start from configs/default.py")
+
+
+def flatten(config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted name, value) of every leaf, in the config's order; lists come out as tuples."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, ConfigDict | dict):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, tuple(value) if isinstance(value, list) else value
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def check_same_run(config: ConfigDict, path: Path) -> None:
+    """Raise UserError unless the config stored at `path` is of the same experiment."""
+    stored = dict(flatten(json.loads(path.read_text(encoding="utf-8"))))
+    here = dict(flatten(json.loads(json.dumps(config.to_dict()))))
+    differing = [
+        f"{name} is {stored.get(name)!r} there and {here.get(name)!r} here"
+        for name in sorted(stored.keys() | here.keys())
+        if stored.get(name) != here.get(name)
+        and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
+    ]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(
+            f"workdir {path.parent} holds the run of another config: {differing[0]}{more}: "
+            f"give another --workdir, or remove that one"
+        )

@@ -1,0 +1,1 @@
+"""What a person looks at: pictures of maps on the images. Numbers are made in `metrics/`."""

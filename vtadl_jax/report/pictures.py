@@ -1,0 +1,203 @@
+"""Pictures of results: one row of panels an image, and sheets of rows with the colour scale.
+
+A row shows: image | ground truth | anomaly map over the grey image | reconstruction. All heat maps
+of a data set share one [low, high], so that colours compare between images. This file draws with
+PIL into memory; it computes no scores, chooses no scale and writes no files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from vtadl_jax.report import colormap
+
+PANEL_SIDE_MIN = 160  # px; smaller images are enlarged until their shorter side has this
+PANEL_SIDE_USUAL = 384  # px; larger ones are reduced until their longer side has this
+PANEL_SIDE_MAX = 640  # px; for long, narrow images, which would end below the minimum
+HEAT_OPACITY = 0.7
+
+_PAPER = (255, 255, 255)
+_INK = (32, 33, 36)
+_FAINT = (110, 114, 120)
+_OUTLINE = (0, 229, 255)  # cyan: not a colour of the heat map, and bright on dark and light
+_HALO = (0, 40, 48)
+_GAP = 8
+_MARGIN = 12
+_TITLE_SIZE = 15
+_CAPTION_SIZE = 12
+_BAR_WIDTH, _BAR_HEIGHT = 320, 12
+
+
+def overlay_row(
+    image: NDArray[np.uint8],
+    anomaly_map: NDArray[np.float32],
+    *,
+    low: float,
+    high: float,
+    mask: NDArray[Any] | None = None,
+    recon: NDArray[np.uint8] | None = None,
+    title: str,
+) -> Image.Image:
+    """One image's panels side by side under a title, each with a caption.
+
+    Args:
+      image: uint8 [H, W, 3], RGB.
+      anomaly_map: float32 [H, W], higher is more anomalous.
+      low, high: the data set's colour scale, in the unit of the map.
+      mask: uint8 or bool [H, W], non-zero is anomalous; None where there is no ground truth.
+      recon: uint8 [H, W, 3], the detector's reconstruction if it has one.
+      title: one line; cut with an ellipsis where it is wider than the row.
+
+    Raises:
+      ValueError: shapes that differ, NaN in the map, or a scale that is not increasing.
+    """
+    _check(image, anomaly_map, mask, recon)
+    size = _panel_size(*image.shape[:2])
+    photo = _resize(Image.fromarray(image), size)
+    panels = [("image", photo)]
+    if mask is None:
+        panels.append(("no mask", photo))
+    else:
+        caption = "ground truth" if np.any(mask) else "ground truth: normal"
+        panels.append((caption, _outlined(photo, mask)))
+    panels.append(("anomaly map", _heated(photo, anomaly_map, low, high)))
+    if recon is not None:
+        panels.append(("reconstruction", _resize(Image.fromarray(recon), size)))
+    return _arrange(panels, title)
+
+
+def contact_sheet(rows: Sequence[Image.Image], *, low: float, high: float) -> Image.Image:
+    """Rows below each other, and a colour bar with the scale's numbers at the bottom.
+
+    Args:
+      rows: from `overlay_row`, all with this scale; widths may differ.
+      low, high: the scale of the rows.
+
+    Raises:
+      ValueError: no rows, or a scale that is not increasing.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row")
+    bar = _colour_bar(low, high)
+    width = max(picture.width for picture in (*rows, bar))
+    sheet = Image.new("RGB", (width, sum(row.height for row in rows) + bar.height), _PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.paste(bar, (0, top))
+    return sheet
+
+
+def _check(image: Any, anomaly_map: Any, mask: Any, recon: Any) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
+    for name, array, shape in (
+        ("anomaly_map", anomaly_map, image.shape[:2]),
+        ("mask", mask, image.shape[:2]),
+        ("recon", recon, image.shape),
+    ):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, the image asks for {shape}")
+    if recon is not None and recon.dtype != np.uint8:
+        raise ValueError(f"recon must be uint8, got {recon.dtype}")
+
+
+def _panel_size(height: int, width: int) -> tuple[int, int]:
+    """(width, height) of a panel in pixels."""
+    short, long = sorted((height, width))
+    if short < PANEL_SIDE_MIN:
+        scale = float(-(-PANEL_SIDE_MIN // short))  # whole: enlarged pixels stay equally large
+    else:
+        scale = max(PANEL_SIDE_MIN / short, min(1.0, PANEL_SIDE_USUAL / long))
+    scale = min(scale, PANEL_SIDE_MAX / long)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    enlarges = size[0] > picture.width
+    how = Image.Resampling.BILINEAR if enlarges else Image.Resampling.LANCZOS
+    return picture.resize(size, how)
+
+
+def _outlined(photo: Image.Image, mask: NDArray[Any]) -> Image.Image:
+    """The photo with a bright line around each region; the defect itself stays uncovered."""
+    area = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    if photo.width >= area.width:
+        area = area.resize(photo.size, Image.Resampling.NEAREST)
+    else:  # a thin defect must not fall between the samples
+        area = area.resize(photo.size, Image.Resampling.BOX).point(lambda v: 255 * (v > 0))
+    inside = np.asarray(area) > 0
+    line = (np.asarray(area.filter(ImageFilter.MaxFilter(5))) > 0) & ~inside
+    halo = (np.asarray(area.filter(ImageFilter.MaxFilter(7))) > 0) & ~inside
+    frame = np.ones_like(inside)
+    frame[2:-2, 2:-2] = False
+    line |= frame & inside  # where a region leaves the picture there is no outside to draw on
+    pixels = np.array(photo)
+    pixels[halo] = _HALO
+    pixels[line] = _OUTLINE
+    return Image.fromarray(pixels)
+
+
+def _heated(
+    photo: Image.Image, anomaly_map: NDArray[np.float32], low: float, high: float
+) -> Image.Image:
+    """The coloured map over the grey photo; values, not colours, are interpolated."""
+    colormap.check_scale(low, high)
+    values = np.clip(np.asarray(anomaly_map, dtype=np.float32), low, high)  # bilinear of inf is NaN
+    smooth = Image.fromarray(values).resize(photo.size, Image.Resampling.BILINEAR)
+    heat = Image.fromarray(colormap.apply(np.asarray(smooth), low, high))
+    return Image.blend(photo.convert("L").convert("RGB"), heat, HEAT_OPACITY)
+
+
+def _arrange(panels: Sequence[tuple[str, Image.Image]], title: str) -> Image.Image:
+    title_font, font = ImageFont.load_default(_TITLE_SIZE), ImageFont.load_default(_CAPTION_SIZE)
+    width, height = panels[0][1].size
+    top = _MARGIN + _TITLE_SIZE + 8
+    row = Image.new(
+        "RGB",
+        (
+            2 * _MARGIN + len(panels) * (width + _GAP) - _GAP,
+            top + height + _CAPTION_SIZE + 8 + _MARGIN,
+        ),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(row)
+    title = _shortened(title, title_font, row.width - 2 * _MARGIN)
+    draw.text((_MARGIN, top - 8), title, fill=_INK, font=title_font, anchor="ls")
+    for i, (caption, panel) in enumerate(panels):
+        left = _MARGIN + i * (width + _GAP)
+        row.paste(panel, (left, top))
+        caption = _shortened(caption, font, width)
+        draw.text((left, top + height + 5), caption, fill=_FAINT, font=font)
+    return row
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _colour_bar(low: float, high: float) -> Image.Image:
+    colormap.check_scale(low, high)
+    font = ImageFont.load_default(_CAPTION_SIZE)
+    top = _CAPTION_SIZE + 6
+    height = top + _BAR_HEIGHT + _CAPTION_SIZE + 10 + _MARGIN
+    bar = Image.new("RGB", (_BAR_WIDTH + 2 * _MARGIN, height), _PAPER)
+    ramp = np.tile(np.linspace(low, high, _BAR_WIDTH, dtype=np.float32), (_BAR_HEIGHT, 1))
+    bar.paste(Image.fromarray(colormap.apply(ramp, low, high)), (_MARGIN, top))
+    draw = ImageDraw.Draw(bar)
+    caption = "anomaly map, the same scale in every row"
+    draw.text((_MARGIN, 0), caption, fill=_FAINT, font=font)
+    for fraction, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
+        at = (_MARGIN + fraction * _BAR_WIDTH, top + _BAR_HEIGHT + 4)
+        number = f"{low + fraction * (high - low):.4g}"
+        draw.text(at, number, fill=_INK, font=font, anchor=anchor)
+    return bar

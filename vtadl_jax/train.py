@@ -1,0 +1,214 @@
+"""The train state, the one compiled step and the loop around it."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vtadl_jax import sharding
+from vtadl_jax.checkpoint import Checkpoints
+from vtadl_jax.errors import TrainingDiverged
+from vtadl_jax.models.detector import Batch, Detector
+from vtadl_jax.writers import MetricWriter, TrainProgress, format_duration, say
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step reads and writes.
+
+    step: int32 []; key: raw uint32 key data, folded with the step for each step's noise;
+    ema_params: None unless an average is kept.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict:
+        """What to evaluate: the averaged parameters where there are any."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    detector: Detector, tx: optax.GradientTransformation, seed: int, ema_decay: float = 0.0
+) -> TrainState:
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    variables = detector.init(init_key)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if ema_decay > 0 else None,
+        key=jax.random.key_data(step_key),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    detector: Detector,
+    tx: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update; pure. batch: {'image': uint8 [B, H, W, C]}.
+
+    Returns the next state and scalars: loss, each of its terms, grad_norm.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    loss_and_grads = jax.value_and_grad(detector.loss, has_aux=True)
+    (loss, (terms, batch_stats)), grads = loss_and_grads(
+        state.params, state.batch_stats, batch["image"], key
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    next_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+    )
+    return next_state, {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+
+
+def compile_train_step(
+    detector: Detector,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    mesh: Mesh,
+    state: TrainState,
+    image_shape: tuple[int, ...],
+):
+    """The step compiled for a mesh, its state donated. image_shape: the global [B, H, W, C]."""
+    everywhere = sharding.replicated(mesh)
+    step = jax.jit(
+        functools.partial(train_step, detector=detector, tx=tx, ema_decay=ema_decay),
+        donate_argnums=0,
+        out_shardings=(everywhere, everywhere),
+    )
+    image = jax.ShapeDtypeStruct(image_shape, jnp.uint8, sharding=sharding.batch_sharding(mesh))
+    start = time.perf_counter()
+    compiled = step.lower(state, {"image": image}).compile()
+    took = time.perf_counter() - start
+    say(f"compiled the train step in {took:.1f}s; {_memory_line(compiled)}")
+    return compiled
+
+
+def _memory_line(compiled) -> str:
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return "memory unknown"
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return (
+        f"a device holds {arguments / 2**20:.0f} MiB of state and batch and needs "
+        f"{temporary / 2**20:.0f} MiB more while it runs"
+    )
+
+
+def check_finite(step: int, scalars: dict[str, float], checkpoints: Checkpoints) -> None:
+    """Raise TrainingDiverged naming step, term and last good checkpoint at the first NaN or inf."""
+    # The terms come before their sum: name the one that broke, not the loss it spoils.
+    for name in sorted(scalars, key=lambda n: (n == "loss", n == "grad_norm")):
+        if not math.isfinite(scalars[name]):
+            latest = checkpoints.latest_step
+            good = (
+                f"the last good checkpoint is step {latest} in {checkpoints.directory}"
+                if latest is not None
+                else "no checkpoint had been written"
+            )
+            raise TrainingDiverged(
+                f"step {step}: {name} is {scalars[name]}: {good}: use a smaller "
+                f"optimizer.learning_rate or set optimizer.clip_norm, with another --workdir"
+            )
+
+
+class _Pending:
+    """Metrics still on the device, oldest first."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._entries: list[tuple[int, dict[str, jax.Array]]] = []
+        self._checkpoints = checkpoints
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self._entries.append((step, metrics))
+
+    def collect(self, *, leave: int) -> tuple[int, dict[str, float]] | None:
+        """(last step, means) of all but the newest `leave` entries; checks each for NaN."""
+        ready = self._entries[: len(self._entries) - leave]
+        self._entries = self._entries[len(ready) :]
+        if not ready:
+            return None
+        values = [jax.tree.map(float, jax.device_get(metrics)) for _, metrics in ready]
+        for (step, _), scalars in zip(ready, values, strict=True):
+            check_finite(step, scalars, self._checkpoints)
+        return ready[-1][0], {k: sum(v[k] for v in values) / len(values) for k in values[0]}
+
+
+def fit(
+    state: TrainState,
+    step_fn: Callable,
+    data: Iterator,
+    mesh: Mesh,
+    *,
+    num_steps: int,
+    batch_size: int,
+    log_every: int,
+    eval_every: int,
+    checkpoint_every: int,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    on_eval: Callable[[TrainState, int], None],
+) -> TrainState:
+    """Train from `state.step` to `num_steps`; saves at the end too.
+
+    The loop runs ahead of the device. Only a report waits, and it reads the steps before the
+    newest; saving and evaluating read all, so that a checkpoint is never of a broken state.
+    """
+    step = int(state.step)
+    pending = _Pending(checkpoints)
+    progress = TrainProgress(step, num_steps, batch_size)
+    start = time.perf_counter()
+
+    def report(leave: int) -> None:
+        if (collected := pending.collect(leave=leave)) is not None:
+            done, scalars = collected
+            scalars["images_per_second"] = progress.report(done, scalars)
+            writer.write(done, scalars, "train")
+
+    while step < num_steps:
+        state, metrics = step_fn(state, sharding.put_batch(mesh, next(data)))
+        step += 1
+        pending.add(step, metrics)
+        last = step == num_steps
+        save_now = last or (checkpoint_every > 0 and step % checkpoint_every == 0)
+        eval_now = not last and eval_every > 0 and step % eval_every == 0
+        if save_now or eval_now:
+            report(leave=0)
+        elif step % log_every == 0:
+            report(leave=1)
+        if save_now:
+            checkpoints.save(step, state, data)
+        if eval_now:
+            on_eval(state, step)
+            progress.skip()
+    checkpoints.wait()
+    progress.close()
+    say(f"trained to step {step} in {format_duration(time.perf_counter() - start)}")
+    return state

@@ -1,0 +1,89 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere, and metric files."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """One line for the person who watches, above the bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def track(items: Iterable, total: int, what: str):
+    """Iterate with a progress bar on a terminal, silently elsewhere."""
+    return tqdm(items, total=total, desc=what, disable=not sys.stderr.isatty(), leave=False)
+
+
+class MetricWriter:
+    """Scalars to `metrics.jsonl` and TensorBoard event files in the workdir."""
+
+    def __init__(self, workdir: Path):
+        self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, scalars: dict[str, float], prefix: str) -> None:
+        record = {"step": step, **{f"{prefix}/{k}": v for k, v in scalars.items()}}
+        self._lines.write(json.dumps(record) + "\n")
+        self._lines.flush()
+        for name, value in scalars.items():
+            if math.isfinite(value):
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+
+class TrainProgress:
+    """Step, loss terms, images/s and time left: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, first_step: int, num_steps: int, batch_size: int):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._first = self._last_step = first_step
+        self._start = self._last_time = time.perf_counter()
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, desc="train", disable=not sys.stderr.isatty()
+        )
+
+    def report(self, step: int, scalars: dict[str, float]) -> float:
+        """Show that `step` steps are done; returns images/s since the last report."""
+        now = time.perf_counter()
+        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        overall = (step - self._first) / max(now - self._start, 1e-9)
+        self._last_step, self._last_time = step, now
+        terms = " ".join(f"{k} {v:.4g}" for k, v in scalars.items())
+        images_per_second = rate * self._batch_size
+        if self._bar.disable:
+            left = (self._num_steps - step) / max(overall, 1e-9)
+            say(
+                f"step {step}/{self._num_steps}  {terms}  {images_per_second:.1f} images/s  "
+                f"{format_duration(left)} left"
+            )
+        else:
+            self._bar.set_postfix_str(f"{terms} {images_per_second:.1f} images/s", refresh=False)
+            self._bar.update(step - self._bar.n)
+        return images_per_second
+
+    def skip(self) -> None:
+        """Start the clock anew after work that was not training."""
+        self._last_time = time.perf_counter()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def format_duration(seconds: float) -> str:
+    """'42s', '3m05s', '2h10m'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
