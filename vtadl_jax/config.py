@@ -43,26 +43,30 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         rest = flags.FLAGS(list(argv))[1:]
         if not flags.FLAGS["config"].present:
             raise UserError("no config: give --config FILE, for example --config configs/demo.py")
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        if not Path(path).is_file():
+            raise UserError(f"--config {path}: {_missing(path)}")
         config = _CONFIG.value
     except flags.Error as e:
         raise UserError(_one_line(e)) from e
-    except OSError as e:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config {path}: {_file_reason(path)}") from e
     except (AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError) as e:
         raise UserError(f"--config: {_one_line(e)}") from e
     if rest:
         raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
     _check_fields(config, path)
     return config, Path(path).stem
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).replace("\\n", " ").split()).strip("'")
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    # ml_collections nests quoted messages, and only quotes the name of a field it does not have.
+    text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
+    if text.startswith("'"):
+        return "unknown field '" + text.strip("'")
+    return text
 
 
-def _file_reason(path: str) -> str:
+def _missing(path: str) -> str:
     folder = Path(path).parent
     known = [p.as_posix() for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
     near = difflib.get_close_matches(path, known, 1)

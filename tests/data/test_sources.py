@@ -248,10 +248,15 @@ def test_check_images_looks_at_upright_sizes(tmp_path):
     check_images(mvtec_layout(tmp_path))
 
 
-def test_check_images_does_not_decode(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_check_images_finds_files_that_were_cut_short(tmp_path, suffix):
     splits = mvtec_layout(tree(tmp_path))
-    truncate(write(splits.train[0].image, noise((64, 64))))
+    path = write(splits.train[0].image.with_name(f"zz{suffix}"), noise((64, 64)))
+    splits = mvtec_layout(tmp_path)
     check_images(splits)
+    truncate(path)
+    with fails(str(path)):
+        check_images(splits)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not beside the checkout")

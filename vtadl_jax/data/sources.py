@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtadl_jax.data.transforms import image_size
+from vtadl_jax.data.transforms import check_whole, image_size
 from vtadl_jax.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -92,16 +92,20 @@ def split_holdout(
 
 
 def check_images(splits: Splits, workers: int = 8) -> None:
-    """Read every file's header, with `workers` threads; raise UserError naming the files which are
-    unreadable, or masks whose size is not their image's.
+    """Read every file's header and end, with `workers` threads; raise UserError naming the files
+    which are unreadable or cut short, or masks whose size is not their image's.
 
-    Quick enough for each start. A file cut short after its header is found when it is decoded.
+    Quick enough for each start. Damage in the middle of a file is found when it is decoded.
     """
 
     def fault(record: Record) -> str | None:
         try:
             size = image_size(record.image)
-            mask_size = image_size(record.mask) if record.mask else size
+            check_whole(record.image)
+            mask_size = size
+            if record.mask:
+                mask_size = image_size(record.mask)
+                check_whole(record.mask)
         except UserError as error:
             return str(error)
         if mask_size != size:

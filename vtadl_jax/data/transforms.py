@@ -25,6 +25,8 @@ if Image.MAX_IMAGE_PIXELS is not None:
 
 Image.init()  # now, not at the first TIFF: two threads that load PIL's plugins trip each other
 
+END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -169,6 +171,18 @@ def image_size(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+
+
+def check_whole(path: Path) -> None:
+    """Raise UserError if the file was cut short; decodes only those without a known end mark."""
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 4096, 0))
+        tail = file.read()
+    if path.suffix.lower() in END_MARKS and END_MARKS[path.suffix.lower()] in tail:
+        return
+    with _opened(path) as image:
+        image.load()
 
 
 def load_example(record: "Record", geometry: Geometry, channels: int) -> dict[str, np.ndarray]:

@@ -1,0 +1,180 @@
+"""The whole program on drawn parts: what a run leaves behind, and bad folders."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli import run_cli
+from tests.factory import tiny_config, tiny_dataset
+from vtadl_jax import main, metrics
+from vtadl_jax.errors import UserError
+
+NUM_TEST = 4 + 5 * 2
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny_config(dataset, eval_every_steps=2, image_size=(32, 48))
+    return config, workdir, main.run(config, workdir)
+
+
+def test_results_agree_with_the_scores_that_were_written(finished):
+    _, workdir, results = finished
+    stored = json.loads((workdir / "results.json").read_text())
+    assert stored == results
+    with (workdir / "scores.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == results["num_test_images"] == NUM_TEST
+    labels = np.array([int(r["label"]) for r in rows])
+    assert labels.sum() == results["num_anomalous"] == 10
+    scores = np.array([float(r["score"]) for r in rows])
+    assert metrics.auroc(scores, labels) == pytest.approx(results["image_auroc"])
+    for term, value in results["image_auroc_by_term"].items():
+        assert metrics.auroc(np.array([float(r[term]) for r in rows]), labels) == pytest.approx(
+            value
+        )
+
+
+def test_scores_are_the_sum_of_standardised_terms(finished):
+    _, workdir, _ = finished
+    calibration = json.loads((workdir / "calibration.json").read_text())
+    with (workdir / "scores.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    for row in rows:
+        z = [
+            (float(row[name]) - mean) / spread
+            for name, mean, spread in zip(
+                calibration["terms"], calibration["mean"], calibration["spread"], strict=True
+            )
+        ]
+        assert sum(z) == pytest.approx(float(row["score"]), rel=1e-3, abs=1e-3)
+
+
+def test_a_run_leaves_pictures_logs_and_config(finished):
+    _, workdir, _ = finished
+    assert len(list((workdir / "overlays").glob("*.png"))) == NUM_TEST
+    with Image.open(workdir / "overview.png") as sheet:
+        assert sheet.width > sheet.height / 40
+    assert json.loads((workdir / "config.json").read_text())["image_size"] == [32, 48]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/nll", "train/mse", "train/dissimilarity"} <= lines[0].keys()
+    assert [line["step"] for line in lines if "eval/aupro" in line] == [2, 4]
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_rerunning_a_finished_run_only_evaluates(finished):
+    config, workdir, results = finished
+    again = main.run(config, workdir)
+    assert again["image_auroc"] == results["image_auroc"]
+    assert again["aupro"] == results["aupro"]
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished):
+    config, workdir, _ = finished
+    other = tiny_config(config.data.root, image_size=(32, 48), seed=3)
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(UserError, match="seed is 0 there and 3 here"):
+        main.run(other, workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_a_folder_that_is_no_run_is_refused(dataset, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is not a run"):
+        main.run(tiny_config(dataset), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_defects_without_masks_and_no_test_images(dataset, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(dataset / "gear", root / "gear")
+    shutil.rmtree(root / "gear" / "ground_truth")
+    results = main.run(tiny_config(root), tmp_path / "no_masks")
+    assert results["image_auroc"] is not None
+    assert results["aupro"] is results["pixel_auroc"] is None
+    assert results["num_without_mask"] == 10
+    shutil.rmtree(root / "gear" / "test")
+    results = main.run(tiny_config(root), tmp_path / "no_test")
+    assert results["num_test_images"] == 0
+    assert (tmp_path / "no_test" / "calibration.json").exists()
+
+
+def truncate(folder):
+    image = folder / "train" / "good" / "003.png"
+    image.write_bytes(image.read_bytes()[:200])
+    return str(image)
+
+
+def empty_train(folder):
+    shutil.rmtree(folder / "train" / "good")
+    (folder / "train" / "good").mkdir()
+    return str(folder / "train" / "good")
+
+
+def orphan_mask(folder):
+    (folder / "test" / "dent" / "001.png").unlink()
+    return str(folder / "ground_truth" / "dent" / "001_mask.png")
+
+
+def small_mask(folder):
+    mask = folder / "ground_truth" / "dent" / "001_mask.png"
+    with Image.open(mask) as image:
+        image.resize((16, 16)).save(mask)
+    return str(mask)
+
+
+def broken_header(folder):
+    image = folder / "test" / "good" / "002.png"
+    image.write_bytes(b"not a picture")
+    return str(image)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [truncate, empty_train, orphan_mask, small_mask, broken_header],
+    ids=lambda f: f.__name__,
+)
+def test_bad_folders_are_one_line_that_names_the_file(dataset, tmp_path, spoil):
+    root = tmp_path / "data"
+    shutil.copytree(dataset / "gear", root / "gear")
+    named = spoil(root / "gear")
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        main.run(tiny_config(root, mesh__data=1), workdir)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not workdir.exists()
+
+
+def test_unknown_category_lists_the_known_ones(dataset):
+    with pytest.raises(UserError, match=r"did you mean 'gear'.*gear, nut, plate"):
+        main.run(tiny_config(dataset, data__category="gaer"), dataset / "never")
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="batch_size 64 is larger than the 18 training images"):
+        main.run(tiny_config(dataset, batch_size=64), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_works_from_a_shell(tmp_path):
+    result = run_cli(
+        "vtadl_jax.main", "--config", "configs/demo.py:plate",
+        f"--config.data.root={tmp_path / 'demo'}", "--config.num_train_steps=2",
+        "--config.log_every_steps=1", "--config.eval.num_pictures=2",
+        "--workdir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "step 2/2" in result.stderr
+    assert "aupro" in result.stderr
+    assert len(list((tmp_path / "run" / "overlays").iterdir())) == 2
