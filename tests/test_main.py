@@ -14,6 +14,7 @@ from vtadl_jax import main, metrics
 from vtadl_jax.errors import UserError
 
 NUM_TEST = 4 + 5 * 2
+NON_SQUARE = {"image_size": (32, 48), "model__decoder__vector_dim": 128}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    config = tiny_config(dataset, eval_every_steps=2, image_size=(32, 48))
+    config = tiny_config(dataset, eval_every_steps=2, **NON_SQUARE)
     return config, workdir, main.run(config, workdir)
 
 
@@ -81,7 +82,7 @@ def test_rerunning_a_finished_run_only_evaluates(finished):
 
 def test_another_config_in_the_same_workdir_is_refused(finished):
     config, workdir, _ = finished
-    other = tiny_config(config.data.root, image_size=(32, 48), seed=3)
+    other = tiny_config(config.data.root, seed=3, **NON_SQUARE)
     before = (workdir / "config.json").read_text()
     with pytest.raises(UserError, match="seed is 0 there and 3 here"):
         main.run(other, workdir)

@@ -36,7 +36,7 @@ def test_loss_falls_on_a_repeated_batch():
         state, metrics = step(state, batch)
         losses.append(jax.device_get(metrics))
     assert int(state.step) == 30
-    for term in ("loss", "nll", "mse", "dissimilarity"):
+    for term in ("loss", "nll", "mse"):
         assert np.mean([m[term] for m in losses[-5:]]) < np.mean([m[term] for m in losses[:5]])
 
 
@@ -88,7 +88,7 @@ def test_weight_decay_is_l2_in_the_gradient_as_in_torch():
         theta = theta - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
         updates, state = tx.update(jnp.cos(params), state, params)
         params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(params, theta, rtol=1e-4)
+    np.testing.assert_allclose(params, theta, rtol=1e-4, atol=2e-5)
 
 
 def test_schedules():

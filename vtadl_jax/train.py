@@ -85,7 +85,7 @@ def train_step(
         opt_state=opt_state,
         ema_params=ema_params,
     )
-    return next_state, {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+    return next_state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
 
 
 def compile_train_step(

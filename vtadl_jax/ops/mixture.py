@@ -30,18 +30,19 @@ def _upcast(*arrays):
 
 
 def component_log_prob_reference(loc, scale_tril, y):
-    """log N(y | loc_k, L_k L_kᵀ) from the definition; slow: a small solve per component.
+    """log N(y | loc_k, L_k L_kᵀ) from the definition, by forward substitution entry by entry.
 
     loc: [..., K, d], scale_tril: [..., K, d, d], y: [..., d]. Returns [..., K].
     """
     loc, scale_tril, y = _upcast(loc, scale_tril, y)
     residual = y[..., None, :] - loc
-    scale_tril = jnp.broadcast_to(scale_tril, (*residual.shape, residual.shape[-1]))
-    z = jax.lax.linalg.triangular_solve(
-        scale_tril, residual[..., None], left_side=True, lower=True
-    )[..., 0]
+    z: list[jax.Array] = []
+    for i in range(y.shape[-1]):
+        known = sum((scale_tril[..., i, j] * z[j] for j in range(i)), jnp.zeros(()))
+        z.append((residual[..., i] - known) / scale_tril[..., i, i])
+    square = sum(jnp.square(entry) for entry in z)
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
-    return -0.5 * jnp.square(z).sum(-1) - log_det - 0.5 * loc.shape[-1] * LOG_2PI
+    return -0.5 * square - log_det - 0.5 * loc.shape[-1] * LOG_2PI
 
 
 def mixture_log_prob_reference(logits, loc, scale_tril, y):
@@ -82,16 +83,40 @@ def shared_mixture_log_prob(logits, loc, scale_tril, y):
     """log-likelihood of `y` under one mixture for all tokens.
 
     logits: [K], loc: [K, d], scale_tril: [K, d, d], y: [..., d]. Returns [...].
-    One solve per component with all tokens as right-hand sides.
+    The few factors are inverted once; whitening is then one product with all tokens a component.
     """
     logits, loc, scale_tril, y = _upcast(logits, loc, scale_tril, y)
     tokens = y.reshape(-1, y.shape[-1])
     residual = tokens.T[None] - loc[:, :, None]  # [K, d, T]
-    z = jax.lax.linalg.triangular_solve(scale_tril, residual, left_side=True, lower=True)
+    z = _matmul(inverse_tril(scale_tril), residual)
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
     constant = jax.nn.log_softmax(logits) - log_det - 0.5 * loc.shape[-1] * LOG_2PI
     log_prob = jax.nn.logsumexp(constant[:, None] - 0.5 * jnp.square(z).sum(1), axis=0)
     return log_prob.reshape(y.shape[:-1])
+
+
+def _matmul(a, b):
+    """In full float32: accelerators would otherwise round the factors to bfloat16."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def inverse_tril(factor):
+    """Inverse of lower triangular matrices [K, d, d]; what is above the diagonal is not read.
+
+    By halves, [[A, 0], [C, B]]⁻¹ = [[A⁻¹, 0], [-B⁻¹ C A⁻¹, B⁻¹]]: products only. XLA's CPU runs a
+    batched `triangular_solve` as LAPACK calls that wait for the threads they occupy; on machines
+    with few cores two of them at once never end.
+    """
+    d = factor.shape[-1]
+    if d == 1:
+        return 1 / factor
+    half = d // 2
+    top, bottom = inverse_tril(factor[:, :half, :half]), inverse_tril(factor[:, half:, half:])
+    corner = -_matmul(_matmul(bottom, factor[:, half:, :half]), top)
+    zeros = jnp.zeros((len(factor), half, d - half), factor.dtype)
+    return jnp.concatenate(
+        [jnp.concatenate([top, zeros], -1), jnp.concatenate([corner, bottom], -1)], 1
+    )
 
 
 def mixture_log_prob_rows(logits, loc, scale_diag, scale_lower, y):
