@@ -96,6 +96,12 @@ def test_a_folder_that_is_no_run_is_refused(dataset, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_grey_networks(dataset, tmp_path):
+    results = main.run(tiny_config(dataset, data__channels=1, num_train_steps=2), tmp_path / "run")
+    assert results["aupro"] is not None
+    assert (tmp_path / "run" / "overview.png").exists()
+
+
 def test_defects_without_masks_and_no_test_images(dataset, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(dataset / "gear", root / "gear")

@@ -174,12 +174,12 @@ class _Pictures:
             record = self._test[index]
             recon = scores.recon[i]
             row = overlay_row(
-                batch["image"][i],
+                as_rgb(batch["image"][i]),
                 scores.anomaly_map[i],
                 low=self._calib.map_low,
                 high=self._calib.map_high,
                 mask=batch["mask"][i] if batch["has_mask"][i] else None,
-                recon=recon if recon.size else None,
+                recon=as_rgb(recon) if recon.size else None,
                 title=f"{record.name}   score {values[i]:.2f}",
             )
             if index in self._chosen:
@@ -193,6 +193,11 @@ class _Pictures:
         if rows:
             sheet = contact_sheet(rows, low=self._calib.map_low, high=self._calib.map_high)
             sheet.save(self._out / "overview.png")
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 1 or 3] → [H, W, 3]."""
+    return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def spread(records: Sequence[Record], limit: int) -> set[int]:

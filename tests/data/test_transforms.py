@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.factory import fails, grey, noise, truncate, write
+from vtadl_jax.data.pipeline import load_example
 from vtadl_jax.data.sources import Record
-from vtadl_jax.data.transforms import Geometry, image_size, load_example, load_image, load_mask
+from vtadl_jax.data.transforms import Geometry, image_size, load_image, load_mask
 
 
 def pixels(path: Path, channels: int) -> np.ndarray:

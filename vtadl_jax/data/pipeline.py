@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from vtadl_jax.data.sources import Record
-from vtadl_jax.data.transforms import Geometry, load_example, load_image
+from vtadl_jax.data.transforms import Geometry, load_image, load_mask
 from vtadl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -89,6 +89,30 @@ def eval_batches(
 
     batches = grain.MapDataset.range(math.ceil(len(records) / batch_size)).map(load)
     return _closing(batches.to_iter_dataset(_read_options(num_threads, prefetch=2)))
+
+
+def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
+    """Record → image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool.
+
+    A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
+    False. Raises UserError naming the file.
+    """
+    image = load_image(record.image, channels)
+    mask = np.zeros(geometry.size, np.uint8)
+    if record.label and record.mask:
+        original = load_mask(record.mask)
+        if original.shape != (image.height, image.width):
+            raise UserError(
+                f"mask {record.mask} is {original.shape} but its image {record.image} is "
+                f"{(image.height, image.width)}: save the mask at the image's size"
+            )
+        mask = geometry.mask(original)
+    return {
+        "image": geometry.image(image),
+        "mask": mask,
+        "label": np.asarray(record.label, np.int32),
+        "has_mask": np.asarray(record.label == 0 or record.mask is not None),
+    }
 
 
 def _closing(dataset: grain.IterDataset) -> Iterator[Batch]:

@@ -8,15 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from vtadl_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from vtadl_jax.data.sources import Record
 
 MAX_PIXELS = 20_000 * 20_000
 # PIL refuses anything above 179 million pixels as an attack, line-scan cameras make more.
@@ -183,30 +179,6 @@ def check_whole(path: Path) -> None:
         return
     with _opened(path) as image:
         image.load()
-
-
-def load_example(record: "Record", geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
-    """Record → image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool.
-
-    A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
-    False. Raises UserError naming the file.
-    """
-    image = load_image(record.image, channels)
-    mask = np.zeros(geometry.size, np.uint8)
-    if record.label and record.mask:
-        original = load_mask(record.mask)
-        if original.shape != (image.height, image.width):
-            raise UserError(
-                f"mask {record.mask} is {original.shape} but its image {record.image} is "
-                f"{(image.height, image.width)}: save the mask at the image's size"
-            )
-        mask = geometry.mask(original)
-    return {
-        "image": geometry.image(image),
-        "mask": mask,
-        "label": np.asarray(record.label, np.int32),
-        "has_mask": np.asarray(record.label == 0 or record.mask is not None),
-    }
 
 
 @contextmanager
