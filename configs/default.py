@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     c.model.mdn = ConfigDict()
     c.model.mdn.num_components = 150
     c.model.mdn.feature_dim = 16  # what the density is of: the token projected to so many numbers
+    c.model.mdn.fixed_features = False  # True: along constant random directions, not learned ones
     c.model.mdn.covariance = "full"  # or 'diag'
     c.model.mdn.conditional = True  # False: one mixture shared by all tokens
     c.model.mdn.scale_floor = 0.05  # least diagonal of a factor; features have unit scale

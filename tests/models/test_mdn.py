@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtadl_jax.models.mdn import MixtureDensity
+from vtadl_jax.models.mdn import SHARED_REACH, MixtureDensity
 from vtadl_jax.ops.mixture import mixture_log_prob_reference
 
 K, D, WIDTH = 4, 3, 8
@@ -23,7 +23,7 @@ def definition(params, tokens, conditional, floor):
         logits = logits[..., 0]
     else:
         logits, loc, raw, lower = (
-            params[name] for name in ("logits", "loc", "scale_diag", "scale_lower")
+            SHARED_REACH * params[name] for name in ("logits", "loc", "scale_diag", "scale_lower")
         )
     factor = jnp.zeros((*raw.shape, D)).at[..., *jnp.tril_indices(D, -1)].set(lower)
     factor = factor.at[..., *jnp.diag_indices(D)].set(jnp.log1p(jnp.exp(raw)) + floor)
@@ -62,3 +62,12 @@ def test_the_floor_bounds_the_density():
     least = D * (np.log(0.05) + 0.5 * np.log(2 * np.pi))
     assert np.isfinite(nll).all()
     assert (nll >= least - 1e-4).all()
+
+
+def test_fixed_features_are_orthonormal_directions_without_parameters():
+    network = MixtureDensity(K, D, conditional=False, fixed_features=True)
+    tokens = np.random.default_rng(3).normal(size=(2, 5, WIDTH)).astype(np.float32)
+    params = network.init(jax.random.key(0), tokens, train=False)["params"]
+    assert "features" not in params
+    features = network.apply({"params": params}, jnp.eye(WIDTH), method="_features")
+    np.testing.assert_allclose(features.T @ features, np.eye(D), atol=1e-6)

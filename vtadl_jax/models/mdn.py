@@ -11,11 +11,15 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, shared_mixture_log_prob, tril_size
 
 # softplus(log(e - 1)) = 1: components start with unit scales.
 UNIT_SCALE = math.log(math.e - 1)
+# Adam moves a number by about the learning rate a step. An output of a layer moves by many weights
+# at once; a shared parameter is one number, and gets the same reach by this factor.
+SHARED_REACH = 10.0
 
 
 class RowsDense(nn.Module):
@@ -50,7 +54,8 @@ class MixtureDensity(nn.Module):
 
     covariance: 'full' (Cholesky factors) or 'diag'. conditional: whether logits, means and factors
     are functions of the token (the paper) or parameters shared by all tokens. The factor's
-    diagonal is softplus + `scale_floor`, which bounds the density.
+    diagonal is softplus + `scale_floor`, which bounds the density. `fixed_features` projects onto
+    constant random orthonormal directions, which training cannot shrink to raise the density.
     """
 
     num_components: int
@@ -60,6 +65,7 @@ class MixtureDensity(nn.Module):
     scale_floor: float = 0.05
     noise_std: float = 0.2
     stop_gradient: bool = False
+    fixed_features: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -85,6 +91,10 @@ class MixtureDensity(nn.Module):
 
     def _features(self, x):
         """[T, D] → [T, d] float32, orthonormal at the start, so of unit scale."""
+        if self.fixed_features:
+            normal = np.random.default_rng(0).normal(size=(x.shape[-1], self.feature_dim))
+            directions = np.linalg.qr(normal)[0].astype(np.float32)
+            return jnp.matmul(x, directions, precision=jax.lax.Precision.HIGHEST)
         return nn.Dense(
             self.feature_dim,
             use_bias=False,
@@ -110,11 +120,15 @@ class MixtureDensity(nn.Module):
 
     def _shared(self, y):
         k, d = self.num_components, self.feature_dim
-        logits = self.param("logits", nn.initializers.zeros, (k,))
-        loc = self.param("loc", nn.initializers.normal(1.0), (k, d))
-        raw = self.param("scale_diag", nn.initializers.constant(UNIT_SCALE), (k, d))
+
+        def shared(name, init, *shape):
+            return SHARED_REACH * self.param(name, init, shape)
+
+        logits = shared("logits", nn.initializers.zeros, k)
+        loc = shared("loc", nn.initializers.normal(1.0 / SHARED_REACH), k, d)
+        raw = shared("scale_diag", nn.initializers.constant(UNIT_SCALE / SHARED_REACH), k, d)
         factor = jax.vmap(jnp.diag)(jax.nn.softplus(raw) + self.scale_floor)
         if self.covariance == "full":
-            lower = self.param("scale_lower", nn.initializers.zeros, (k, tril_size(d)))
+            lower = shared("scale_lower", nn.initializers.zeros, k, tril_size(d))
             factor = factor.at[:, *jnp.tril_indices(d, -1)].set(lower)
         return shared_mixture_log_prob(logits, loc, factor, y)

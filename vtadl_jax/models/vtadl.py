@@ -60,6 +60,7 @@ def build(config: ConfigDict) -> VTADL:
             scale_floor=model.mdn.scale_floor,
             noise_std=model.mdn.noise_std,
             stop_gradient=model.mdn.stop_gradient,
+            fixed_features=model.mdn.fixed_features,
             dtype=dtype,
         ),
     )
