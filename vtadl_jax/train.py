@@ -188,7 +188,8 @@ def fit(
 
     def report(leave: int) -> None:
         if (collected := pending.collect(leave=leave)) is not None:
-            done, scalars = collected
+            done, means = collected
+            scalars = {"loss": means.pop("loss"), **means}
             scalars["images_per_second"] = progress.report(done, scalars)
             writer.write(done, scalars, "train")
 
