@@ -8,6 +8,7 @@ import pytest
 from tests.cli import run_cli
 from tests.factory import tiny_config
 from vtadl_jax import config as config_lib
+from vtadl_jax import main
 from vtadl_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +42,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_train_steps", -3, "num_train_steps -3: use 0 or more"),
+        ("log_every_steps", 0, "log_every_steps 0: use 1 or more"),
+        ("optimizer__learning_rate", float("nan"), "learning_rate nan"),
+        ("dtype", "float33", "dtype 'float33': use 'float32' or 'bfloat16'"),
+        ("image_size", (32,), r"image_size \(32,\): give height and width"),
+        ("data__channels", 4, "data.channels 4"),
+        ("data__holdout_fraction", 0.0, "scores are calibrated on the images held out"),
+        ("eval__fpr_limit", 0.0, "eval.fpr_limit 0.0"),
+        ("optimizer__ema_decay", 1.0, "use less than 1"),
+        ("eval__term_weights", (1.0, 2.0), "give 3 numbers, for mse, dissimilarity, max_nll"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(field, value, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main.run(tiny_config("/no/such/folder", **{field: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

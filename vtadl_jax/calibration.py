@@ -32,15 +32,19 @@ class Calibration:
 
     def image_scores(self, terms: np.ndarray, weights: Sequence[float]) -> np.ndarray:
         """Weighted sum of the standardised terms, [N, T] → [N] float64."""
-        if len(weights) != len(self.terms):
-            raise UserError(
-                f"eval.term_weights {tuple(weights)}: give {len(self.terms)} numbers, for "
-                f"{', '.join(self.terms)}"
-            )
+        check_weights(weights, self.terms)
         return self.standardise(terms) @ np.asarray(weights, np.float64)
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def check_weights(weights: Sequence[float], terms: Sequence[str]) -> None:
+    """Raise UserError unless there is a weight for every term."""
+    if len(weights) != len(terms):
+        raise UserError(
+            f"eval.term_weights {tuple(weights)}: give {len(terms)} numbers, for {', '.join(terms)}"
+        )
 
 
 def calibrate(names: Sequence[str], terms: np.ndarray, maps: np.ndarray) -> Calibration:

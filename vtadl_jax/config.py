@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -91,6 +92,58 @@ def _check_fields(config: ConfigDict, path: str) -> None:
         raise UserError(f"--config {path}: unknown field {name}{hint}")
     for name in sorted(want.keys() - have.keys()):
         raise UserError(f"--config {path}: field {name} is missing: start from configs/default.py")
+
+
+_AT_LEAST = {
+    "batch_size": 1,
+    "num_train_steps": 0,
+    "num_epochs": 1,
+    "data.num_threads": 0,
+    "data.prefetch": 0,
+    "model.patch_size": 1,
+    "model.width": 1,
+    "model.depth": 1,
+    "model.num_heads": 1,
+    "model.mlp_dim": 1,
+    "model.decoder.vector_dim": 1,
+    "model.mdn.noise_std": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.clip_norm": 0,
+    "optimizer.ema_decay": 0,
+    "log_every_steps": 1,
+    "eval_every_steps": 0,
+    "checkpoint_every_steps": 0,
+    "keep_checkpoints": 1,
+    "eval.batch_size": 1,
+    "eval.map_sigma": 0,
+    "eval.num_pictures": -1,
+}
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raise UserError for values that no experiment can have; what belongs together is checked
+    where it is used."""
+    values: dict[str, Any] = dict(flatten(config))
+    for name, least in _AT_LEAST.items():
+        if not values[name] >= least:
+            raise UserError(f"{name} {values[name]}: use {least} or more")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {config.dtype!r}: use 'float32' or 'bfloat16'")
+    if len(config.image_size) != 2 or min(config.image_size) < 1:
+        raise UserError(f"image_size {tuple(config.image_size)}: give height and width, as 512,512")
+    if config.data.channels not in (1, 3):
+        raise UserError(f"data.channels {config.data.channels}: use 3 (RGB) or 1 (grey)")
+    if not 0 < config.data.holdout_fraction < 1:
+        raise UserError(
+            f"data.holdout_fraction {config.data.holdout_fraction}: use more than 0 and less than "
+            f"1, for example 0.1: scores are calibrated on the images held out"
+        )
+    if not 0 < config.eval.fpr_limit <= 1:
+        raise UserError(f"eval.fpr_limit {config.eval.fpr_limit}: use more than 0, at most 1")
+    if not config.optimizer.ema_decay < 1:
+        raise UserError(f"optimizer.ema_decay {config.optimizer.ema_decay}: use less than 1")
 
 
 def flatten(config, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
+from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.data.pipeline import train_iterator
 from vtadl_jax.data.sources import Splits, check_images, mvtec_layout, split_holdout
@@ -60,11 +61,13 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
 
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Train, then evaluate; returns the results. Inputs are checked before anything is written."""
+    config_lib.check_values(config)
     mesh = sharding.make_mesh(config.mesh.data)
     sharding.check_batch("batch_size", config.batch_size, mesh)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     geometry = Geometry(tuple(config.image_size), tuple(config.data.resize) or None)
     detector = make_detector(config)
+    check_weights(config.eval.term_weights, detector.score_terms)
     splits = load_splits(config)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size

@@ -40,6 +40,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure(config, repeats: int) -> dict:
+    config_lib.check_values(config)
     mesh = sharding.make_mesh(config.mesh.data)
     detector = make_detector(config)
     tx = make_optimizer(config.optimizer, 1000)
