@@ -146,8 +146,7 @@ def _solve_rows(scale_diag, scale_lower, residual):
         acc = residual[i]
         for j in range(i):
             acc = acc - scale_lower[tril_size(i) + j] * z[j]
-        # The barrier keeps the compiler from recomputing row i inside each later row.
-        z.append(jax.lax.optimization_barrier(acc / scale_diag[i]))
+        z.append(acc / scale_diag[i])
     return z
 
 
@@ -159,7 +158,7 @@ def _solve_rows_transposed(scale_diag, scale_lower, z):
         acc = z[i]
         for j in range(i + 1, d):
             acc = acc - scale_lower[tril_size(j) + i] * v[j]
-        v[i] = jax.lax.optimization_barrier(acc / scale_diag[i])
+        v[i] = acc / scale_diag[i]
     return v
 
 
