@@ -35,12 +35,15 @@ setup(
         "numpy>=2.0,<3",
         "scipy>=1.14,<2",
         "pillow>=11,<14",
+        "imagecodecs>=2026.3",  # PNG in half the time that Pillow takes
+        "psutil>=6,<8",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.67,<5",
     ],
     extras_require={
         "cuda": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
+        "elpv": ["elpv-dataset>=1.0,<2"],
         "bench": ["torch>=2.9", "scikit-learn>=1.7"],
         "test": [
             "pytest>=9,<10",

@@ -17,14 +17,30 @@ def get_config() -> ConfigDict:
     c.num_epochs = 400
 
     c.data = ConfigDict()
-    c.data.source = "mvtec_layout"  # or 'synthetic': made at data.root on first use
-    c.data.root = ""  # folder that holds the categories
-    c.data.category = ""  # sub-folder of root; empty: root itself holds train/good
+    c.data.source = "mvtec_layout"  # where the images are: a name of vtadl_jax.data.sources
+    c.data.root = ""  # folder of the data, as the source has it
+    c.data.category = ""  # sub-folder, product or normal class; empty: root itself is the category
+    c.data.defects = ()  # kinds of defect to test on; empty: all
+    c.data.bad = ""  # source 'folder': folder of defective images, if root holds only good ones
+    c.data.masks = ""  # source 'folder': their masks, in the same sub-folders
+    c.data.test_fraction = 0.2  # of the good images, to test on, where the set has no split
+    c.data.anomaly_fraction = 0.0  # anomalies in training, per normal image, for supervised methods
+    c.data.balanced_test = False  # one-class sets: only as many anomalies as normal test images
     c.data.resize = ()  # (height, width) before the centre crop to image_size; empty: no crop
+    c.data.fit = "stretch"  # to that size; 'pad' and 'crop' keep the aspect
     c.data.channels = 3  # 3: RGB, 1: grey
     c.data.holdout_fraction = 0.1  # of the good training images, kept for calibration only
+    c.data.cache = "none"  # 'host', 'device': decode the training images once, keep them there
     c.data.num_threads = 4  # that decode images
     c.data.prefetch = 16  # batches decoded ahead
+
+    c.data.augment = ConfigDict()  # of training images, in the compiled step
+    c.data.augment.flip_horizontal = False  # of every second image
+    c.data.augment.flip_vertical = False
+    c.data.augment.rotation_degrees = 0.0  # up to so many, either way
+    c.data.augment.brightness = 0.0  # added, up to this part of the range, either way
+    c.data.augment.contrast = 0.0  # times 1 ± up to this, about the image's mean
+    c.data.augment.saturation = 0.0  # times 1 ± up to this, about its grey
 
     c.model = ConfigDict()
     c.model.patch_size = 64  # pixels

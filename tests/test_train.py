@@ -13,20 +13,22 @@ from vtadl_jax import main, sharding, train
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.models import make_detector
+from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation
 from vtadl_jax.optimizer import learning_rate_schedule, make_optimizer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 
 
-def setup(config, devices=1):
-    """State on a mesh and the step compiled for it."""
+def setup(config, devices=1, augmentation=NO_AUGMENTATION):
+    """State on a mesh, the step compiled for it, and a batch."""
     detector, mesh = make_detector(config), sharding.make_mesh(devices)
     tx = make_optimizer(config.optimizer, 100)
     ema = config.optimizer.ema_decay
     state = train.create_state(detector, tx, config.seed, ema)
     state = jax.device_put(state, sharding.replicated(mesh))
-    step = train.compile_train_step(detector, tx, ema, mesh, state, IMAGES.shape)
-    return state, step, sharding.put_batch(mesh, {"image": IMAGES})
+    batch = sharding.put_batch(mesh, {"image": IMAGES})
+    step = train.compile_train_step(detector, tx, mesh, state, batch, ema, augmentation)
+    return state, step, batch
 
 
 def test_loss_falls_on_a_repeated_batch():
@@ -53,6 +55,17 @@ def test_eight_devices_compute_what_one_does():
         assert float(metrics_eight[name]) == pytest.approx(float(metrics_one[name]), rel=1e-4)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_augmented_images_are_the_same_on_one_device_and_on_eight():
+    turned = Augmentation(flip_vertical=True, rotation_degrees=20.0, brightness=0.2)
+    runs = [(1, turned), (8, turned), (1, NO_AUGMENTATION)]
+    mse = []
+    for devices, augmentation in runs:
+        state, step, batch = setup(tiny_config(), devices, augmentation)
+        mse.append(float(step(state, batch)[1]["mse"]))
+    assert mse[0] == pytest.approx(mse[1], rel=1e-4)
+    assert mse[0] != pytest.approx(mse[2], rel=1e-4)
 
 
 def test_the_step_donates_its_state_and_repeats_exactly():

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "data.root",
+    "data.cache",
     "data.num_threads",
     "data.prefetch",
     "eval",
@@ -98,6 +99,7 @@ _AT_LEAST = {
     "batch_size": 1,
     "num_train_steps": 0,
     "num_epochs": 1,
+    "data.anomaly_fraction": 0,
     "data.num_threads": 0,
     "data.prefetch": 0,
     "model.patch_size": 1,
@@ -140,6 +142,8 @@ def check_values(config: ConfigDict) -> None:
             f"data.holdout_fraction {config.data.holdout_fraction}: use more than 0 and less than "
             f"1, for example 0.1: scores are calibrated on the images held out"
         )
+    if not 0 <= config.data.test_fraction < 1:
+        raise UserError(f"data.test_fraction {config.data.test_fraction}: use 0 to less than 1")
     if not 0 < config.eval.fpr_limit <= 1:
         raise UserError(f"eval.fpr_limit {config.eval.fpr_limit}: use more than 0, at most 1")
     if not config.optimizer.ema_decay < 1:

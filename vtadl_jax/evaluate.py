@@ -16,7 +16,7 @@ from PIL import Image
 from vtadl_jax import __version__, calibration, metrics, sharding
 from vtadl_jax.calibration import Calibration
 from vtadl_jax.data.pipeline import eval_batches
-from vtadl_jax.data.sources import Record
+from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.models.detector import Detector, Scores
 from vtadl_jax.report.pictures import contact_sheet, overlay_row

@@ -4,7 +4,6 @@ Exit codes: 0 done, 2 a mistake the user can mend (one line says which), 3 the l
 130 interrupted.
 """
 
-import functools
 import logging
 import sys
 from pathlib import Path
@@ -18,40 +17,34 @@ from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
 from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints
-from vtadl_jax.data.pipeline import train_iterator
-from vtadl_jax.data.sources import Splits, check_images, mvtec_layout, split_holdout
-from vtadl_jax.data.synthetic import make_dataset
+from vtadl_jax.data.records import split_holdout
+from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluate import Evaluator, evaluate, say_results
+from vtadl_jax.feed import make_feed
 from vtadl_jax.models import make_detector
+from vtadl_jax.ops.augment import Augmentation
 from vtadl_jax.optimizer import make_optimizer
-from vtadl_jax.writers import MetricWriter, say, track
+from vtadl_jax.writers import MetricWriter, say
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run lives; rerunning continues it. Default: runs/<config>-<category>."
 )
 
 
-def load_splits(config: ConfigDict) -> Splits:
-    """The images of a config, every header read and every mask's size checked."""
-    data = config.data
-    if data.source == "synthetic":
-        make_dataset(Path(data.root), progress=functools.partial(track, what="draw parts"))
-    elif data.source != "mvtec_layout":
-        raise UserError(f"data.source {data.source!r}: use 'mvtec_layout' or 'synthetic'")
-    splits = mvtec_layout(data.root, data.category)
-    check_images(splits)
-    return splits
-
-
-def open_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Make the folder of a run, or make sure that it is this config's."""
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Raise UserError if the folder of a run is taken by something else."""
     stored = workdir / "config.json"
     if stored.exists():
         config_lib.check_same_run(config, stored)
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"workdir {workdir} exists and is not a run: give another --workdir")
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make the folder of a run."""
+    stored = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save(config, stored)
@@ -65,25 +58,23 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     mesh = sharding.make_mesh(config.mesh.data)
     sharding.check_batch("batch_size", config.batch_size, mesh)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
-    geometry = Geometry(tuple(config.image_size), tuple(config.data.resize) or None)
+    check_workdir(workdir, config)
+    resize = tuple(config.data.resize) or None
+    geometry = Geometry(tuple(config.image_size), resize, config.data.fit)
+    augmentation = Augmentation(**config.data.augment)
     detector = make_detector(config)
     check_weights(config.eval.term_weights, detector.score_terms)
     splits = load_splits(config)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
     tx = make_optimizer(config.optimizer, num_steps)
-    data = train_iterator(
-        records,
-        geometry,
-        config.data.channels,
-        config.batch_size,
-        config.seed,
-        config.data.num_threads,
-        config.data.prefetch,
-    )
+    feed = make_feed(config, records, geometry, mesh)
     open_workdir(workdir, config)
+    anomalous = sum(record.label for record in records)
+    if anomalous:
+        say(f"note: {anomalous} of the training images are anomalous; VT-ADL takes them for good")
     say(
-        f"{splits.category}: {len(records)} good images to train, {len(holdout)} to calibrate, "
+        f"{splits.category}: {len(records)} images to train, {len(holdout)} to calibrate, "
         f"{len(splits.test)} to test; {num_steps} steps on {mesh.size} {jax.default_backend()} "
         f"device(s); workdir {workdir}"
     )
@@ -102,15 +93,16 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     try:
         if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state, data)
+            state = checkpoints.restore(state, feed.iterator)
             say(f"continuing from step {int(state.step)}")
         if int(state.step) < num_steps:
-            image_shape = (config.batch_size, *config.image_size, config.data.channels)
+            step_fn = train.compile_train_step(
+                detector, tx, mesh, state, feed.shapes, ema_decay, augmentation
+            )
             state = train.fit(
                 state,
-                train.compile_train_step(detector, tx, ema_decay, mesh, state, image_shape),
-                data,
-                mesh,
+                step_fn,
+                feed,
                 num_steps=num_steps,
                 batch_size=config.batch_size,
                 log_every=config.log_every_steps,

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from vtadl_jax import sharding
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.errors import TrainingDiverged
+from vtadl_jax.feed import Feed
 from vtadl_jax.models.detector import Batch, Detector
+from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
 from vtadl_jax.writers import MetricWriter, TrainProgress, format_duration, say
 
 
@@ -63,15 +65,22 @@ def train_step(
     detector: Detector,
     tx: optax.GradientTransformation,
     ema_decay: float = 0.0,
+    augmentation: Augmentation = NO_AUGMENTATION,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; pure. batch: {'image': uint8 [B, H, W, C]}.
+    """One update; pure. batch: {'image': uint8 [B, H, W, C]}, or {'index': int32 [B], 'images':
+    uint8 [N, H, W, C]} with the rows of a resident data set that lies over `mesh`.
 
     Returns the next state and scalars: loss, each of its terms, grad_norm.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    images = _images(batch, mesh)
+    if augmentation.active:
+        key, augment_key = jax.random.split(key)
+        images = augment(augment_key, images, augmentation)
     loss_and_grads = jax.value_and_grad(detector.loss, has_aux=True)
     (loss, (terms, batch_stats)), grads = loss_and_grads(
-        state.params, state.batch_stats, batch["image"], key
+        state.params, state.batch_stats, images, key
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -88,24 +97,33 @@ def train_step(
     return next_state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
 
 
+def _images(batch: Batch, mesh: Mesh | None) -> jax.Array:
+    if "image" in batch:
+        return batch["image"]
+    assert mesh is not None, "a resident data set lies over a mesh"
+    return sharding.take_rows(mesh, batch["images"], batch["index"])
+
+
 def compile_train_step(
     detector: Detector,
     tx: optax.GradientTransformation,
-    ema_decay: float,
     mesh: Mesh,
     state: TrainState,
-    image_shape: tuple[int, ...],
+    batch: Batch,
+    ema_decay: float = 0.0,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ):
-    """The step compiled for a mesh, its state donated. image_shape: the global [B, H, W, C]."""
+    """The step compiled for a mesh, its state donated. batch: arrays, or their shapes and
+    shardings."""
     everywhere = sharding.replicated(mesh)
+    options = {"ema_decay": ema_decay, "augmentation": augmentation, "mesh": mesh}
     step = jax.jit(
-        functools.partial(train_step, detector=detector, tx=tx, ema_decay=ema_decay),
+        functools.partial(train_step, detector=detector, tx=tx, **options),
         donate_argnums=0,
         out_shardings=(everywhere, everywhere),
     )
-    image = jax.ShapeDtypeStruct(image_shape, jnp.uint8, sharding=sharding.batch_sharding(mesh))
     start = time.perf_counter()
-    compiled = step.lower(state, {"image": image}).compile()
+    compiled = step.lower(state, batch).compile()
     took = time.perf_counter() - start
     say(f"compiled the train step in {took:.1f}s; {_memory_line(compiled)}")
     return compiled
@@ -164,8 +182,7 @@ class _Pending:
 def fit(
     state: TrainState,
     step_fn: Callable,
-    data: Iterator,
-    mesh: Mesh,
+    feed: Feed,
     *,
     num_steps: int,
     batch_size: int,
@@ -178,7 +195,8 @@ def fit(
 ) -> TrainState:
     """Train from `state.step` to `num_steps`; saves at the end too.
 
-    The loop runs ahead of the device. Only a report waits, and it reads the steps before the
+    The loop runs ahead of the device, so that the next batch is decoded and on its way while the
+    device works on one. Only a report waits, and it reads the steps before the
     newest; saving and evaluating read all, so that a checkpoint is never of a broken state.
     """
     step = int(state.step)
@@ -194,7 +212,7 @@ def fit(
             writer.write(done, scalars, "train")
 
     while step < num_steps:
-        state, metrics = step_fn(state, sharding.put_batch(mesh, next(data)))
+        state, metrics = step_fn(state, next(feed))
         step += 1
         pending.add(step, metrics)
         last = step == num_steps
@@ -205,7 +223,7 @@ def fit(
         elif step % log_every == 0:
             report(leave=1)
         if save_now:
-            checkpoints.save(step, state, data)
+            checkpoints.save(step, state, feed.iterator)
         if eval_now:
             on_eval(state, step)
             progress.skip()

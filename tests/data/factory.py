@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtadl_jax.data.sources import Record
+from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 
 

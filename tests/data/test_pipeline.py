@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 
 from tests.data.factory import fails, grey, noise, records, truncate, write
-from vtadl_jax.data.pipeline import eval_batches, train_iterator
-from vtadl_jax.data.sources import Record
+from vtadl_jax.data.pipeline import (
+    array_loader,
+    decode_all,
+    decoding_loader,
+    eval_batches,
+    index_loader,
+    labels_of,
+    train_iterator,
+)
+from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 
 GEOMETRY = Geometry((4, 5))
 
 
 def train(every, batch_size, seed=0, num_threads=2, prefetch=2, **process):
-    return train_iterator(every, GEOMETRY, 1, batch_size, seed, num_threads, prefetch, **process)
+    load = decoding_loader(every, GEOMETRY, 1, num_threads)
+    return train_iterator(load, len(every), batch_size, seed, prefetch, **process)
 
 
 def take(iterator, count):
@@ -28,9 +37,34 @@ def take(iterator, count):
 
 
 def test_train_batch(tmp_path):
-    batch = next(train_iterator(records(tmp_path, 5), GEOMETRY, 3, 4, 0, 2, 2))
-    assert set(batch) == {"image"}
-    assert (batch["image"].shape, batch["image"].dtype) == ((4, 4, 5, 3), np.uint8)
+    every = records(tmp_path, 5)
+    batch = next(train_iterator(decoding_loader(every, GEOMETRY, 3, 2), 5, 4, seed=0, prefetch=2))
+    assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+        "image": ((4, 4, 5, 3), "uint8"),
+        "label": ((4,), "int32"),
+    }
+
+
+def test_every_loader_gives_the_same_images(tmp_path):
+    every = records(tmp_path, 9)
+    images = decode_all(every, GEOMETRY, 3, num_threads=2)
+    assert images[:, 0, 0, 0].tolist() == list(range(9))
+    loaders = (
+        decoding_loader(every, GEOMETRY, 3, 2),
+        array_loader(images, labels_of(every)),
+        index_loader,
+    )
+    decoded, cached, named = (train_iterator(f, 9, 4, seed=5, prefetch=2) for f in loaders)
+    for _ in range(5):
+        batch = next(decoded)
+        np.testing.assert_array_equal(batch["image"], next(cached)["image"])
+        np.testing.assert_array_equal(batch["image"], images[next(named)["index"]])
+
+
+def test_labels_stay_with_their_images(tmp_path):
+    every = [Record(r.image, None, i % 2, "x", r.name) for i, r in enumerate(records(tmp_path, 9))]
+    batch = next(train_iterator(decoding_loader(every, GEOMETRY, 1, 2), 9, 8, seed=0, prefetch=0))
+    np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 2)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (8, 4), (5, 5), (1, 1)])
@@ -103,7 +137,7 @@ def test_grain_checkpoint(tmp_path):
 
 
 def test_batch_size_larger_than_the_data(tmp_path):
-    with fails("batch_size 16", "9 training images", tmp_path, "use 9 or less"):
+    with fails("batch_size 16", "9 training images", "use 9 or less"):
         train(records(tmp_path, 9), 16)
 
 
@@ -181,6 +215,17 @@ def test_eval_batch_counts(tmp_path, count, batches):
     assert sum(batch["valid"].sum() for batch in found) == count
 
 
+@pytest.mark.parametrize("count", [1, 5, 8, 11])
+def test_eval_batches_of_processes_make_the_whole(tmp_path, count):
+    every = records(tmp_path, count)
+    whole = list(eval_batches(every, GEOMETRY, 1, 4, 2))
+    parts = [list(eval_batches(every, GEOMETRY, 1, 4, 2, i, 2)) for i in range(2)]
+    assert len(whole) == len(parts[0]) == len(parts[1])
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for name, rows in batch.items():
+            np.testing.assert_array_equal(rows, np.concatenate([half[name] for half in halves]))
+
+
 def test_eval_batches_read_ahead_only_a_little(tmp_path):
     every = records(tmp_path, 8)
     truncate(write(every[7].image, noise((32, 32))))
@@ -197,11 +242,11 @@ def test_no_flags_need_parsing(tmp_path):
     records(tmp_path, 3)
     program = f"""
 from pathlib import Path
-from vtadl_jax.data.pipeline import eval_batches, train_iterator
-from vtadl_jax.data.sources import Record
+from vtadl_jax.data.pipeline import decoding_loader, eval_batches, train_iterator
+from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 rows = [Record(Path(p), None, 0, "good", "") for p in sorted(Path({str(tmp_path)!r}).iterdir())]
-next(train_iterator(rows, Geometry((4, 4)), 1, 2, 0, 2, 2))
+next(train_iterator(decoding_loader(rows, Geometry((4, 4)), 1, 2), len(rows), 2, 0, 2))
 assert len(list(eval_batches(rows, Geometry((4, 4)), 1, 2, 2))) == 2
 """
     root = Path(__file__).resolve().parents[2]

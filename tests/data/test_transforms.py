@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.factory import fails, grey, noise, truncate, write
+from vtadl_jax.data.decode import image_size, load_image, load_mask
 from vtadl_jax.data.pipeline import load_example
-from vtadl_jax.data.sources import Record
-from vtadl_jax.data.transforms import Geometry, image_size, load_image, load_mask
+from vtadl_jax.data.records import Record
+from vtadl_jax.data.transforms import Geometry
 
 
 def pixels(path: Path, channels: int) -> np.ndarray:
-    return np.asarray(load_image(path, channels))
+    loaded = load_image(path, channels)
+    return np.repeat(loaded[..., None], 3, 2) if channels == 3 and loaded.ndim == 2 else loaded
 
 
 # Modes
@@ -60,9 +62,7 @@ def test_every_mode_shows_the_same_picture(tmp_path, mode, suffix, channels):
     path = write(tmp_path / f"a{suffix}", image)
     with Image.open(path) as opened:
         assert opened.mode in (mode, "RGB" if mode == "YCbCr" else mode)
-    loaded = load_image(path, channels)
-    assert loaded.mode == ("L" if channels == 1 else "RGB")
-    shown = np.asarray(loaded).reshape(24, 16, channels)
+    shown = pixels(path, channels).reshape(24, 16, channels)
     np.testing.assert_allclose(shown, np.repeat(picture[..., None], channels, 2), atol=2)
 
 
@@ -122,6 +122,23 @@ def test_palette_is_looked_up(tmp_path):
     image = Image.fromarray(grey(1)).convert("P")
     image.putpalette([0, 0, 0, 10, 20, 30])
     assert (pixels(write(tmp_path / "a.png", image), 3) == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 33)])
+def test_plain_png_is_decoded_to_the_pixels_that_pil_reads(tmp_path, mode, size):
+    values = noise((*size, 3) if mode == "RGB" else size)
+    path = write(tmp_path / "a.png", values)
+    np.testing.assert_array_equal(load_image(path, 3), values)
+    np.testing.assert_array_equal(load_image(path, 1), np.asarray(Image.open(path).convert("L")))
+
+
+def test_arrays_need_no_file():
+    values = noise((5, 4, 3))
+    assert load_image(values, 3) is values
+    assert load_image(values[..., :1], 3).shape == (5, 4)
+    assert image_size(values) == (5, 4)
+    np.testing.assert_array_equal(load_mask(np.array([[0, 255]], np.uint8)), [[False, True]])
 
 
 def test_channels():
@@ -419,3 +436,50 @@ def test_load_example_compares_sizes(tmp_path):
     mask = write(tmp_path / "a_mask.png", grey(255, (6, 8)))
     with fails(mask, image):
         load_example(Record(image, mask, 1, "x", "x/a.png"), Geometry((4, 4)), 1)
+
+
+# Keeping the aspect
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("original", [(40, 80), (80, 40), (33, 47), (64, 64)])
+@pytest.mark.parametrize("resize", [None, (40, 40)])
+def test_the_aspect_is_kept(fit, original, resize):
+    """A disc stays round, and lies where `invert` finds it again."""
+    rows, columns = np.mgrid[: original[0], : original[1]]
+    centre = (original[0] // 2, original[1] // 2)
+    disc = np.hypot(rows - centre[0], columns - centre[1]) < 12
+    geometry = Geometry((32, 32), resize, fit)
+    shown = geometry.image((disc * 255).astype(np.uint8))[..., 0] >= 128
+    height, width = (np.ptp(np.nonzero(shown)[axis]) + 1 for axis in (0, 1))
+    assert abs(int(height) - int(width)) <= 1
+    np.testing.assert_array_less((geometry.mask(disc) != shown).mean(), 0.03)
+    back = geometry.invert(shown.astype(np.float32), original) >= 0.5
+    assert (back & disc).sum() / (back | disc).sum() > 0.8
+
+
+def test_padding_repeats_the_edge_and_marks_nothing():
+    image = np.tile(np.arange(10, 250, 30, dtype=np.uint8), (4, 1))
+    geometry = Geometry((8, 8), fit="pad")
+    np.testing.assert_array_equal(geometry.image(image)[..., 0], np.tile(image[:1], (8, 1)))
+    mask = geometry.mask(np.ones((4, 8), bool))
+    assert mask.sum(axis=1).tolist() == [0, 0, 8, 8, 8, 8, 0, 0]
+    rows = np.tile(np.arange(8, dtype=np.float32)[:, None], (1, 8))
+    np.testing.assert_array_equal(geometry.invert(rows, (4, 8)), rows[2:6])
+
+
+def test_cropping_loses_the_ends_and_repeats_them_on_the_way_back():
+    image = np.tile(np.arange(8, dtype=np.uint8), (4, 1))
+    geometry = Geometry((4, 4), fit="crop")
+    np.testing.assert_array_equal(geometry.image(image)[0, :, 0], [2, 3, 4, 5])
+    shown = geometry.image(image)[..., 0].astype(np.float32)
+    np.testing.assert_array_equal(geometry.invert(shown, (4, 8))[0], [2, 2, 2, 3, 4, 5, 5, 5])
+
+
+def test_an_extreme_aspect_leaves_at_least_a_row():
+    assert Geometry((8, 8), fit="pad").image(noise((1, 400))).shape == (8, 8, 1)
+
+
+def test_unknown_fit():
+    with fails("data.fit 'zoom'", "stretch, pad, crop"):
+        Geometry((8, 8), fit="zoom")

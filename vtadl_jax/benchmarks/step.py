@@ -50,9 +50,9 @@ def measure(config, repeats: int) -> dict:
     shape = (config.batch_size, *config.image_size, config.data.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     variables = jax.tree.map(np.asarray, state.variables)
-    step = train.compile_train_step(detector, tx, ema_decay, mesh, state, shape)
-    memory = step.memory_analysis()
     batch = sharding.put_batch(mesh, {"image": images})
+    step = train.compile_train_step(detector, tx, mesh, state, batch, ema_decay)
+    memory = step.memory_analysis()
 
     def one_step():  # the state is donated: every call continues from the last
         nonlocal state

@@ -1,0 +1,193 @@
+"""Image files, arrays and prepared records → 8-bit pixels, upright; and masks → booleans.
+
+PIL reads every kind; plain 8-bit PNG, by far the most common, is decoded by libpng instead, to the
+same pixels in half the time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import imagecodecs
+import numpy as np
+from PIL import Image, ImageOps
+
+from vtadl_jax.data.transforms import binarise
+from vtadl_jax.errors import UserError
+
+MAX_PIXELS = 20_000 * 20_000
+# PIL refuses anything above 179 million pixels as an attack, line-scan cameras make more.
+if Image.MAX_IMAGE_PIXELS is not None:
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+
+Image.init()  # now, not at the first TIFF: two threads that load PIL's plugins trip each other
+
+END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+class Stored(Protocol):
+    """Pixels kept elsewhere than in an image file of their own; `str()` of it says where."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)"""
+
+    def read(self) -> np.ndarray:
+        """uint8 [h, w], [h, w, 1] or [h, w, 3]; a mask is 0 or 255. UserError if that fails."""
+
+
+ImageRef = Path | np.ndarray | Stored
+
+
+def load_image(ref: ImageRef, channels: int) -> np.ndarray:
+    """File, array or stored pixels → uint8 [h, w] (grey, always for `channels` 1) or [h, w, 3].
+
+    Upright by the EXIF orientation. Any mode: palettes are looked up, transparency is laid over
+    black, 16 bits are scaled by 255/65535 whatever the content, floats in [0, 1] by 255. The first
+    page of several. Raises UserError naming the file when it is missing, empty, cut short, not an
+    image, or too large.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"channels {channels} is neither 1 (grey) nor 3 (RGB): use one of them")
+    pixels = _decode(ref) if isinstance(ref, Path) else _array(ref)
+    if channels == 1 and pixels.ndim == 3:
+        return np.array(Image.fromarray(pixels).convert("L"))
+    return pixels
+
+
+def load_mask(ref: ImageRef) -> np.ndarray:
+    """Mask → bool [h, w], upright; colours count by their brightest channel, transparent is normal.
+
+    Raises UserError as `load_image`, and for a mask with marks that all lie below half the range
+    (0 and 1, say), which would otherwise be read as no defect at all.
+    """
+    if not isinstance(ref, Path):
+        return binarise(_array(ref))
+    with _opened(ref) as image:
+        upright = _upright(image)
+        if upright.mode not in ("1", "L") and not upright.mode.startswith("I"):
+            upright = Image.fromarray(np.array(_over_black(upright).convert("RGB")).max(axis=2))
+        pixels = np.array(upright)
+    marked = binarise(pixels)
+    if pixels.any() and not marked.any():
+        raise UserError(
+            f"mask {ref} has no value above {pixels.max()}, less than half its range: "
+            "save it with 0 for normal and 255 for defect"
+        )
+    return marked
+
+
+def image_size(ref: ImageRef) -> tuple[int, int]:
+    """(height, width) of the upright image, from its header alone; UserError as `load_image`."""
+    if not isinstance(ref, Path):
+        height, width = ref.shape[:2] if isinstance(ref, np.ndarray) else ref.size
+        return height, width
+    with _opened(ref) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+
+
+def check_whole(path: ImageRef) -> None:
+    """Raise UserError if a file was cut short; decodes only those without a known end mark."""
+    if not isinstance(path, Path):
+        return
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 4096, 0))
+        tail = file.read()
+    if path.suffix.lower() in END_MARKS and END_MARKS[path.suffix.lower()] in tail:
+        return
+    with _opened(path) as image:
+        image.load()
+
+
+def _decode(path: Path) -> np.ndarray:
+    """uint8 [h, w] or [h, w, 3] of a file."""
+    with _opened(path) as image:
+        plain = image.mode in ("L", "RGB") and not image.has_transparency_data
+        if image.format == "PNG" and plain and _orientation(image) == 1:
+            try:
+                return _squeeze(imagecodecs.png_decode(path.read_bytes()))
+            except imagecodecs.PngError:
+                pass  # PIL says better what is wrong, and reads files with harmless faults
+        eight = _over_black(_eight_bits(_upright(image), path))
+        return np.array(eight.convert("L" if eight.mode in ("1", "L") else "RGB"))
+
+
+def _array(ref: np.ndarray | Stored) -> np.ndarray:
+    return _squeeze(ref if isinstance(ref, np.ndarray) else ref.read())
+
+
+def _squeeze(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file as PIL opens it; whatever fails while it is read becomes a UserError naming it."""
+    try:
+        # Not Image.open(path): PIL maps plain TIFF by its turned size and garbles the pixels.
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
+            yield image
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(
+            f"image {path} is larger than {MAX_PIXELS} pixels ({error}): cut it into tiles"
+        ) from error
+    except Exception as error:  # decoders raise nearly anything: struct.error, SyntaxError, …
+        raise UserError(f"cannot read image {path}: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file, restore it"
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return "the file is empty, replace or remove it"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not an image of a known kind, replace or remove it"
+    return f"{' '.join(str(error).split()) or type(error).__name__}, replace or remove it"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, that is still to be applied; known before the pixels are read."""
+    # PIL turns TIFF by itself. A PNG without EXIF in front would be decoded in full to look behind.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    return image.getexif().get(_ORIENTATION, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) != 1:
+        return ImageOps.exif_transpose(image)
+    image.load()
+    return image
+
+
+def _over_black(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image.convert("RGBA"))
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """16-bit and float images → L; PIL's own convert would clip them at 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F" and low >= 0 and high <= 1:
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    # A float image up to 255 could be 8 or 16 bits: better no answer than a black image.
+    if not (low >= 0 and high <= 65535) or (image.mode == "F" and high <= 255):
+        raise UserError(
+            f"image {path} holds {image.mode} values from {low} to {high}: "
+            "save it with 8 or 16 bits, or as floats from 0 to 1"
+        )
+    return Image.fromarray(np.rint(values / np.float32(257)).astype(np.uint8))
