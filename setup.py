@@ -28,6 +28,8 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "array-record>=0.8.3,<0.9",
+        "protobuf>=5",
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "ml-collections>=1.1,<2",

@@ -132,7 +132,8 @@ def main(argv: list[str]) -> int:
     try:
         config, name = config_lib.parse_flags(argv)
         category = config.data.category or Path(config.data.root).name
-        workdir = Path(_WORKDIR.value or f"runs/{name}-{category}")
+        default = f"runs/{name}-{category}" if category else f"runs/{name}"
+        workdir = Path(_WORKDIR.value or default)
         run(config, workdir)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)

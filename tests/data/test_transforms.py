@@ -76,6 +76,21 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     np.testing.assert_array_equal(pixels(write(tmp_path / "b.tif", floats), 1), expected)
 
 
+def test_sixteen_bits_of_each_colour(tmp_path):
+    values = np.array([[[0, 257, 514], [32768, 65278, 65535]]], ">u2")
+    raw = b"\0" + values.tobytes()
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    header = (2).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    np.testing.assert_array_equal(pixels(path, 3), [[[0, 1, 2], [128, 254, 255]]])
+
+
 def test_big_endian_sixteen_bits(tmp_path):
     values = np.array([[0, 257], [32768, 65535]], ">u2")
     path = tmp_path / "a.tif"

@@ -110,9 +110,11 @@ def _decode(path: Path) -> np.ndarray:
         plain = image.mode in ("L", "RGB") and not image.has_transparency_data
         if image.format == "PNG" and plain and _orientation(image) == 1:
             try:
-                return _squeeze(imagecodecs.png_decode(path.read_bytes()))
+                pixels = _squeeze(imagecodecs.png_decode(path.read_bytes()))
             except imagecodecs.PngError:
                 pass  # PIL says better what is wrong, and reads files with harmless faults
+            else:
+                return _scaled(pixels) if pixels.dtype == np.uint16 else pixels
         eight = _over_black(_eight_bits(_upright(image), path))
         return np.array(eight.convert("L" if eight.mode in ("1", "L") else "RGB"))
 
@@ -190,4 +192,9 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
             f"image {path} holds {image.mode} values from {low} to {high}: "
             "save it with 8 or 16 bits, or as floats from 0 to 1"
         )
-    return Image.fromarray(np.rint(values / np.float32(257)).astype(np.uint8))
+    return Image.fromarray(_scaled(values))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """16 bits → 8."""
+    return np.rint(values / np.float32(257)).astype(np.uint8)

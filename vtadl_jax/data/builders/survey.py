@@ -1,0 +1,142 @@
+"""What a raw data set holds, found out before anything is written: where its root is, its images
+and masks with their checksums, sizes and whether they are grey.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image
+
+from vtadl_jax.data.decode import image_size
+from vtadl_jax.data.files import list_entries
+from vtadl_jax.data.layouts import Layout, read_layout
+from vtadl_jax.data.records import Record, Splits, check_images, natural_key
+from vtadl_jax.errors import UserError
+
+DEPTH = 3  # folders that a data set may be nested in, in an archive or below --source
+Progress = Callable[[Iterable, int, str], Iterable]
+
+
+def silent(items: Iterable, total: int, what: str) -> Iterable:
+    return items
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where a data set begins, and its categories; a root that is one category holds ''."""
+
+    path: Path
+    layout: Layout
+    categories: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(category or self.path.resolve().name for category in self.categories)
+
+    def folder(self, category: str) -> Path:
+        return self.path if self.categories == ("",) else self.path / category
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A category: its records, sha256 of each file (by name relative to the category), (height,
+    width) of each image by record name, 1 channel if all are grey else 3, bytes of the files."""
+
+    splits: Splits
+    files: dict[str, str]
+    sizes: dict[str, tuple[int, int]]
+    channels: int
+    num_bytes: int
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by split and defect, in the order of the records."""
+        found: dict[str, dict[str, int]] = {}
+        for name, records in (("train", self.splits.train), ("test", self.splits.test)):
+            for record in records:
+                kinds = found.setdefault(name, {})
+                kinds[record.defect] = kinds.get(record.defect, 0) + 1
+        return found
+
+
+def find_root(folder: Path, layouts: Sequence[Layout]) -> Root:
+    """The data set in `folder` or, at most DEPTH folders deep, below it: the least deep one.
+
+    Raises UserError when there is none, or two beside each other.
+    """
+    level = [folder]
+    for _ in range(DEPTH + 1):
+        found = [root for path in level for root in _roots(path, layouts)]
+        if len(found) > 1:
+            several = " and ".join(str(root.path) for root in found[:2])
+            raise UserError(f"{folder} holds several data sets, {several}: give one as --source")
+        if found:
+            return found[0]
+        level = [sub for path in level for sub in list_entries(path) if sub.is_dir()]
+    wanted = " or ".join(f"train/{layout.good}" for layout in layouts)
+    raise UserError(f"no folder {wanted} with images in {folder}: give the data set's as --source")
+
+
+def _roots(path: Path, layouts: Sequence[Layout]) -> list[Root]:
+    for layout in layouts:
+        if (path / "train" / layout.good).is_dir():
+            return [Root(path, layout, ("",))]
+    for layout in layouts:
+        named = [e.name for e in list_entries(path) if (e / "train" / layout.good).is_dir()]
+        if named:
+            return [Root(path, layout, tuple(sorted(named, key=natural_key)))]
+    return []
+
+
+def survey(root: Root, category: str, progress: Progress = silent, workers: int = 4) -> Survey:
+    """Read every file of a category once. Raises UserError for faults in folders and files."""
+    base = root.folder(category)
+    splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
+    check_images(splits)
+    records = splits.train + splits.test
+    files: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    grey, num_bytes = True, 0
+    with ThreadPoolExecutor(workers) as pool:
+        seen = pool.map(_look, records)
+        for record, looked in zip(
+            records, progress(seen, len(records), f"read {splits.category}"), strict=True
+        ):
+            sizes[record.name], record_grey, contents = looked
+            grey = grey and record_grey
+            for path, digest, length in contents:
+                files[path.relative_to(base).as_posix()] = digest
+                num_bytes += length
+    return Survey(splits, files, sizes, 1 if grey else 3, num_bytes)
+
+
+def file_of(record: Record) -> Path:
+    """A layout's records are files."""
+    assert isinstance(record.image, Path)
+    return record.image
+
+
+def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, int]]]:
+    """Size of the image, whether it is grey, and path, checksum and length of its files."""
+    contents, grey = [], True
+    for path in (record.image, record.mask):
+        if not isinstance(path, Path):
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        contents.append((path, sha256(content).hexdigest(), len(content)))
+        if path is record.image:
+            grey = _is_grey(content)
+    return image_size(record.image), grey, contents
+
+
+def _is_grey(content: bytes) -> bool:
+    """Whether `load_image` will give one channel: no colours, palette or transparency."""
+    with Image.open(io.BytesIO(content)) as image:
+        plain = image.mode in ("1", "L") or image.mode.startswith(("I", "F"))
+        return plain and not image.has_transparency_data

@@ -1,0 +1,126 @@
+"""Raw images → array records.
+
+python -m vtadl_jax.prepare --dataset mvtec_ad --source DIR_OR_ARCHIVE --data_dir OUT
+
+Running it again continues: finished categories are verified and left. With --check it writes
+nothing and reports on --source, or verifies the records in --data_dir.
+Exit codes: 0 done, 2 a mistake or fault that can be mended, 130 interrupted.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.writers import say, track
+
+# Not the global flags: a test or another program may import this beside others that have a --json.
+FLAGS = flags.FlagValues()
+_define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_DATASET = _define("dataset", "folder", "mvtec_ad, btad, or folder: any images in such a layout.")
+_SOURCE = _define("source", "", "Folder of raw images, or .tar.xz, .tar.gz, .tar or .zip of it.")
+_DATA_DIR = _define("data_dir", "", "Where the records go, or are.")
+_IMAGE_SIZE = _define("image_size", "", "512 or 512,640 (height,width); empty: the original size.")
+_CATEGORY = flags.DEFINE_list(
+    "category", [], "Categories to take, separated by commas; empty: all.", flag_values=FLAGS
+)
+_CHECK = flags.DEFINE_bool("check", False, "Report and write nothing.", flag_values=FLAGS)
+_JSON = _define("json", "", "With --check: also write the report to this file.")
+_HELP = flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """'512' or '512,640' → (height, width); '' → None. Raises UserError for anything else."""
+    if not text:
+        return None
+    parts = text.replace("x", ",").strip("() ").split(",")
+    if len(parts) in (1, 2) and all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        return int(parts[0]), int(parts[-1])
+    raise UserError(f"--image_size {text}: give pixels, as 512, or height,width, as 512,640")
+
+
+def prepare(
+    dataset: str,
+    source: Path,
+    data_dir: Path,
+    image_size: tuple[int, int] | None = None,
+    categories: Sequence[str] = (),
+) -> list[Path]:
+    """Records of `source` in `data_dir`, as the command makes them; a folder for each category.
+
+    Raises UserError for whatever stands in the way, all of it in `builders.build.prepare`.
+    """
+    from vtadl_jax.data.builders import build
+
+    job = build.Job(builder_of(dataset), data_dir, image_size, track, say)
+    return build.prepare(job, source, categories)
+
+
+def builder_of(dataset: str):
+    """The builder class of a --dataset. Raises UserError if there is none."""
+    from vtadl_jax.data.builders import build  # not above: tensorflow-datasets takes a while
+
+    if dataset not in build.BUILDERS:
+        raise UserError(f"--dataset {dataset!r}: use one of {', '.join(build.BUILDERS)}")
+    return build.BUILDERS[dataset]
+
+
+def run() -> int:
+    from vtadl_jax.data import inspect
+
+    builder = builder_of(_DATASET.value)
+    size = parse_size(_IMAGE_SIZE.value)
+    source, data_dir = (Path(v.value).expanduser() for v in (_SOURCE, _DATA_DIR))
+    if _CHECK.value and not _SOURCE.value and _DATA_DIR.value:
+        return report(inspect.inspect_prepared(data_dir))
+    if not _SOURCE.value:
+        raise UserError(f"no --source: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    if _CHECK.value:
+        return report(inspect.inspect_source(builder, source, _CATEGORY.value, track))
+    if not _DATA_DIR.value:
+        raise UserError("no --data_dir: give the folder that the records go to")
+    folders = prepare(_DATASET.value, source, data_dir, size, _CATEGORY.value)
+    say(f"{data_dir / builder.name} holds {', '.join(f.parent.name for f in folders)}")
+    return 0
+
+
+def report(found) -> int:
+    print(found.text())
+    if _JSON.value:
+        text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
+        try:
+            Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--json {_JSON.value}: {error.strerror}, give another") from error
+    return 2 if found.errors else 0
+
+
+def main(argv: list[str]) -> int:
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        FLAGS.unparse_flags()
+        try:
+            rest = FLAGS(argv)[1:]
+        except flags.Error as error:
+            raise UserError(" ".join(str(error).split())) from error
+        if _HELP.value:
+            print(__doc__, FLAGS.get_help(), sep="\n")
+            return 0
+        if rest:
+            raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
