@@ -74,7 +74,7 @@ def draw(key, batch_size: int, options: Augmentation) -> Draws:
         flip_horizontal=(u[0] < 0.5) & options.flip_horizontal,
         flip_vertical=(u[1] < 0.5) & options.flip_vertical,
         degrees=signed[2] * options.rotation_degrees,
-        brightness=signed[3] * (255 * options.brightness),
+        brightness=_product(signed[3], 255 * options.brightness),
         contrast=signed[4] * options.contrast,
         saturation=signed[5] * options.saturation,
     )
@@ -117,9 +117,9 @@ def _augment_images(images, draws: Draws, options: Augmentation):
 
 
 def _product(a, b):
-    """a · b to 22 bits: a product to 23 may be fused into the next sum, or not, as the compiler
-    sees fit for the rows a device has, and some pixels would depend on their number."""
-    return jax.lax.reduce_precision(jnp.float32(a) * b, exponent_bits=8, mantissa_bits=22)
+    """a · b, rounded to 2^-16. Compilers fuse a bare product into the sum that follows, or not, as
+    suits the number of rows; a few pixels would then depend on how many devices there are."""
+    return jnp.round(jnp.float32(a) * b * 65536) / 65536
 
 
 def _per_image(values, like):
@@ -139,7 +139,7 @@ def _mean(images):
     rows = images.reshape(*images.shape[:2], -1).sum(2, dtype=jnp.uint32)
     high, low = (rows >> 12).sum(1), (rows & 4095).sum(1)  # one sum overflows at 2370 × 2370 RGB
     total = 4096 * high.astype(jnp.float32) + low.astype(jnp.float32)
-    return total / math.prod(images.shape[1:])
+    return _product(total, 1 / math.prod(images.shape[1:]))
 
 
 def _sources(degrees, height: int, width: int):
