@@ -10,7 +10,6 @@ from tests.factory import tiny_config
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.models.decoder import plan_decoder
-from vtadl_jax.models.vit import patchify
 from vtadl_jax.models.vtadl import build
 
 
@@ -128,13 +127,6 @@ def test_decoder_plan_refuses_sides_without_a_power_of_two():
 def test_sizes_that_do_not_fit_are_refused(field, value, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         make_detector(tiny_config(**{field: value}))
-
-
-def test_patchify_flattens_row_column_channel():
-    images = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    patches = np.asarray(patchify(jnp.asarray(images), 2))
-    assert patches.shape == (2, 6, 12)
-    np.testing.assert_array_equal(patches[1, 4], images[1, 2:4, 2:4].ravel())
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,11 @@ def test_blur_is_scipys_gaussian_with_zero_border(form, size):
     taps = ops.gaussian_window()
     expected = ndimage.correlate1d(np.float64(x), taps, axis=1, mode="constant")
     expected = ndimage.correlate1d(expected, taps, axis=2, mode="constant")
-    np.testing.assert_allclose(form(x), expected, atol=1e-6)
+    got = form(x) if form is ops._shifted_adds else form(x)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_blur_is_its_own_adjoint():
     a, b = np.random.default_rng(5).normal(size=(2, 3, 14, 9, 2)).astype(np.float32)
-    assert (ops.blur(a) * b).sum() == pytest.approx(float((a * ops.blur(b)).sum()), rel=1e-4)
+    blurred_a, blurred_b = ops.blur(a, b)
+    assert (blurred_a * b).sum() == pytest.approx(float((a * blurred_b).sum()), rel=1e-4)

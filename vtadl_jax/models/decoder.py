@@ -1,17 +1,23 @@
 """Reconstruction vector and decoder: all tokens → R^512 → image (paper §III, thesis §6.3.2)."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.ops.blocks import blocked_transposed_conv, merge_blocks, split_columns
+from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.transposed_conv import transposed_conv
 
 NUM_LAYERS = 5
 BASE_SIDE = 8
+FIRST_BLOCKED = 2  # the layer from whose output on a TPU keeps pixels in blocks
+NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,32 +64,112 @@ def plan_decoder(image_size: tuple[int, int], vector_dim: int) -> DecoderShape:
     return DecoderShape(base, vector_dim // (base[0] * base[1]), strides)
 
 
-class TransposedConv(nn.Module):
-    """A transposed convolution that multiplies both sides by `stride` exactly.
-
-    Kernel 2·stride with padding stride/2; 3×3 with padding 1 where the stride is 1. x [B, H, W, C].
-    """
+class WideDense(nn.Module):
+    """A linear layer whose weight dwarfs its input. x: [B, D]. Returns [B, features]."""
 
     features: int
-    stride: int
-    use_bias: bool
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
-        size, padding = (2 * self.stride, self.stride // 2) if self.stride > 1 else (3, 1)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        product = weight_product(x, kernel, jnp.dtype(self.dtype))
+        return product.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def tap_geometry(stride: int) -> tuple[int, int]:
+    """(kernel side, padding) with which a transposed convolution multiplies sides exactly."""
+    return (2 * stride, stride // 2) if stride > 1 else (3, 1)
+
+
+class UpParams(nn.Module):
+    """The parameters of a transposed convolution, as a dict; see `tap_geometry` for its shape."""
+
+    channels: int
+    features: int
+    stride: int
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self):
+        size, _ = tap_geometry(self.stride)
         # Every output pixel sees (size / stride)² taps of each channel: that is the fan-in.
-        fan_in = x.shape[-1] * (size / self.stride) ** 2
-        kernel = self.param(
-            "kernel",
-            nn.initializers.normal((2 / fan_in) ** 0.5),
-            (size, size, x.shape[-1], self.features),
-        )
-        y = transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
+        fan_in = self.channels * (size / self.stride) ** 2
+        init = nn.initializers.normal((2 / fan_in) ** 0.5)
+        params = {"kernel": self.param("kernel", init, (size, size, self.channels, self.features))}
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype)
-        return y
+            params["bias"] = self.param("bias", nn.initializers.zeros, (self.features,))
+        return params
+
+
+class NormParams(nn.Module):
+    """The parameters of a BatchNorm and its running (mean, variance), as variables to update."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self):
+        shape = (self.features,)
+        params = {
+            "scale": self.param("scale", nn.initializers.ones, shape),
+            "bias": self.param("bias", nn.initializers.zeros, shape),
+        }
+        running = (
+            self.variable("batch_stats", "mean", jnp.zeros, shape),
+            self.variable("batch_stats", "var", jnp.ones, shape),
+        )
+        return params, running
+
+
+def batch_norm(x, scale, bias, moments, pixels: int):
+    """BatchNorm in float32 over all axes but channels, each of which is `pixels` lanes of x.
+
+    x: [B, h, w, C·pixels]; moments: (mean, variance) [C], or None to take the batch's. Returns
+    (y float32, moments). Mean and variance come from one pass over x.
+    """
+    x = x.astype(jnp.float32)
+    if moments is None:
+        count = x.size // scale.size
+
+        def mean_of(values):
+            return values.sum((0, 1, 2)).reshape(-1, pixels).sum(-1) / count
+
+        mean = mean_of(x)
+        moments = mean, jnp.maximum(mean_of(jnp.square(x)) - jnp.square(mean), 0)
+    mean, variance = moments
+    factor = jax.lax.rsqrt(variance + NORM_EPSILON) * scale
+    mean, factor, bias = (jnp.repeat(v, pixels) for v in (mean, factor, bias))
+    return (x - mean) * factor + bias, moments
+
+
+def upsample(x, ups, norms, running, *, strides: Sequence[int], blocked: bool, dtype):
+    """The five layers on a map [B, h, w, C]; ups and norms: a dict of parameters each.
+
+    running: (mean, variance) a norm, or None in training. Returns the image before its tanh,
+    [B, H, W, C'], and the moments that each norm used. `blocked` keeps the last layers' maps as
+    blocks of pixels (`ops/blocks.py`), the TPU's form; the numbers are the same.
+    """
+    block, moments = (1, 1), []
+    for i, (up, stride) in enumerate(zip(ups, strides, strict=True)):
+        x, kernel, padding = x.astype(dtype), up["kernel"].astype(dtype), tap_geometry(stride)[1]
+        if blocked and i >= FIRST_BLOCKED:
+            x = blocked_transposed_conv(x, kernel, stride, padding, block)
+            block = (block[0] * stride, block[1] * stride)
+            if i == FIRST_BLOCKED:  # a grid of 128 columns at 512²: all lanes, see `merge_blocks`
+                x = split_columns(x, block, stride)
+                block = (block[0], 1)
+        else:
+            x = transposed_conv(x, kernel, stride, padding)
+        pixels = block[0] * block[1]
+        if "bias" in up:
+            x = x + jnp.repeat(up["bias"].astype(dtype), pixels)
+        if i < len(norms):
+            x, used = batch_norm(x, **norms[i], moments=running and running[i], pixels=pixels)
+            x = nn.relu(x.astype(dtype))
+            moments.append(used)
+    return (merge_blocks(x, block) if blocked else x), moments
 
 
 class Decoder(nn.Module):
@@ -102,16 +188,28 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, tokens, train: bool):
         flat = tokens.reshape(len(tokens), -1)
-        vector = nn.Dense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat)
+        vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat)
         x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
-        for i, (width, stride) in enumerate(
-            zip((*self.features, self.channels), self.shape.strides, strict=True)
-        ):
-            last = i == NUM_LAYERS - 1
-            x = TransposedConv(width, stride, use_bias=last, dtype=self.dtype, name=f"up{i}")(x)
-            if not last:
-                norm = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, dtype=self.dtype, name=f"norm{i}"
-                )
-                x = nn.relu(norm(x))
+        widths = (self.shape.channels, *self.features, self.channels)
+        ups = [
+            UpParams(widths[i], widths[i + 1], stride, i == NUM_LAYERS - 1, name=f"up{i}")()
+            for i, stride in enumerate(self.shape.strides)
+        ]
+        norms, variables = zip(
+            *(NormParams(width, name=f"norm{i}")() for i, width in enumerate(self.features)),
+            strict=True,
+        )
+        running = None if train else [tuple(v.value for v in pair) for pair in variables]
+        form = functools.partial(upsample, strides=self.shape.strides, dtype=self.dtype)
+        x, moments = jax.lax.platform_dependent(
+            x,
+            ups,
+            norms,
+            running,
+            tpu=functools.partial(form, blocked=True),
+            default=functools.partial(form, blocked=False),
+        )
+        if train and not self.is_initializing():
+            for old, new in zip(jax.tree.leaves(variables), jax.tree.leaves(moments), strict=True):
+                old.value = NORM_MOMENTUM * old.value + (1 - NORM_MOMENTUM) * new
         return jnp.tanh(x.astype(jnp.float32))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, shared_mixture_log_prob, tril_size
 
 # softplus(log(e - 1)) = 1: components start with unit scales.
@@ -40,13 +41,7 @@ class RowsDense(nn.Module):
         init = nn.initializers.normal(self.kernel_scale / math.sqrt(x.shape[-1]))
         kernel = self.param("kernel", init, (x.shape[-1], *shape))
         bias = self.param("bias", self.bias_init, shape)
-        out = jax.lax.dot_general(
-            kernel.astype(self.dtype),
-            x.astype(self.dtype),
-            (((0,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return out + bias[..., None]
+        return weight_product(x, kernel, jnp.dtype(self.dtype), True) + bias[..., None]
 
 
 class MixtureDensity(nn.Module):

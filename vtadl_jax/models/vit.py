@@ -6,19 +6,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.patches import embed_patches
+
 LAYER_NORM_EPSILON = 1e-5
 
 
-def patchify(images, patch_size: int):
-    """Cut images into non-overlapping patches.
+class PatchEmbedding(nn.Module):
+    """A linear layer on every patch. images: [B, H, W, C]. Returns [B, N, features]."""
 
-    images: [B, H, W, C] with H and W divisible by patch_size P. Returns [B, (H/P)·(W/P), P·P·C];
-    a patch is flattened (row, column, channel), patches follow each other row by row.
-    """
-    batch, height, width, channels = images.shape
-    rows, cols = height // patch_size, width // patch_size
-    x = images.reshape(batch, rows, patch_size, cols, patch_size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * cols, -1)
+    patch_size: int
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        shape = (self.patch_size**2 * images.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        tokens = embed_patches(images, kernel, self.patch_size, self.dtype)
+        return tokens + bias.astype(self.dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -68,8 +74,9 @@ class PatchViT(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        patches = patchify(images.astype(self.dtype), self.patch_size)
-        tokens = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(patches)
+        tokens = PatchEmbedding(
+            self.patch_size, self.width, dtype=self.dtype, name="patch_embedding"
+        )(images)
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.width))
             token = jnp.broadcast_to(token.astype(self.dtype), (len(tokens), 1, self.width))

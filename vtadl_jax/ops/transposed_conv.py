@@ -3,7 +3,8 @@
 XLA's CPU back end has no fast path for convolutions over a dilated input, nor for their weight
 gradients, so there the op is one matrix product per layer: every output phase of a stride-s
 transposed convolution reads the same window of ceil(k / s) input pixels (polyphase form), hence
-windows → GEMM → depth-to-space. TPU and GPU compilers do best with the native convolution.
+windows → GEMM → depth-to-space. TPU and GPU compilers do best with the native convolution, but for
+the thin maps at the end of a decoder, which a TPU keeps as blocks (`ops/blocks.py`).
 The choice is made when the program is lowered, so a TPU program compiled on a laptop gets its own.
 """
 

@@ -1,0 +1,96 @@
+"""Patches of an image and their linear embedding.
+
+A TPU keeps an image as one plane a channel; patches flattened (row, column, channel) would have to
+interleave the planes lane by lane. There the embedding contracts the planes where they lie, and its
+weight gradient is put in order by a product with a permutation matrix. Elsewhere it is a copy and
+one matrix product. The choice is made when a program is lowered.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def patchify(images, patch_size: int):
+    """Cut images into non-overlapping patches.
+
+    images: [B, H, W, C] with H and W divisible by patch_size P. Returns [B, (H/P)·(W/P), P·P·C];
+    a patch is flattened (row, column, channel), patches follow each other row by row.
+    """
+    batch, height, width, channels = images.shape
+    rows, cols = height // patch_size, width // patch_size
+    x = images.reshape(batch, rows, patch_size, cols, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * cols, -1)
+
+
+def embed_patches(images, kernel, patch_size: int, dtype):
+    """`patchify(images, P) @ kernel` with operands rounded to `dtype`, which is also the result's.
+
+    images: [B, H, W, C], kernel: [P·P·C, D] float32. Returns [B, N, D].
+    """
+    return jax.lax.platform_dependent(
+        images,
+        kernel,
+        tpu=lambda images, kernel: by_planes(images, kernel, patch_size, jnp.dtype(dtype)),
+        default=lambda images, kernel: by_rows(images, kernel, patch_size, dtype),
+    )
+
+
+def by_rows(images, kernel, patch_size: int, dtype):
+    """One copy, one product."""
+    return jnp.matmul(patchify(images.astype(dtype), patch_size), kernel.astype(dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def by_planes(images, kernel, patch_size: int, dtype):
+    """A contraction of the channel planes; see `ops/dense.py` for why the weight is not cast."""
+    planes = _planes(images.astype(dtype).astype(jnp.float32), patch_size)
+    taps = kernel.reshape(patch_size, patch_size, images.shape[-1], -1)
+    out = jnp.einsum("bcirjs,rscd->bijd", planes, taps, precision=_precision(dtype))
+    return out.reshape(len(images), -1, kernel.shape[-1]).astype(dtype)
+
+
+def _precision(dtype):
+    """Operands of the matrix unit rounded to bfloat16, or what the caller has set for float32."""
+    return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else None
+
+
+def _planes(images, patch_size: int):
+    """[B, H, W, C] → [B, C, rows, P, columns, P]."""
+    batch, height, width, channels = images.shape
+    shape = (batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return images.transpose(0, 3, 1, 2).reshape(shape)
+
+
+def _fwd(images, kernel, patch_size, dtype):
+    return by_planes(images, kernel, patch_size, dtype), (images, kernel)
+
+
+def _bwd(patch_size, dtype, residuals, g):
+    images, kernel = residuals
+    batch, height, width, channels = images.shape
+    g = g.reshape(batch, height // patch_size, width // patch_size, -1).astype(dtype)
+    taps = kernel.reshape(patch_size, patch_size, channels, -1)
+    grad_planes = jnp.einsum("bijd,rscd->bcirjs", g, taps.astype(dtype))
+    grad_images = grad_planes.reshape(batch, channels, height, width).transpose(0, 2, 3, 1)
+    # Plane by plane first: [row, (channel, column), D]. The permutation moves every value alone,
+    # so it rounds none that `dtype` can hold.
+    by_plane = jnp.einsum(
+        "bcirjs,bijd->rcsd",
+        _planes(images.astype(dtype), patch_size),
+        g,
+        preferred_element_type=jnp.float32,
+    )
+    size = channels * patch_size
+    order = np.arange(size).reshape(channels, patch_size).T.ravel()
+    permutation = np.eye(size, dtype=np.float32)[order]
+    exact = jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    grad_kernel = jnp.einsum(
+        "nm,rmd->rnd", permutation, by_plane.reshape(patch_size, size, -1), precision=exact
+    )
+    return grad_images.astype(images.dtype), grad_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+by_planes.defvjp(_fwd, _bwd)
