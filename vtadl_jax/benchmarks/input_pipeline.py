@@ -1,6 +1,6 @@
 """Images per second of each way to feed training, beside a PyTorch DataLoader; extra `bench`.
 
-python -m vtadl_jax.benchmarks.input_pipeline --json input_pipeline.json
+python -m vtadl_jax.benchmarks.input_pipeline --config configs/demo.py --json input_pipeline.json
 
 Draws textured RGB images of `--side`² pixels, writes them as PNG and measures, `--workers` at a
 time, in turns, the median of `--rounds` passes: decoding and shrinking them to half the side (ours:
@@ -108,10 +108,11 @@ def images_per_second(batches: Batches) -> float:
 
 def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
     """Rates of each way, images/s, and their ratios. `folder` is used for scratch files."""
-    source, side = folder / "images", _SIDE.value // 2
-    source.mkdir()
+    source, side = folder / "textures", _SIDE.value // 2
+    good = source / "train" / "good"
+    good.mkdir(parents=True)
     say(f"drawing {_IMAGES.value} images of {_SIDE.value}²")
-    draw_images(source, _IMAGES.value, _SIDE.value)
+    draw_images(good, _IMAGES.value, _SIDE.value)
     records, geometry = folder_layout(source).train, Geometry((side, side))
     prepare.prepare("folder", source, folder / "records", image_size=(side, side))
     packed = prepared(folder / "records", "", geometry.canvas).train
@@ -141,7 +142,7 @@ def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
         "prepared_over_decode": medians["prepared"] / medians["decode"],
         "host_cache_over_decode": medians["host_cache"] / medians["decode"],
         "workers": workers,
-        "megabytes_per_png": sum(p.stat().st_size for p in source.iterdir()) / len(records) / 1e6,
+        "megabytes_per_png": sum(p.stat().st_size for p in good.iterdir()) / len(records) / 1e6,
     }
 
 
@@ -201,9 +202,9 @@ def measure_step(config, steps: int) -> dict:
 def main(argv: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="vtadl_jax_input_"))
     try:
-        if not any(a.startswith("--config") for a in argv):
-            argv = [*argv, "--config", "configs/demo.py", f"--config.data.root={folder / 'demo'}"]
         config, _ = config_lib.parse_flags(argv)
+        if config.data.source == "synthetic":
+            config.data.root = str(folder / "parts")
         figures = measure_reading(folder, _WORKERS.value, _ROUNDS.value)
         figures |= measure_step(config, _STEPS.value)
     except UserError as e:
