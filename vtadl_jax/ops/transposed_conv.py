@@ -1,17 +1,21 @@
 """Transposed convolution, with PyTorch's meaning of kernel, stride and padding.
 
 XLA's CPU back end has no fast path for convolutions over a dilated input, nor for their weight
-gradients, so there the op is one matrix product per layer: every output phase of a stride-s
-transposed convolution reads the same window of ceil(k / s) input pixels (polyphase form), hence
-windows → GEMM → depth-to-space. TPU and GPU compilers do best with the native convolution, but for
-the thin maps at the end of a decoder, which a TPU keeps as blocks (`ops/blocks.py`).
-The choice is made when the program is lowered, so a TPU program compiled on a laptop gets its own.
+gradients, so there the op is made of plain convolutions (polyphase form): every output phase of a
+stride-s transposed convolution reads the same window of ceil(k / s) input pixels. TPU and GPU
+compilers do best with the native convolution, but for the thin maps at the end of a decoder, which
+a TPU keeps as blocks (`ops/blocks.py`). The choice is made when the program is lowered, so a TPU
+program compiled on a laptop gets its own.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+# XLA's CPU convolution takes 3 to 10 times longer as soon as it has more outputs than this, where
+# the sum behind each output is longer than LONG_SUM.
+FEW_OUTPUTS, LONG_SUM = 16, 1024
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -39,13 +43,16 @@ def _fwd(x, kernel, stride, padding):
 
 
 def _bwd(stride, padding, residuals, g):
-    def vjp_of(op):
-        def vjp(x, kernel, g):
-            return jax.vjp(functools.partial(op, stride=stride, padding=padding), x, kernel)[1](g)
+    def vjp_of_native(x, kernel, g):
+        op = functools.partial(native, stride=stride, padding=padding)
+        return jax.vjp(op, x, kernel)[1](g)
 
-        return vjp
+    def vjp_of_polyphase(x, kernel, g):
+        grad_x = polyphase_grad_x(g, kernel, stride=stride, padding=padding)
+        grad_kernel = polyphase_grad_kernel(x, g, kernel.shape, stride=stride, padding=padding)
+        return grad_x, grad_kernel
 
-    return jax.lax.platform_dependent(*residuals, g, cpu=vjp_of(polyphase), default=vjp_of(native))
+    return jax.lax.platform_dependent(*residuals, g, cpu=vjp_of_polyphase, default=vjp_of_native)
 
 
 transposed_conv.defvjp(_fwd, _bwd)
@@ -65,31 +72,77 @@ def native(x, kernel, *, stride: int, padding: int):
 
 
 def polyphase(x, kernel, *, stride: int, padding: int):
-    """The same as windows → one GEMM → depth-to-space.
+    """The same as one convolution with stride² · C_out outputs, then depth-to-space.
 
     Write an output position plus padding as s·q + r, and a tap as s·j + r with the same phase r:
     then out[s·q + r] = Σ_j x[q - j] · kernel[s·j + r].
     """
     batch, height, width, channels = x.shape
     kh, kw, _, features = kernel.shape
-    s, th, tw = stride, -(-kh // stride), -(-kw // stride)
-    qh, qw = height + th - 1, width + tw - 1
-    padded = jnp.pad(x, ((0, 0), (th - 1, th - 1), (tw - 1, tw - 1), (0, 0)))
-    windows = jnp.concatenate(
-        [
-            padded[:, th - 1 - i : th - 1 - i + qh, tw - 1 - j : tw - 1 - j + qw]
-            for i in range(th)
-            for j in range(tw)
-        ],
-        axis=-1,
-    )
+    if stride == 1:
+        return _conv(
+            x, kernel[::-1, ::-1], padding=((kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2)
+        )
+    s, (th, tw), (qh, qw) = stride, *_phases(x.shape, kernel.shape, stride)
     taps = jnp.pad(kernel, ((0, th * s - kh), (0, tw * s - kw), (0, 0), (0, 0)))
-    taps = taps.reshape(th, s, tw, s, channels, features).transpose(0, 2, 4, 1, 3, 5)
-    out = windows.reshape(batch * qh * qw, -1) @ taps.reshape(th * tw * channels, -1)
-    out = out.reshape(batch, qh, qw, s, s, features).transpose(0, 1, 3, 2, 4, 5)
+    taps = taps.reshape(th, s, tw, s, channels, features)[::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(th, tw, channels, s * s * features)
+    out = _conv(x, taps, padding=((th - 1,) * 2, (tw - 1,) * 2))
+    out = out.reshape(batch, qh, qw, s, s * features).transpose(0, 1, 3, 2, 4)
     out = out.reshape(batch, qh * s, qw * s, features)
     out_h, out_w = (output_side(n, k, s, padding) for n, k in ((height, kh), (width, kw)))
     return out[:, padding : padding + out_h, padding : padding + out_w]
+
+
+def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
+    """Gradient with respect to x: a convolution of g that steps by the stride."""
+    kh, kw, _, features = kernel.shape
+    few = kh * kw * features > LONG_SUM
+    return _conv(g, kernel.transpose(0, 1, 3, 2), stride, ((padding,) * 2, (padding,) * 2), few)
+
+
+def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
+    """Gradient with respect to the kernel, image by image: each is the kernel of a convolution
+    over the phases of its gradient, so that nothing larger than one image's phases is made.
+    """
+    kh, kw, channels, features = kernel_shape
+    s, (th, tw), (qh, qw) = stride, *_phases(x.shape, kernel_shape, stride)
+    bottom, right = (q * s - padding - n for q, n in zip((qh, qw), g.shape[1:3], strict=True))
+    g = jnp.pad(g, ((0, 0), (padding, bottom), (padding, right), (0, 0)))
+    few = x.shape[1] * x.shape[2] > LONG_SUM * 8
+
+    def add_image(total, pair):
+        image, grad = pair
+        phases = grad.reshape(qh, s, qw, s, features).transpose(1, 3, 4, 0, 2)
+        phases = phases.reshape(s * s * features, qh, qw, 1)
+        return total + _conv(phases, image[:, :, None], few_outputs=few), None
+
+    zeros = jnp.zeros((s * s * features, th, tw, channels), x.dtype)
+    total, _ = jax.lax.scan(add_image, zeros, (x, g))
+    total = total.reshape(s, s, features, th, tw, channels).transpose(3, 0, 4, 1, 5, 2)
+    return total.reshape(th * s, tw * s, channels, features)[:kh, :kw]
+
+
+def _phases(x_shape, kernel_shape, stride: int):
+    """Taps a phase, and positions a phase, along both axes."""
+    taps = tuple(-(-k // stride) for k in kernel_shape[:2])
+    positions = tuple(n + t - 1 for n, t in zip(x_shape[1:3], taps, strict=True))
+    return taps, positions
+
+
+def _conv(x, kernel, stride=1, padding=((0, 0), (0, 0)), few_outputs=False):
+    """x ⋆ kernel; with `few_outputs`, so many output channels at a time."""
+
+    def call(part):
+        return jax.lax.conv_general_dilated(
+            x, part, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    outputs = kernel.shape[-1]
+    if not few_outputs or outputs <= FEW_OUTPUTS:
+        return call(kernel)
+    parts = [kernel[..., i : i + FEW_OUTPUTS] for i in range(0, outputs, FEW_OUTPUTS)]
+    return jnp.concatenate([call(part) for part in parts], axis=-1)
 
 
 def transposed_conv_reference(x, kernel, stride: int, padding: int):
