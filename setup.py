@@ -46,7 +46,7 @@ setup(
         "cuda": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
-        "bench": ["torch>=2.9", "scikit-learn>=1.7"],
+        "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

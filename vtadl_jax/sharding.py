@@ -59,7 +59,7 @@ def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     size = -(-len(rows) // count) * count
     sharding = batch_sharding(mesh)
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index) -> np.ndarray:
         start, stop, _ = index[0].indices(size)
         part = rows[start:stop]
         missing = stop - start - len(part)

@@ -116,9 +116,15 @@ def compile_train_step(
     """The step compiled for a mesh, its state donated. batch: arrays, or their shapes and
     shardings."""
     everywhere = sharding.replicated(mesh)
-    options = {"ema_decay": ema_decay, "augmentation": augmentation, "mesh": mesh}
     step = jax.jit(
-        functools.partial(train_step, detector=detector, tx=tx, **options),
+        functools.partial(
+            train_step,
+            detector=detector,
+            tx=tx,
+            ema_decay=ema_decay,
+            augmentation=augmentation,
+            mesh=mesh,
+        ),
         donate_argnums=0,
         out_shardings=(everywhere, everywhere),
     )

@@ -62,12 +62,12 @@ def draw_images(folder: Path, count: int, side: int) -> None:
         Image.fromarray(np.clip(total, 0, 255).astype(np.uint8)).save(folder / f"{i:03}.png")
 
 
-def ours(load: pipeline.Loader, count: int) -> Batches:
-    """One epoch of our training pipeline."""
+def ours(load: pipeline.Loader, count: int, epochs: int = 1) -> Batches:
+    """Some epochs of our training pipeline, set up anew; more where setting up would count."""
 
     def batches() -> Iterator[np.ndarray]:
         iterator = pipeline.train_iterator(load, count, BATCH_SIZE, seed=0, prefetch=2)
-        for _ in range(count // BATCH_SIZE):
+        for _ in range(epochs * count // BATCH_SIZE):
             yield next(iterator)["image"]
         iterator.close()
 
@@ -119,14 +119,16 @@ def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
     cached = pipeline.decode_all(records, geometry, 3, workers)
     same_pixels(records, packed, cached, geometry)
 
-    def decoding(some):
-        return ours(pipeline.decoding_loader(some, geometry, 3, workers), len(some))
+    def decoding(some, epochs=1):
+        return ours(pipeline.decoding_loader(some, geometry, 3, workers), len(some), epochs)
+
+    cached_loader = pipeline.array_loader(cached, pipeline.labels_of(records))
 
     ways = {
         "torch_decode": torch_loader([Path(str(r.image)) for r in records], side, workers),
         "decode": decoding(records),
-        "prepared": decoding(packed),
-        "host_cache": ours(pipeline.array_loader(cached, pipeline.labels_of(records)), len(cached)),
+        "prepared": decoding(packed, epochs=4),
+        "host_cache": ours(cached_loader, len(cached), epochs=16),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):

@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from vtadl_jax import metrics
+from vtadl_jax.benchmarks.timing import paired_seconds
 from vtadl_jax.errors import UserError
 
 
@@ -66,14 +66,9 @@ def run(repeats: int = 5, shape: tuple[int, int, int] = (20, 512, 512)) -> dict[
         "vtadl_jax aupro 0.3": lambda: metrics.aupro(maps, masks),
         "vtadl_jax average_precision": lambda: metrics.average_precision(maps, masks),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    values = {}
-    for _ in range(repeats):
-        for name, function in candidates.items():
-            start = time.perf_counter()
-            values[name] = function()
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(runs) for name, runs in seconds.items()}
+    values = {name: function() for name, function in candidates.items()}
+    runs = paired_seconds(candidates, repeats)
+    median = {name: statistics.median(seconds) for name, seconds in runs.items()}
     return {
         "shape": list(shape),
         "anomalous_share": float(masks.mean()),

@@ -8,10 +8,7 @@ waited for. Reading images is not part of it.
 
 import json
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,23 +17,13 @@ from absl import flags
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
+from vtadl_jax.benchmarks.timing import median_seconds
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.optimizer import make_optimizer
 
 _STEPS = flags.DEFINE_integer("steps", 10, "Calls that are timed.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
-
-
-def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of `call`, its results waited for, after one call that is not counted."""
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def measure(config, repeats: int) -> dict:

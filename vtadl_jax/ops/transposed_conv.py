@@ -83,7 +83,8 @@ def polyphase(x, kernel, *, stride: int, padding: int):
         return _conv(
             x, kernel[::-1, ::-1], padding=((kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2)
         )
-    s, (th, tw), (qh, qw) = stride, *_phases(x.shape, kernel.shape, stride)
+    (th, tw), (qh, qw) = _phases(x.shape, kernel.shape, stride)
+    s = stride
     taps = jnp.pad(kernel, ((0, th * s - kh), (0, tw * s - kw), (0, 0), (0, 0)))
     taps = taps.reshape(th, s, tw, s, channels, features)[::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(th, tw, channels, s * s * features)
@@ -103,10 +104,12 @@ def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
 
 def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
     """Gradient with respect to the kernel, image by image: each is the kernel of a convolution
-    over the phases of its gradient, so that nothing larger than one image's phases is made.
+    over the phases of its gradient, so that nothing larger than one image's phases is made. (A
+    batch that is split over several CPU devices is gathered for it.)
     """
     kh, kw, channels, features = kernel_shape
-    s, (th, tw), (qh, qw) = stride, *_phases(x.shape, kernel_shape, stride)
+    (th, tw), (qh, qw) = _phases(x.shape, kernel_shape, stride)
+    s = stride
     bottom, right = (q * s - padding - n for q, n in zip((qh, qw), g.shape[1:3], strict=True))
     g = jnp.pad(g, ((0, 0), (padding, bottom), (padding, right), (0, 0)))
     few = x.shape[1] * x.shape[2] > LONG_SUM * 8
@@ -125,9 +128,8 @@ def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
 
 def _phases(x_shape, kernel_shape, stride: int):
     """Taps a phase, and positions a phase, along both axes."""
-    taps = tuple(-(-k // stride) for k in kernel_shape[:2])
-    positions = tuple(n + t - 1 for n, t in zip(x_shape[1:3], taps, strict=True))
-    return taps, positions
+    th, tw = (-(-k // stride) for k in kernel_shape[:2])
+    return (th, tw), (x_shape[1] + th - 1, x_shape[2] + tw - 1)
 
 
 def _conv(x, kernel, stride=1, padding=((0, 0), (0, 0)), few_outputs=False):

@@ -1,0 +1,162 @@
+"""The peers do the work that they are timed for: the official network its golden numbers, the
+paper's network the same as ours."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config
+from vtadl_jax.models import make_detector
+
+torch = pytest.importorskip("torch", reason="torch is not installed (extra bench)")
+
+from vtadl_jax.benchmarks.peers import torch_ops  # noqa: E402
+from vtadl_jax.benchmarks.peers.from_flax import load_variables, named_arrays  # noqa: E402
+from vtadl_jax.benchmarks.peers.torch_paper import PaperVTADL  # noqa: E402
+from vtadl_jax.benchmarks.peers.torch_vtadl import OfficialVTADL  # noqa: E402
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+STEM = "official_vtadl_seed11"
+
+
+@pytest.fixture(scope="module")
+def official():
+    """(network with the golden parameters, images, golden arrays, golden gradient norms)."""
+    if not (GOLDEN / f"{STEM}.npz").is_file():
+        pytest.skip("no golden numbers of the official network beside the repository")
+    spec = importlib.util.spec_from_file_location("make_params", GOLDEN / "make_params.py")
+    make_params = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_params)
+    network = OfficialVTADL(noise_std=0.0)
+    for part, arrays in zip(
+        (network.autoencoder, network.mixture), make_params.state_dicts(STEM), strict=True
+    ):
+        part.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    norms = json.loads((GOLDEN / f"{STEM}.json").read_text())["grad_norms"]
+    golden = dict(np.load(GOLDEN / f"{STEM}.npz"))
+    return network, torch.tensor(make_params.images(STEM)), golden, norms
+
+
+def assert_near(got, want, tolerance=1e-5):
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+def test_official_network_evaluates_to_the_golden_numbers(official):
+    network, images, golden, _ = official
+    network.eval()
+    with torch.no_grad():
+        tokens, recon, patch_nll, mse, ssim = network.terms(images)
+        weights, mu, log_var = network.mixture.parameters_of(tokens)
+    got = {
+        "encoded": tokens,
+        "recon_rows": recon[:, :, ::37],
+        "recon_mean": recon.mean((1, 2, 3)),
+        "pi": weights,
+        "mu_s": mu[:, ::9, ::31],
+        "sigma_s": log_var[:, ::9, ::31],
+        "patch_nll": patch_nll,
+        "mse": mse,
+    }
+    for name, value in got.items():
+        assert_near(value, golden[name])
+    # Of noise against noise: a mean of 1.6 million values of both signs, near zero.
+    assert float(ssim) == pytest.approx(float(golden["ssim"]), abs=1e-6)
+
+
+def test_official_network_trains_by_the_golden_numbers(official):
+    network, images, golden, norms = official
+    loss, terms = network.train()(images)
+    loss.backward()
+    assert_near(loss.detach(), golden["train_loss"])
+    for name, key in (("mse", "train_mse"), ("ssim", "train_ssim"), ("nll", "train_mdn")):
+        assert_near(terms[name].detach(), golden[key], 1e-4)
+    named = {
+        **dict(network.autoencoder.named_parameters()),
+        **{f"mdn.{name}": value for name, value in network.mixture.named_parameters()},
+    }
+    assert named.keys() == norms.keys()
+    for name, parameter in named.items():
+        # A bias before batch normalisation has no gradient but rounding.
+        floor = 1e-5 if name.startswith("decoder") and norms[name] < 1e-5 else 0.0
+        assert float(parameter.grad.norm()) == pytest.approx(norms[name], rel=1e-3, abs=floor), name
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """(our detector, its variables, the same network in torch, images NHWC uint8), noise off."""
+    config = tiny_config(
+        model__mdn__noise_std=0.0, image_size=(32, 48), model__decoder__vector_dim=192
+    )
+    detector = make_detector(config)
+    variables = detector.init(jax.random.key(0))
+    # Running statistics that are not the initial ones, so that scoring has to find them.
+    stats = jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])
+    variables = {"params": variables["params"], "batch_stats": stats}
+    twin = PaperVTADL(config)
+    load_variables(twin, variables)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), np.uint8)
+    return detector, variables, twin, images
+
+
+def to_torch(images):
+    return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def test_paper_network_scores_as_ours(pair):
+    detector, variables, twin, images = pair
+    ours = jax.jit(detector.score)(variables, images)
+    with torch.no_grad():
+        terms, maps, recon = twin.eval().score(to_torch(images))
+    assert_near(terms, ours.terms)
+    assert_near(maps, ours.anomaly_map)
+    assert np.abs(recon.permute(0, 2, 3, 1).numpy() - np.int32(ours.recon)).max() <= 1
+
+
+def test_paper_network_has_our_loss_terms_and_gradients(pair):
+    detector, variables, twin, images = pair
+    (want, (want_terms, _)), grads = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))(
+        variables["params"], variables["batch_stats"], images, jax.random.key(1)
+    )
+    loss, terms = twin.train()(to_torch(images))
+    loss.backward()
+    assert_near(loss.detach(), want)
+    assert terms.keys() == want_terms.keys()
+    for name, value in terms.items():
+        assert_near(value.detach(), want_terms[name])
+    theirs = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    ours = dict(named_arrays(grads))
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        assert_near(theirs[name], gradient, 1e-3)
+
+
+def test_paper_networks_noise_blurs_the_condition_only():
+    twin = PaperVTADL(tiny_config())
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    (_, first), (_, second) = twin.train()(images), twin(images)
+    assert first["nll"] != second["nll"]
+    assert first["mse"] == second["mse"]
+
+
+def test_a_parameter_without_a_place_is_refused():
+    twin = PaperVTADL(tiny_config())
+    with pytest.raises(ValueError, match=r"unexpected.*decoder\.nowhere\.weight"):
+        load_variables(
+            twin,
+            {"params": {"decoder": {"nowhere": {"kernel": np.zeros((2, 2))}}}, "batch_stats": {}},
+        )
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.5, 4.0])
+def test_maps_are_upsampled_and_smoothed_as_ours(sigma):
+    from vtadl_jax.ops.resize import upsample_maps
+
+    maps = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
+    got = torch_ops.upsample_maps(torch.tensor(maps), (24, 30), sigma)
+    assert_near(got, upsample_maps(maps, (24, 30), sigma))

@@ -1,0 +1,181 @@
+"""Our array functions and steps beside their peers, in turns in one process.
+
+    python -m vtadl_jax.benchmarks.kernels [--only mixture,ssim] [--json OUT] [--repeats N]
+
+Each table says what was computed, how far the results are apart and how long each side took:
+ratios are peer seconds / our seconds, from medians. torch runs on every core, in the faster of its
+two memory layouts. Needs the extra `bench`, and a checkout for configs/mvtec.py.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vtadl_jax.benchmarks.measures import Group, progress
+from vtadl_jax.benchmarks.peers import require_torch
+from vtadl_jax.benchmarks.timing import Candidate, compare
+from vtadl_jax.errors import UserError
+
+MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "step", "image")
+GEMM_SIDE = 2048
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is asked for, prints the tables and writes JSON; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m vtadl_jax.benchmarks.kernels")
+    names = ",".join(MEASURES)
+    parser.add_argument("--only", default=names, metavar="NAMES", help=f"of {names}")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
+    chosen = args.only.split(",")
+    for name in chosen:
+        if name not in MEASURES:
+            parser.error(f"--only {name}: known are {names}")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json {args.json}: {args.json.parent} is not a folder: create it first")
+    try:
+        results = run(chosen, args.repeats, compiled=not args.no_compile, show=print)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+        args.json.write_text(text, encoding="utf-8")
+    return 0
+
+
+def run(
+    chosen: list[str], repeats: int, compiled: bool = True, show: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """The chosen measures, each table shown as soon as it is complete.
+
+    Returns {environment, groups: as `timing.compare`}. Raises UserError where torch or the config
+    is missing.
+    """
+    require_torch()
+    from vtadl_jax.benchmarks.measures import convolution, mixture, network
+
+    measures: dict[str, list[Callable[[], list[Group]]]] = {
+        "gemm": [lambda: gemm(repeats, GEMM_SIDE)],
+        "mixture": [lambda: mixture.conditional(repeats), lambda: mixture.shared(repeats)],
+        "transposed_conv": [lambda: convolution.transposed_convs(repeats)],
+        "ssim": [lambda: convolution.ssim(repeats)],
+        "step": [lambda: network.training_step(repeats, paper_config(), compiled)],
+        "image": [lambda: network.one_image(repeats, paper_config(), compiled)],
+    }
+    surroundings = environment()
+    show(describe(surroundings))
+    groups = []
+    for name in MEASURES:
+        for measure in measures[name] if name in chosen else ():
+            for group in measure():
+                groups.append(group | {"measure": name})
+                show("\n" + table(group))
+    return {"environment": surroundings, "repeats": repeats, "groups": groups}
+
+
+def gemm(repeats: int, side: int) -> list[Group]:
+    """A float32 matrix product: what the other rates are to be held against."""
+    title = f"matrix product {side}³, float32"
+    progress(title)
+    torch = require_torch()
+    a, b = jax.random.normal(jax.random.key(0), (2, side, side), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    ta, tb = torch.tensor(jax.device_get(a)), torch.tensor(jax.device_get(b))
+    candidates = [
+        Candidate("jax matmul", lambda: product(a, b), lambda c: [c]),
+        Candidate("torch matmul", lambda: ta @ tb, lambda c: [c]),
+    ]
+    return [compare(title, candidates, repeats, 2 * side**3)]
+
+
+def paper_config() -> ConfigDict:
+    """configs/mvtec.py. Raises UserError outside of a checkout."""
+    try:
+        from configs import mvtec
+    except ImportError as error:
+        raise UserError(
+            "configs/mvtec.py can't be imported: run from the folder that holds configs/"
+        ) from error
+    return mvtec.get_config()
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    torch = require_torch()
+    versions = {"python": platform.python_version()}
+    for name in ("jax", "jaxlib", "torch", "distrax", "tfp-nightly", "tensorflow-probability"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    variables = ("XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLIBC_TUNABLES")
+    return {
+        "versions": versions,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "variables": {name: os.environ[name] for name in variables if name in os.environ},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def describe(environment: dict[str, Any]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
+    text = f"{environment['cores']} cores, {environment['processor']}; {versions}"
+    if (load := environment["load_average"]) > 0.5:
+        text += (
+            f"\nThe machine is not idle (load {load:.1f}): threads of torch that wait for each "
+            "other suffer most from that, so the ratios flatter us"
+        )
+    return text
+
+
+def table(group: Group) -> str:
+    """A group as text: one line a candidate, ours first."""
+    work = f"; {group['gflop']:.3g} GFLOP" if group["gflop"] else ""
+    lines = [group["title"] + work]
+    lines.append(f"  {'':50}{'ms':>10}{'least':>10}{'ratio':>8}{'GFLOP/s':>9}{'difference':>12}")
+    for row in group["rows"]:
+        cells = "".join(
+            format(row[key] * factor, spec) if row.get(key) is not None else " " * width
+            for key, factor, spec, width in (
+                ("seconds", 1e3, "10.3f", 10),
+                ("least_seconds", 1e3, "10.3f", 10),
+                ("ratio", 1, "8.2f", 8),
+                ("gflops", 1, "9.1f", 9),
+                ("difference", 1, "12.1e", 12),
+            )
+        )
+        lines.append(f"  {row['name']:50}{cells}  {row['note']}".rstrip())
+    if checked := group.get("differences"):
+        values = ", ".join(f"{name} {value:.0e}" for name, value in checked.items())
+        lines.append(f"  same parameters and batch, noise off, relative difference: {values}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The training step and the scoring of one image: our network, the same in torch, and the network
+that the method's authors published in torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vtadl_jax import sharding, train
+from vtadl_jax.benchmarks.measures import Group, progress
+from vtadl_jax.benchmarks.measures.torch_variants import (
+    compiler_cache,
+    count_flops,
+    network_candidates,
+    scoring_call,
+    training_call,
+)
+from vtadl_jax.benchmarks.peers import require_torch
+from vtadl_jax.benchmarks.timing import Candidate, compare, relative_difference
+from vtadl_jax.models import make_detector
+from vtadl_jax.optimizer import make_optimizer
+
+SAME, OFFICIAL = "torch, the same network", "torch, official network"
+
+
+class Subjects:
+    """A config's network, its twin in torch with the same parameters, and random images."""
+
+    def __init__(self, config: ConfigDict):
+        torch = require_torch()
+        from vtadl_jax.benchmarks.peers.from_flax import load_variables
+        from vtadl_jax.benchmarks.peers.torch_paper import PaperVTADL
+
+        self.config = config
+        self.detector = make_detector(config)
+        self.tx = make_optimizer(config.optimizer, 1000)
+        self.state = train.create_state(self.detector, self.tx, config.seed)
+        self.variables = jax.tree.map(np.asarray, self.state.variables)
+        shape = (config.batch_size, *config.image_size, config.data.channels)
+        self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.torch_images = torch.tensor(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
+        self.twin = PaperVTADL(config)
+        load_variables(self.twin, self.variables)
+
+    def official(self):
+        """The published network, or None for images of another size than it can take."""
+        from vtadl_jax.benchmarks.peers.torch_vtadl import IMAGE_SIZE, OfficialVTADL
+
+        fits = self.images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        return OfficialVTADL() if fits else None
+
+
+def differences(subjects: Subjects) -> dict[str, float]:
+    """Relative difference of each loss term and of the gradient's norm, twin to ours, noise off."""
+    from vtadl_jax.benchmarks.peers.from_flax import named_arrays
+
+    config = subjects.config.copy_and_resolve_references()
+    config.model.mdn.noise_std = 0.0
+    loss = jax.jit(jax.value_and_grad(make_detector(config).loss, has_aux=True))
+    variables = subjects.variables
+    (total, (terms, _)), grads = loss(
+        variables["params"], variables["batch_stats"], subjects.images, jax.random.key(0)
+    )
+    twin = subjects.twin.train()
+    noise_std, twin.mixture.noise_std = twin.mixture.noise_std, 0.0
+    twin_total, twin_terms = twin(subjects.torch_images)
+    twin_total.backward()
+    twin.mixture.noise_std = noise_std
+    pairs = {"loss": (twin_total, total)} | {n: (twin_terms[n], terms[n]) for n in terms}
+    result = {
+        name: relative_difference(peer.detach().numpy(), np.asarray(ours))
+        for name, (peer, ours) in pairs.items()
+    }
+    ours = dict(named_arrays(grads))
+    theirs = {name: np.asarray(p.grad) for name, p in twin.named_parameters()}
+    result["gradient norm"] = relative_difference(_norm(theirs), _norm(ours))
+    twin.zero_grad(set_to_none=True)
+    return result
+
+
+def _norm(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return np.sqrt(np.sum([np.square(array, dtype=np.float64).sum() for array in arrays.values()]))
+
+
+def training_step(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
+    """Loss, gradients and Adam with L2 on one batch. compiled: also try torch.compile."""
+    title = f"training step, {_describe(config)}, batch {config.batch_size}"
+    progress(f"{title}: equal numbers?")
+    subjects = Subjects(config)
+    checked = differences(subjects)
+    progress(f"{title}: compiling ours")
+    candidates = [Candidate("ours", _our_step(subjects))]
+    with compiler_cache():
+        twin = subjects.twin.train()
+        flops = count_flops(twin, subjects.torch_images)
+        candidates += network_candidates(
+            SAME, twin, subjects.torch_images, training_call, "forward", compiled
+        )
+        if (official := subjects.official()) is not None:
+            images = subjects.torch_images.float() / 255
+            candidates += network_candidates(
+                OFFICIAL, official.train(), images, training_call, "forward", compiled
+            )
+        progress(f"{title}: timing")
+        group = compare(title, candidates, repeats, flops)
+    for row in group["rows"]:
+        if row["name"].startswith(OFFICIAL):  # other work: its rate is not ours to state
+            row["gflops"] = None
+    return [group | {"differences": checked}]
+
+
+def one_image(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
+    """Score terms, anomaly map and reconstruction of one image, in evaluation mode."""
+    title = f"scoring one image, {_describe(config)}"
+    progress(title)
+    subjects = Subjects(config)
+    score = jax.jit(subjects.detector.score)
+    variables, image = jax.device_put(subjects.variables), subjects.images[:1]
+    candidates = [
+        Candidate("ours", lambda: score(variables, image), lambda s: [s.terms, s.anomaly_map])
+    ]
+    torch_image = subjects.torch_images[:1]
+    with compiler_cache():
+        candidates += network_candidates(
+            SAME,
+            subjects.twin.eval(),
+            torch_image,
+            scoring_call,
+            "score",
+            compiled,
+            lambda s: s[:2],
+        )
+        if (official := subjects.official()) is not None:
+            candidates += network_candidates(
+                OFFICIAL,
+                official.eval(),
+                torch_image.float() / 255,
+                scoring_call,
+                "score",
+                compiled,
+            )
+        progress(f"{title}: timing")
+        return [compare(title, candidates, repeats)]
+
+
+def _describe(config: ConfigDict) -> str:
+    height, width = config.image_size
+    mdn = config.model.mdn
+    return f"{height}×{width}, P {config.model.patch_size}, K {mdn.num_components}"
+
+
+def _our_step(subjects: Subjects) -> Callable[[], Any]:
+    """The step as training compiles it; every call continues from the state of the last."""
+    mesh = sharding.make_mesh(1)
+    state = jax.device_put(subjects.state, sharding.replicated(mesh))
+    batch = sharding.put_batch(mesh, {"image": subjects.images})
+    step = train.compile_train_step(subjects.detector, subjects.tx, mesh, state, batch)
+
+    def call():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return call
