@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from vtadl_jax.errors import UserError
 from vtadl_jax.ops import mixture
+
+EVERY = (0, 1, 2, 3)
 
 
 def draw(seed, batch, k, d, dtype=np.float32, diagonal=(0.1, 2.0), spread=1.0):
@@ -20,6 +23,37 @@ def draw(seed, batch, k, d, dtype=np.float32, diagonal=(0.1, 2.0), spread=1.0):
     factor += np.eye(d) * rng.uniform(*diagonal, size=(*batch, k, d, 1))
     y = rng.normal(size=(*batch, d))
     return tuple(a.astype(dtype) for a in (logits, loc, factor, y))
+
+
+def shared_of(args):
+    """The first token's mixture for all tokens."""
+    logits, loc, factor, y = args
+    first = (0,) * (logits.ndim - 1)
+    return logits[first], loc[first], factor[first], y
+
+
+def value_and_grads(function, args, **options):
+    """Of the sum over tokens, compiled; gradients of all arguments."""
+
+    def value(*a):
+        return function(*a, **options).sum()
+
+    return jax.jit(jax.value_and_grad(value, argnums=EVERY))(*args)
+
+
+def assert_matches_float64(function, args, rtol=2e-4, **options):
+    """Value and gradients in float32 against the definition's in float64, each on its scale."""
+    factor_of = options.get("factor_of", "covariance")
+    value, grads = value_and_grads(function, args, **options)
+    assert value.dtype == np.float32
+    with jax.enable_x64(True):
+        exact = tuple(np.float64(a) for a in args)
+        reference = mixture.mixture_log_prob_reference
+        want, wanted = value_and_grads(reference, exact, factor_of=factor_of)
+    np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-4)
+    for got, expected in zip(grads, wanted, strict=True):
+        scale = max(1.0, float(np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(got, expected, atol=rtol * scale)
 
 
 def scipy_log_prob(logits, loc, factor, y):
@@ -57,47 +91,79 @@ def test_agrees_with_scipy_in_float64(diagonal, spread):
 @pytest.mark.parametrize("diagonal", [(0.5, 2.0), (1e-3, 1e-1)])
 def test_float32_stays_near_float64(diagonal, spread):
     args = draw(2, (7,), 5, 6, np.float32, diagonal, spread)
-    fast = np.asarray(mixture.mixture_log_prob(*args))
-    with jax.enable_x64(True):
-        exact = mixture.mixture_log_prob_reference(*(np.float64(a) for a in args))
-    assert fast.dtype == np.float32
-    np.testing.assert_allclose(fast, exact, rtol=1e-4)
+    for fast, inputs in (
+        (mixture.mixture_log_prob, args),
+        (mixture.shared_mixture_log_prob, shared_of(args)),
+    ):
+        with jax.enable_x64(True):
+            exact = mixture.mixture_log_prob_reference(*(np.float64(a) for a in inputs))
+        np.testing.assert_allclose(fast(*inputs), exact, rtol=1e-4)
 
 
 @given(
     seed=st.integers(0, 2**16),
-    batch=st.sampled_from([(), (1,), (3,), (2, 5), (4, 1, 3)]),
+    batch=st.sampled_from([(), (1,), (3,), (0,), (2, 5), (4, 1, 3), (2, 0)]),
     k=st.integers(1, 5),
-    d=st.integers(1, 7),
+    d=st.integers(1, 4),
+    factor_of=st.sampled_from(["covariance", "precision"]),
 )
-@settings(max_examples=12, deadline=None)
-def test_value_and_gradient_match_the_reference_on_any_shape(seed, batch, k, d):
+@settings(max_examples=10, deadline=None)
+def test_value_and_gradient_match_the_definition_on_any_shape(seed, batch, k, d, factor_of):
     args = draw(seed, batch, k, d)
-
-    def both(function):
-        value = lambda *a: function(*a).sum()  # noqa: E731
-        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3)))(*args)
-
-    fast, grads = both(mixture.mixture_log_prob)
-    slow, expected = both(mixture.mixture_log_prob_reference)
     assert mixture.mixture_log_prob(*args).shape == batch
-    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-4)
-    for got, want in zip(grads, expected, strict=True):
-        want = np.tril(want) if want.shape[-2:] == (d, d) and got is grads[2] else want
-        scale = max(1.0, float(np.abs(want).max()))
-        np.testing.assert_allclose(got, want, atol=2e-4 * scale)
+    assert_matches_float64(mixture.mixture_log_prob, args, factor_of=factor_of)
+
+
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_many_coordinates_match_the_definition(factor_of):
+    args = draw(10, (3,), 2, 17, diagonal=(0.7, 1.5))
+    assert_matches_float64(mixture.mixture_log_prob, args, factor_of=factor_of)
+
+
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_packed_factors_are_the_matrices(factor_of):
+    args = draw(11, (2, 3), 3, 4)
+    packed = mixture.pack_tril(args[2])
+    assert packed.shape == (2, 3, 3, 10)
+    np.testing.assert_array_equal(mixture.unpack_tril(packed, 4), np.tril(args[2]))
+    np.testing.assert_array_equal(
+        mixture.mixture_log_prob(*args[:2], packed, args[3], factor_of=factor_of),
+        mixture.mixture_log_prob(*args, factor_of=factor_of),
+    )
+    shared = shared_of(args)
+    np.testing.assert_array_equal(
+        mixture.mixture_log_prob(*shared[:2], packed[0, 0], args[3], factor_of=factor_of),
+        mixture.mixture_log_prob(*shared, factor_of=factor_of),
+    )
+
+
+def test_a_precision_factor_is_the_transposed_inverse():
+    """Σ⁻¹ = P Pᵀ with Σ = L Lᵀ: Cholesky factors of a matrix and its inverse, one mixture."""
+    logits, loc, factor, y = draw(12, (4,), 3, 3, np.float64)
+    precision = np.linalg.cholesky(np.linalg.inv(factor @ factor.swapaxes(-1, -2)))
+    np.testing.assert_allclose(
+        mixture.mixture_log_prob(logits, loc, precision, y, factor_of="precision"),
+        mixture.mixture_log_prob(logits, loc, factor, y),
+        rtol=1e-4,
+    )
+
+
+def test_parameters_without_batch_axes_are_shared():
+    args = draw(13, (2, 3), 3, 4)
+    shared = shared_of(args)
+    every = tuple(np.broadcast_to(a, (2, 3, *a.shape)) for a in shared[:3])
+    np.testing.assert_allclose(
+        mixture.mixture_log_prob(*shared), mixture.mixture_log_prob(*every, args[3]), rtol=1e-5
+    )
 
 
 def test_gradient_matches_finite_differences():
     with jax.enable_x64(True):
         args = draw(3, (2,), 3, 4, np.float64)
-
-        def value(*a):
-            return mixture.mixture_log_prob(*a).sum()
-
+        value = jax.jit(lambda *a: mixture.mixture_log_prob(*a).sum())
+        grads = jax.jit(jax.grad(value, argnums=EVERY))(*args)
         rng = np.random.default_rng(0)
-        for position, arg in enumerate(args):
-            grad = np.asarray(jax.grad(value, argnums=position)(*args))
+        for position, (arg, grad) in enumerate(zip(args, grads, strict=True)):
             direction = rng.normal(size=arg.shape)
             if position == 2:
                 direction = np.tril(direction)
@@ -111,29 +177,63 @@ def test_gradient_matches_finite_differences():
             )
 
 
-@pytest.mark.parametrize("function", ["mixture_log_prob", "shared_mixture_log_prob"])
-def test_gradients_are_finite_when_one_component_takes_all_the_weight(function):
+def extreme(name):
+    """[3] tokens under 4 components of 5 coordinates, driven to a corner."""
     logits, loc, factor, y = draw(4, (3,), 4, 5)
-    logits = np.where(np.arange(4) == 1, 300.0, -300.0).astype(np.float32) * np.ones((3, 1))
-    loc[:, 2] = 1e6
-    args = (
-        (logits, loc, factor) if function == "mixture_log_prob" else (logits[0], loc[0], factor[0])
-    )
-    grads = jax.grad(lambda *a: getattr(mixture, function)(*a).sum(), argnums=(0, 1, 2, 3))(
-        *args, y
-    )
-    assert all(np.isfinite(g).all() for g in grads)
+    if name == "one component takes all":
+        logits = np.where(np.arange(4) == 1, 1e4, -1e4) * np.ones((3, 1))
+    elif name == "impossible components":
+        logits[:, 2:] = -np.inf
+    elif name == "far away":
+        loc[:] = 1e6
+    elif name == "near-singular":
+        factor = factor * np.where(np.eye(5), 1e-12, 1)
+    elif name == "out of range":  # whitened residuals overflow when squared, or at once
+        factor, loc = factor * np.where(np.eye(5), 1e-30, 1), loc + 1e10
+    return tuple(np.float32(a) for a in (logits, loc, factor, y))
 
 
-def test_diagonal_rows_match_full_rows_without_off_diagonals():
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one component takes all",
+        "impossible components",
+        "far away",
+        "near-singular",
+        "out of range",
+    ],
+)
+def test_values_and_gradients_are_finite_at_the_extremes(name, factor_of):
+    args = extreme(name)
+    for function, inputs in (
+        (mixture.mixture_log_prob, args),
+        (mixture.shared_mixture_log_prob, shared_of(args)),
+    ):
+        value, grads = value_and_grads(function, inputs, factor_of=factor_of)
+        assert np.isfinite(value)
+        assert all(np.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("position", EVERY)
+def test_numbers_that_are_none_are_not_hidden(position):
+    args = draw(14, (3,), 4, 5)
+    args[position].flat[0] = np.nan
+    assert np.isnan(mixture.mixture_log_prob(*args)[0])
+    if position != 2:  # what is not read of the shared factor may be anything
+        assert np.isnan(mixture.shared_mixture_log_prob(*shared_of(args))).any()
+
+
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_diagonal_rows_match_full_rows_without_off_diagonals(factor_of):
     rng = np.random.default_rng(5)
     k, d, t = 3, 4, 6
     logits, loc = rng.normal(size=(k, t)), rng.normal(size=(d, k, t))
     diagonal, y = rng.uniform(0.2, 2, size=(d, k, t)), rng.normal(size=(d, t))
     lower = np.zeros((mixture.tril_size(d), k, t))
     np.testing.assert_allclose(
-        mixture.mixture_log_prob_rows(logits, loc, diagonal, None, y),
-        mixture.mixture_log_prob_rows(logits, loc, diagonal, lower, y),
+        mixture.mixture_log_prob_rows(logits, loc, diagonal, None, y, factor_of=factor_of),
+        mixture.mixture_log_prob_rows(logits, loc, diagonal, lower, y, factor_of=factor_of),
         rtol=1e-5,
     )
 
@@ -145,7 +245,7 @@ def test_bfloat16_inputs_are_computed_in_float32():
     np.testing.assert_array_equal(mixture.mixture_log_prob(*low), exact)
 
 
-@pytest.mark.parametrize("d", [1, 2, 7, 33])
+@pytest.mark.parametrize("d", [1, 2, 8, 9, 33])
 def test_inverse_of_triangular_factors(d):
     factor = draw(8, (), 3, d)[2]
     upper = np.triu(np.full((d, d), np.nan, np.float32), 1)
@@ -153,16 +253,26 @@ def test_inverse_of_triangular_factors(d):
     np.testing.assert_allclose(inverse @ factor, np.broadcast_to(np.eye(d), (3, d, d)), atol=1e-3)
 
 
-def test_programs_make_no_lapack_calls():
-    """A batched solve on the CPU can wait for itself for ever (see `inverse_tril`)."""
-    args = draw(9, (6,), 4, 5)
-    shared = (*(a[0] for a in args[:3]), args[3])
+def test_a_positive_diagonal_has_a_floor():
+    raw = np.float32([-1e4, -1, 0, 1e4])
+    expected = np.logaddexp(0, np.float64(raw)) + 0.05
+    np.testing.assert_allclose(mixture.positive_diagonal(raw, 0.05), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_programs_make_no_lapack_calls(factor_of):
+    """A batched solve on the CPU can wait for itself for ever (see `mixture_factors`)."""
+    args = draw(9, (6,), 4, 12)
     for function, inputs in (
         (mixture.mixture_log_prob, args),
-        (mixture.shared_mixture_log_prob, shared),
+        (mixture.shared_mixture_log_prob, shared_of(args)),
     ):
-        program = jax.jit(jax.grad(lambda *a, f=function: f(*a).sum(), argnums=(0, 1, 2, 3)))
-        assert "custom-call" not in program.lower(*inputs).compile().as_text()
+
+        def value(*a, function=function):
+            return function(*a, factor_of=factor_of).sum()
+
+        program = jax.jit(jax.grad(value, argnums=EVERY)).lower(*inputs).compile().as_text()
+        assert "custom-call" not in program
 
 
 def test_density_integrates_to_one():
@@ -171,3 +281,29 @@ def test_density_integrates_to_one():
     grid = np.stack(np.meshgrid(axis, axis), -1).astype(np.float32)
     log_prob = mixture.shared_mixture_log_prob(logits, loc, factor, grid)
     assert np.exp(log_prob).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-3)
+
+
+def test_mistakes_are_named_in_one_line():
+    logits, loc, factor, y = draw(15, (6,), 4, 3)
+    cases = [
+        (lambda: mixture.mixture_log_prob(logits, loc[..., :2], factor, y), r"loc \[6, 4, 2\]"),
+        (lambda: mixture.mixture_log_prob(logits, loc, factor[..., 0], y), r"packed in \[4, 6\]"),
+        (
+            lambda: mixture.mixture_log_prob(logits, loc, factor, y, factor_of="scale"),
+            "factor_of 'scale': use one of covariance, precision",
+        ),
+        (
+            lambda: mixture.mixture_log_prob_rows(
+                logits.T, loc.T, factor[..., 0].T, None, y.T, implementation="cuda"
+            ),
+            "implementation 'cuda': use one of xla, pallas",
+        ),
+        (
+            lambda: mixture.shared_mixture_log_prob(logits[0], loc[0], factor[0], y, chunk_size=0),
+            "chunk_size 0: use 1 or more",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,81 @@
+"""One mixture for all tokens: chunks, blocks of tokens, memory, and what float32 can hold."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.ops.test_mixture import EVERY, assert_matches_float64, draw, shared_of, value_and_grads
+from vtadl_jax.ops import mixture
+
+
+def shared_case(seed, k, d, batch, diagonal=(0.5, 2.0)):
+    logits, loc, factor, _ = draw(seed, (), k, d, diagonal=diagonal)
+    return logits, loc, factor, draw(seed + 1, batch, 1, d)[3]
+
+
+@pytest.mark.parametrize(
+    ("k", "d", "batch"), [(1, 1, ()), (1, 3, (4,)), (4, 2, (2, 3)), (3, 17, (5,)), (5, 3, (0,))]
+)
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_value_and_gradient_match_the_definition(k, d, batch, factor_of):
+    args = shared_case(20, k, d, batch)
+    assert_matches_float64(mixture.shared_mixture_log_prob, args, factor_of=factor_of)
+
+
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_chunks_of_components_change_nothing(factor_of):
+    args = shared_case(21, 6, 3, (7, 3))
+    whole = value_and_grads(
+        mixture.shared_mixture_log_prob, args, factor_of=factor_of, chunk_size=6
+    )
+    for chunk_size in (1, 4, None):  # 4 does not divide 6: 3 at once
+        value, grads = value_and_grads(
+            mixture.shared_mixture_log_prob, args, factor_of=factor_of, chunk_size=chunk_size
+        )
+        np.testing.assert_allclose(value, whole[0], rtol=1e-5)
+        for got, want in zip(grads, whole[1], strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_is_that_of_a_chunk():
+    """The bound that `shared_mixture_log_prob` states, from XLA's own plan."""
+    k, d, tokens, chunk = 150, 64, 4096, 5
+    shapes = [(k,), (k, d), (k, d, d), (tokens, d)]
+    args = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+
+    def value(*a):
+        return mixture.shared_mixture_log_prob(*a, chunk_size=chunk).mean()
+
+    step = jax.jit(jax.value_and_grad(value, argnums=EVERY)).lower(*args).compile()
+    floats = 4 * (chunk * d * tokens + k * tokens + k * d * d + d * tokens)
+    all_at_once = k * d * tokens  # one array of whitened tokens, which autodiff would keep
+    temporary = step.memory_analysis().temp_size_in_bytes
+    assert temporary <= 4 * floats < 4 * all_at_once
+
+
+def test_near_one_component_far_from_the_origin():
+    """Tokens within a few sigma of their component, components 1e4 sigma apart.
+
+    Whitening tokens and means apart would leave errors of 1e-2 in the logarithm.
+    """
+    rng = np.random.default_rng(22)
+    k, d = 6, 16
+    logits, loc, factor, _ = draw(23, (), k, d, diagonal=(0.7, 1.5), spread=1e4)
+    y = loc[np.arange(60) % k] + rng.normal(size=(60, d)).astype(np.float32)
+    with jax.enable_x64(True):
+        exact = mixture.mixture_log_prob_reference(
+            *(np.float64(a) for a in (logits, loc, factor, y))
+        )
+    got = mixture.shared_mixture_log_prob(logits, loc, factor, y)
+    np.testing.assert_allclose(got, exact, atol=2e-4)
+
+
+def test_agrees_with_the_mixture_of_every_token():
+    args = draw(24, (3, 4), 4, 9)
+    logits, loc, factor, y = shared_of(args)
+    every = tuple(np.broadcast_to(a, (3, 4, *a.shape)) for a in (logits, loc, factor))
+    np.testing.assert_allclose(
+        mixture.shared_mixture_log_prob(logits, loc, factor, y),
+        jax.jit(mixture.mixture_log_prob)(*every, y),
+        rtol=1e-5,
+    )

@@ -1,0 +1,42 @@
+"""The mixture's log-density from its definition: slow, obvious, what everything is tested against.
+
+One entry at a time, in the textbook's layout; gradients are whatever autodiff makes of it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vtadl_jax.ops.mixture_factors import LOG_2PI, FactorOf, upcast
+
+
+def component_log_prob_reference(loc, scale_tril, y, factor_of: FactorOf = "covariance"):
+    """log N(y | loc_k, Σ_k) with Σ = L Lᵀ or Σ⁻¹ = P Pᵀ; z = L⁻¹ r by substitution, or z = Pᵀ r.
+
+    loc: [..., K, d], scale_tril (L or P): [..., K, d, d], y: [..., d]. Returns [..., K].
+    """
+    loc, scale_tril, y = upcast(loc, scale_tril, y)
+    d = y.shape[-1]
+    residual = y[..., None, :] - loc
+    z: list[jax.Array] = []
+    for i in range(d):
+        if factor_of == "covariance":
+            known = sum((scale_tril[..., i, j] * z[j] for j in range(i)), jnp.zeros(()))
+            z.append((residual[..., i] - known) / scale_tril[..., i, i])
+        else:
+            z.append(
+                sum((scale_tril[..., j, i] * residual[..., j] for j in range(i, d)), jnp.zeros(()))
+            )
+    square = sum(jnp.square(entry) for entry in z)
+    log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
+    sign = 1 if factor_of == "covariance" else -1
+    return -0.5 * square - sign * log_det - 0.5 * d * LOG_2PI
+
+
+def mixture_log_prob_reference(logits, loc, scale_tril, y, factor_of: FactorOf = "covariance"):
+    """log Σ_k softmax(logits)_k N(y | loc_k, Σ_k), paper eq. 4.
+
+    logits: [..., K], the rest as `component_log_prob_reference`. Returns [...].
+    """
+    log_weights = jax.nn.log_softmax(upcast(logits)[0])
+    component = component_log_prob_reference(loc, scale_tril, y, factor_of)
+    return jax.nn.logsumexp(log_weights + component, axis=-1)
