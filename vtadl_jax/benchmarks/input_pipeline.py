@@ -74,7 +74,7 @@ def ours(load: pipeline.Loader, count: int, epochs: int = 1) -> Batches:
     return batches
 
 
-def torch_loader(paths: list[Path], side: int, workers: int) -> Batches:
+def torch_loader(paths: list[Path], side: int, workers: int, epochs: int = 1) -> Batches:
     """The same work as people write it for PyTorch: PIL in worker processes that stay alive."""
     try:
         import torch
@@ -84,10 +84,10 @@ def torch_loader(paths: list[Path], side: int, workers: int) -> Batches:
 
     class Images(Dataset):
         def __len__(self) -> int:
-            return len(paths)
+            return epochs * len(paths)
 
         def __getitem__(self, i: int):
-            image = Image.open(paths[i]).convert("RGB")
+            image = Image.open(paths[i % len(paths)]).convert("RGB")
             image = image.resize((side, side), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image))
 
@@ -125,8 +125,8 @@ def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
     cached_loader = pipeline.array_loader(cached, pipeline.labels_of(records))
 
     ways = {
-        "torch_decode": torch_loader([Path(str(r.image)) for r in records], side, workers),
-        "decode": decoding(records),
+        "torch_decode": torch_loader([Path(str(r.image)) for r in records], side, workers, 2),
+        "decode": decoding(records, epochs=2),
         "prepared": decoding(packed, epochs=4),
         "host_cache": ours(cached_loader, len(cached), epochs=16),
     }
