@@ -1,11 +1,22 @@
-"""One mixture for all tokens: chunks, blocks of tokens, memory, and what float32 can hold."""
+"""One mixture for all tokens: chunks, memory, devices, and what float32 can hold."""
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tests.ops.test_mixture import EVERY, assert_matches_float64, draw, shared_of, value_and_grads
+from tests.ops.test_mixture import (
+    EVERY,
+    assert_matches_float64,
+    draw,
+    log_prob,
+    reference,
+    shared_log_prob,
+    shared_of,
+    value_and_grads,
+)
 from vtadl_jax.ops import mixture
+from vtadl_jax.ops import mixture_shared as module
 
 
 def shared_case(seed, k, d, batch, diagonal=(0.5, 2.0)):
@@ -37,37 +48,57 @@ def test_chunks_of_components_change_nothing(factor_of):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_memory_is_that_of_a_chunk():
+@pytest.mark.parametrize("factor_of", ["covariance", "precision"])
+def test_memory_is_that_of_a_chunk(factor_of):
     """The bound that `shared_mixture_log_prob` states, from XLA's own plan."""
     k, d, tokens, chunk = 150, 64, 4096, 5
     shapes = [(k,), (k, d), (k, d, d), (tokens, d)]
     args = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
 
     def value(*a):
-        return mixture.shared_mixture_log_prob(*a, chunk_size=chunk).mean()
+        return mixture.shared_mixture_log_prob(*a, factor_of=factor_of, chunk_size=chunk).mean()
 
     step = jax.jit(jax.value_and_grad(value, argnums=EVERY)).lower(*args).compile()
-    floats = 4 * (chunk * d * tokens + k * tokens + k * d * d + d * tokens)
+    floats = 3 * (chunk * d * tokens + k * tokens + k * d * d + d * tokens)
     all_at_once = k * d * tokens  # one array of whitened tokens, which autodiff would keep
     temporary = step.memory_analysis().temp_size_in_bytes
     assert temporary <= 4 * floats < 4 * all_at_once
 
 
-def test_near_one_component_far_from_the_origin():
-    """Tokens within a few sigma of their component, components 1e4 sigma apart.
-
-    Whitening tokens and means apart would leave errors of 1e-2 in the logarithm.
-    """
-    rng = np.random.default_rng(22)
+def spread_case(sigma):
+    """Tokens within a few sigma of their component, components `sigma` apart; exact values."""
     k, d = 6, 16
-    logits, loc, factor, _ = draw(23, (), k, d, diagonal=(0.7, 1.5), spread=1e4)
-    y = loc[np.arange(60) % k] + rng.normal(size=(60, d)).astype(np.float32)
+    logits, loc, factor, _ = draw(23, (), k, d, diagonal=(0.7, 1.5), spread=sigma)
+    factor = np.where(np.eye(d), factor, factor / 4)
+    noise = np.random.default_rng(22).normal(size=(60, d))
+    y = loc[np.arange(60) % k] + noise.astype(np.float32)
+    args = (logits, loc, factor, y)
     with jax.enable_x64(True):
-        exact = mixture.mixture_log_prob_reference(
-            *(np.float64(a) for a in (logits, loc, factor, y))
-        )
-    got = mixture.shared_mixture_log_prob(logits, loc, factor, y)
-    np.testing.assert_allclose(got, exact, atol=2e-4)
+        exact = reference(*(np.float64(a) for a in args))
+    return args, np.asarray(exact)
+
+
+@pytest.mark.parametrize("sigma", [1, 10, 1e2, 1e3, 1e4])
+def test_the_logarithm_is_right_however_far_components_are_apart(sigma):
+    args, exact = spread_case(sigma)
+    np.testing.assert_allclose(shared_log_prob(*args), exact, atol=5e-4)
+
+
+def test_whitening_tokens_and_means_apart_would_not_do_far_away(monkeypatch):
+    args, exact = spread_case(1e4)
+    monkeypatch.setattr(module, "NEAR", np.inf)
+    got = jax.jit(lambda *a: mixture.shared_mixture_log_prob(*a))(*args)
+    assert np.abs(got - exact).max() > 5e-3
+
+
+def test_one_device_and_eight_agree():
+    args = shared_case(25, 6, 3, (16,))
+    one = value_and_grads(mixture.shared_mixture_log_prob, args)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    tokens = jax.device_put(args[3], NamedSharding(mesh, PartitionSpec("data")))
+    eight = value_and_grads(mixture.shared_mixture_log_prob, (*args[:3], tokens))
+    for got, want in zip(*map(jax.tree.leaves, (eight, one)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_agrees_with_the_mixture_of_every_token():
@@ -75,7 +106,7 @@ def test_agrees_with_the_mixture_of_every_token():
     logits, loc, factor, y = shared_of(args)
     every = tuple(np.broadcast_to(a, (3, 4, *a.shape)) for a in (logits, loc, factor))
     np.testing.assert_allclose(
-        mixture.shared_mixture_log_prob(logits, loc, factor, y),
-        jax.jit(mixture.mixture_log_prob)(*every, y),
+        shared_log_prob(logits, loc, factor, y),
+        log_prob(*every, y),
         rtol=1e-5,
     )

@@ -110,15 +110,10 @@ def inverse_tril(factor):
 
     inverse = _inverse_by_rows(blocks(size, size, 0))
     while size < whole:
-        top, bottom = inverse[::2], inverse[1::2]
-        corner = -clip(matmul(clip(matmul(bottom, blocks(size, 2 * size, size))), top))
-        inverse = jnp.concatenate(
-            [
-                jnp.concatenate([top, jnp.zeros_like(top)], 2),
-                jnp.concatenate([corner, bottom], 2),
-            ],
-            1,
-        )
+        top, bottom = (inverse.reshape(-1, 2, size, size)[:, half] for half in (0, 1))
+        corner = -clip(matmul(matmul(bottom, blocks(size, 2 * size, size)), top))
+        upper = jnp.concatenate([top, jnp.zeros_like(top)], 2)
+        inverse = jnp.concatenate([upper, jnp.concatenate([corner, bottom], 2)], 1)
         size *= 2
     return inverse[:, :d, :d]
 

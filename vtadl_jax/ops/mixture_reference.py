@@ -1,6 +1,6 @@
 """The mixture's log-density from its definition: slow, obvious, what everything is tested against.
 
-One entry at a time, in the textbook's layout; gradients are whatever autodiff makes of it.
+One coordinate at a time, in the textbook's layout; gradients are whatever autodiff makes of it.
 """
 
 import jax
@@ -17,16 +17,15 @@ def component_log_prob_reference(loc, scale_tril, y, factor_of: FactorOf = "cova
     loc, scale_tril, y = upcast(loc, scale_tril, y)
     d = y.shape[-1]
     residual = y[..., None, :] - loc
-    z: list[jax.Array] = []
+    z = jnp.zeros((*residual.shape[:-1], 0), residual.dtype)
     for i in range(d):
         if factor_of == "covariance":
-            known = sum((scale_tril[..., i, j] * z[j] for j in range(i)), jnp.zeros(()))
-            z.append((residual[..., i] - known) / scale_tril[..., i, i])
+            known = (scale_tril[..., i, :i] * z).sum(-1)
+            entry = (residual[..., i] - known) / scale_tril[..., i, i]
         else:
-            z.append(
-                sum((scale_tril[..., j, i] * residual[..., j] for j in range(i, d)), jnp.zeros(()))
-            )
-    square = sum(jnp.square(entry) for entry in z)
+            entry = (scale_tril[..., i:, i] * residual[..., i:]).sum(-1)
+        z = jnp.concatenate([z, entry[..., None]], -1)
+    square = jnp.square(z).sum(-1)
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(-1)
     sign = 1 if factor_of == "covariance" else -1
     return -0.5 * square - sign * log_det - 0.5 * d * LOG_2PI

@@ -23,8 +23,8 @@ from vtadl_jax.ops.mixture_factors import (
 )
 from vtadl_jax.ops.outline import outlined
 
-# Bytes of whitened tokens [chunk, d, T] where the caller names no chunk: on a CPU two such arrays
-# stay near its cores, elsewhere a few products fill the machine.
+# Bytes of whitened tokens [chunk, d, T] where the caller names no chunk: on a CPU one such array
+# stays near its cores, elsewhere a few products fill the machine.
 CPU_BLOCK, BLOCK = 2**22, 2**25
 # Within how many sigma of a common centre tokens and means may be whitened apart.
 NEAR = 1e3
@@ -47,8 +47,8 @@ def shared_mixture_log_prob(
     `mixture_log_prob`. chunk_size: at most so many components are in memory at once (the largest
     divisor of K up to it); None chooses by the size of a block.
 
-    With T tokens, value and gradient take at most 4·(chunk·d·T + K·T + K·d² + d·T) floats of
-    temporary memory beside the gradients.
+    With T tokens, value and gradient take at most 3·(chunk·d·T + K·T + K·d² + d·T) floats of
+    temporary memory beside the gradients (on a CPU, by XLA's own plan).
 
     Raises:
       UserError: shapes that do not fit, an unknown `factor_of`, or chunk_size below 1.
@@ -86,7 +86,7 @@ def _fwd(logits, loc, scale_tril, tokens, plan):
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=1, axis2=2)).sum(1)
     constant = jax.nn.log_softmax(logits) - 0.5 * loc.shape[1] * LOG_2PI
     constant = constant - log_det if covariance else constant + log_det
-    whiten, per_component = _whitening(whitener, loc, logits, tokens)
+    whiten, per_component = _whitening(whitener, loc, logits, tokens, plan.on_cpu)
     sum_squares = _sum_squares_by_rows if plan.on_cpu else _sum_squares
 
     def of_chunk(_, *chunk):
@@ -106,7 +106,7 @@ def _bwd(plan, residuals, g):
     covariance, d = plan.factor_of == "covariance", loc.shape[1]
     # Components at the limit have no gradient: their residuals may overflow when squared.
     weight = jnp.where(joint < -0.4 * WHITENED_LIMIT**2, 0, jnp.exp(joint - log_prob) * g)
-    whiten, per_component = _whitening(whitener, loc, logits, tokens)
+    whiten, per_component = _whitening(whitener, loc, logits, tokens, plan.on_cpu)
 
     def of_chunk(grad_tokens, weight, whitener, shift, loc):
         product, offset = whiten(whitener, shift, loc)
@@ -116,16 +116,18 @@ def _bwd(plan, residuals, g):
         # One product sums over components and coordinates.
         rows = len(loc) * d
         flat = matmul(whitener.reshape(rows, d).T, wz.reshape(rows, tokens.shape[1]))
-        return grad_tokens - flat, (matmul(left, right.swapaxes(1, 2)), wz.sum(-1))
+        outer = matmul(left, right.swapaxes(1, 2))
+        if covariance:
+            outer = matmul(whitener.swapaxes(1, 2), outer)
+        grad_loc = matmul(wz.sum(-1)[:, None], whitener)[:, 0]
+        return grad_tokens - flat, (jnp.tril(outer), grad_loc)
 
     start = jnp.zeros_like(tokens)
-    grad_tokens, (outer, first) = _scan(of_chunk, start, (weight, *per_component), plan.chunk)
-    transposed, total = whitener.swapaxes(1, 2), weight.sum(1)
-    diagonal = jnp.diagonal(scale_tril, axis1=1, axis2=2)
+    grad_tokens, (outer, grad_loc) = _scan(of_chunk, start, (weight, *per_component), plan.chunk)
+    total, diagonal = weight.sum(1), jnp.diagonal(scale_tril, axis1=1, axis2=2)
     own = jnp.eye(d, dtype=loc.dtype) * (total[:, None] / diagonal)[:, None]
-    grad_scale = jnp.tril(matmul(transposed, outer)) - own if covariance else own - jnp.tril(outer)
+    grad_scale = outer - own if covariance else own - outer
     grad_logits = total - jax.nn.softmax(logits) * g.sum()
-    grad_loc = matmul(transposed, first[..., None])[..., 0]
     return grad_logits, grad_loc, grad_scale, grad_tokens
 
 
@@ -142,13 +144,15 @@ def _scan(function, carry, arrays, chunk: int):
     return carry, jax.tree.map(lambda a: a.reshape(k, *a.shape[2:]), out)
 
 
-def _whitening(whitener, loc, logits, tokens):
+def _whitening(whitener, loc, logits, tokens, on_cpu):
     """A function of a chunk's (whitener, shift, loc) that returns its whitened tokens as a product
     [c, d, T] and what is still to be subtracted, [c, d]; and those arrays for all components.
 
-    A y - A loc is one tall product for all components of a chunk and no array of residuals, the
-    faster by a half or more. But it loses the digits that A y and A loc have in common: with tokens
-    1e4 sigma from the centre, float32 would be wrong by 1e-2. Then, chunk by chunk, A (y - loc).
+    On a CPU, A y - A loc is one tall product for all components of a chunk and no array of
+    residuals, faster by a third or more. But it loses the digits that A y and A loc have in common:
+    with components 1e4 sigma apart the logarithm would be wrong by 1e-2, within NEAR by 1e-4. So a
+    chunk that reaches farther takes A (y - loc), as every chunk does elsewhere: the TPU's compiler
+    makes residuals, product and squares one fusion.
     """
     d = len(tokens)
     centre = jax.nn.softmax(logits) @ loc
@@ -164,6 +168,8 @@ def _whitening(whitener, loc, logits, tokens):
         def residuals_first():
             return matmul(whitener, tokens - loc[:, :, None]), jnp.zeros_like(shift)
 
+        if not on_cpu:
+            return residuals_first()
         sigma = matmul(jnp.abs(whitener), spread)
         return jax.lax.cond(sigma.max() <= NEAR, apart, residuals_first)
 
