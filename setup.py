@@ -29,7 +29,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "array-record>=0.8.3,<0.9",
-        "protobuf>=5",
+        "protobuf>=6,<8",
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources",  # tensorflow-datasets imports it without declaring it
         "ml-collections>=1.1,<2",
@@ -37,7 +37,7 @@ setup(
         "numpy>=2.0,<3",
         "scipy>=1.14,<2",
         "pillow>=11,<14",
-        "imagecodecs>=2026.3",  # PNG in half the time that Pillow takes
+        "imagecodecs>=2026.3,<2027",  # PNG in half the time that Pillow takes
         "psutil>=6,<8",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.67,<5",
@@ -46,7 +46,7 @@ setup(
         "cuda": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
-        "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9"],
+        "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9,<0.2"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

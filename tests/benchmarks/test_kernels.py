@@ -31,7 +31,6 @@ def test_without_torch_it_names_the_extra_and_ends_with_2(monkeypatch, capsys):
     [
         (["--only", "ssim,conv"], "--only conv: known are gemm,mixture"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
-        (["--json", "nowhere/out.json"], "nowhere is not a folder: create it first"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message, capsys):
@@ -39,6 +38,13 @@ def test_mistakes_on_the_command_line(arguments, message, capsys):
         kernels.main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(capsys):
+    assert kernels.main(["--json", "nowhere/out.json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: --json nowhere/out.json: nowhere is not a folder: create it first\n"
 
 
 def test_compare_says_who_differs_and_who_cannot():

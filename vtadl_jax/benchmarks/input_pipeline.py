@@ -9,7 +9,6 @@ the train step of `--config` with its images resident on the device, beside the 
 constant batch.
 """
 
-import json
 import shutil
 import statistics
 import sys
@@ -25,6 +24,7 @@ from PIL import Image
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import feed, prepare, sharding, train
+from vtadl_jax.benchmarks.timing import check_json, write_json
 from vtadl_jax.data import pipeline
 from vtadl_jax.data.layouts import folder_layout
 from vtadl_jax.data.prepared import prepared
@@ -205,6 +205,7 @@ def main(argv: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="vtadl_jax_input_"))
     try:
         config, _ = config_lib.parse_flags(argv)
+        check_json(_JSON.value)
         if config.data.source == "synthetic":
             config.data.root = str(folder / "parts")
         figures = measure_reading(folder, _WORKERS.value, _ROUNDS.value)
@@ -214,10 +215,7 @@ def main(argv: list[str]) -> int:
         return 2
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if _JSON.value:
-        Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+    print(write_json(figures, _JSON.value))
     return 0
 
 

@@ -9,7 +9,6 @@ two memory layouts. Needs the extra `bench`, and a checkout for configs/mvtec.py
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.peers import require_torch
-from vtadl_jax.benchmarks.timing import Candidate, compare
+from vtadl_jax.benchmarks.timing import Candidate, check_json, compare, write_json
 from vtadl_jax.errors import UserError
 
 MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "step", "image")
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     names = ",".join(MEASURES)
     parser.add_argument("--only", default=names, metavar="NAMES", help=f"of {names}")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
+    parser.add_argument("--json", default="", metavar="OUT", help="write the results here")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args(argv)
     if args.repeats < 1:
@@ -45,16 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     for name in chosen:
         if name not in MEASURES:
             parser.error(f"--only {name}: known are {names}")
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"--json {args.json}: {args.json.parent} is not a folder: create it first")
     try:
+        check_json(args.json)
         results = run(chosen, args.repeats, compiled=not args.no_compile, show=print)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-        args.json.write_text(text, encoding="utf-8")
+    write_json(results, args.json)
     return 0
 
 

@@ -6,10 +6,8 @@ The same compiled functions that training and evaluation use; medians over `--st
 waited for. Reading images is not part of it.
 """
 
-import json
 import resource
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +15,7 @@ from absl import flags
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
-from vtadl_jax.benchmarks.timing import median_seconds
+from vtadl_jax.benchmarks.timing import check_json, median_seconds, write_json
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.optimizer import make_optimizer
@@ -66,14 +64,12 @@ def measure(config, repeats: int) -> dict:
 def main(argv: list[str]) -> int:
     try:
         config, _ = config_lib.parse_flags(argv)
+        check_json(_JSON.value)
         figures = measure(config, _STEPS.value)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
-    print(text)
-    if _JSON.value:
-        Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+    print(write_json(figures, _JSON.value))
     return 0
 
 

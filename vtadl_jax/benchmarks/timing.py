@@ -1,13 +1,17 @@
 """Fair timing on a machine that others use too: alternating calls, medians, results waited for."""
 
 import dataclasses
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from vtadl_jax.errors import UserError
 
 # Results further apart than this are not the same: float32 rounding stays well below.
 SAME = 1e-3
@@ -109,6 +113,20 @@ def compare(
         elif name in calls:
             row["note"] = "timed out in a later call"
     return {"title": title, "gflop": flops / 1e9 if flops else None, "rows": list(rows.values())}
+
+
+def check_json(path: str | Path) -> None:
+    """Raise UserError before the long work if figures can't be written to `path` after it."""
+    if path and not Path(path).parent.is_dir():
+        raise UserError(f"--json {path}: {Path(path).parent} is not a folder: create it first")
+
+
+def write_json(figures: Any, path: str | Path) -> str:
+    """The figures as JSON text; also written to `path`, if that is not empty."""
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    if path:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    return text
 
 
 def relative_difference(got: np.ndarray, want: np.ndarray) -> float:

@@ -31,10 +31,6 @@ _ORIENTATION = 0x0112  # EXIF tag
 class Stored(Protocol):
     """Pixels kept elsewhere than in an image file of their own; `str()` of it says where."""
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)"""
-
     def read(self) -> np.ndarray:
         """uint8 [h, w], [h, w, 1] or [h, w, 3]; a mask is 0 or 255. UserError if that fails."""
 
@@ -80,20 +76,15 @@ def load_mask(ref: ImageRef) -> np.ndarray:
     return marked
 
 
-def image_size(ref: ImageRef) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright image, from its header alone; UserError as `load_image`."""
-    if not isinstance(ref, Path):
-        height, width = ref.shape[:2] if isinstance(ref, np.ndarray) else ref.size
-        return height, width
-    with _opened(ref) as image:
+    with _opened(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
-def check_whole(path: ImageRef) -> None:
+def check_whole(path: Path) -> None:
     """Raise UserError if a file was cut short; decodes only those without a known end mark."""
-    if not isinstance(path, Path):
-        return
     with path.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(file.tell() - 4096, 0))

@@ -87,7 +87,8 @@ def check_images(splits: Splits, workers: int = 8) -> None:
 
 
 def fault(record: Record) -> str | None:
-    """What is wrong with a record's image, by its header and end, or its mask; None if nothing."""
+    """What is wrong with a file's image, by its header and end, or its mask; None if nothing is."""
+    assert isinstance(record.image, Path), "arrays and stored records were checked when made"
     try:
         size = mask_size = image_size(record.image)
         check_whole(record.image)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 # XLA's CPU convolution takes 3 to 10 times longer as soon as it has more outputs than this, where
-# the sum behind each output is longer than LONG_SUM.
-FEW_OUTPUTS, LONG_SUM = 16, 1024
+# the sum behind each output is longer than LONG_SUM taps, or covers more than LARGE_MAP pixels.
+FEW_OUTPUTS, LONG_SUM, LARGE_MAP = 16, 1024, 2**13
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -112,7 +112,7 @@ def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
     s = stride
     bottom, right = (q * s - padding - n for q, n in zip((qh, qw), g.shape[1:3], strict=True))
     g = jnp.pad(g, ((0, 0), (padding, bottom), (padding, right), (0, 0)))
-    few = x.shape[1] * x.shape[2] > LONG_SUM * 8
+    few = x.shape[1] * x.shape[2] > LARGE_MAP
 
     def add_image(total, pair):
         image, grad = pair

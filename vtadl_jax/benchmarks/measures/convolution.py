@@ -9,6 +9,7 @@ import numpy as np
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.measures.torch_variants import LAYOUTS, fastest, in_layout
 from vtadl_jax.benchmarks.peers import require_torch
+from vtadl_jax.benchmarks.peers.torch_vtadl import DECODER as OFFICIAL_LAYERS
 from vtadl_jax.benchmarks.timing import Candidate, compare
 from vtadl_jax.ops.ssim import ssim as our_ssim
 from vtadl_jax.ops.transposed_conv import output_side, transposed_conv
@@ -21,25 +22,13 @@ PAPER_LAYERS: tuple[Layer, ...] = (
     (32, 16, 4, 2, 1),
     (16, 3, 4, 2, 1),
 )
-OFFICIAL_LAYERS: tuple[Layer, ...] = (
-    (8, 16, 3, 2, 1),
-    (16, 32, 9, 3, 1),
-    (32, 32, 7, 5, 1),
-    (32, 16, 9, 2, 0),
-    (16, 8, 6, 1, 0),
-    (8, 3, 11, 1, 0),
-)
 BASE_SIDE = 8
 
 
-def transposed_convs(repeats: int, paper_batch: int = 8, official_batch: int = 2) -> list[Group]:
+def transposed_convs(repeats: int, batch: int = 8) -> list[Group]:
     """Every layer of the two decoders, from the 8 × 8 map on; value, and value with gradients."""
     groups = []
-    for decoder, layers, batch in (
-        ("paper", PAPER_LAYERS, paper_batch),
-        # Batch 2: full windows of the 11 × 11 layer are 1 GB an image.
-        ("official", OFFICIAL_LAYERS, official_batch),
-    ):
+    for decoder, layers in (("paper", PAPER_LAYERS), ("official", OFFICIAL_LAYERS)):
         side = BASE_SIDE
         for layer in layers:
             groups += layer_groups(repeats, decoder, layer, side, batch)

@@ -17,7 +17,7 @@ class Btad(LayoutBuilder):
         "train on, good ('ok') and defective ('ko') ones to test on, and masks of the defects."
     )
     HOMEPAGE = "https://avires.dimi.uniud.it/papers/btad/"
-    LICENSE = "CC BY-NC-SA 4.0"
+    LICENSE = f"see {HOMEPAGE}"
     CITATION = (
         "@inproceedings{mishra2021vtadl, title={VT-ADL: A Vision Transformer Network for Image "
         "Anomaly Detection and Localization}, author={Mishra, Pankaj and Verk, Riccardo and "

@@ -132,7 +132,7 @@ def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, 
         contents.append((path, sha256(content).hexdigest(), len(content)))
         if path is record.image:
             grey = _is_grey(content)
-    return image_size(record.image), grey, contents
+    return image_size(file_of(record)), grey, contents
 
 
 def _is_grey(content: bytes) -> bool:
