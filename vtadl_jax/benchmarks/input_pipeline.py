@@ -3,7 +3,7 @@
 python -m vtadl_jax.benchmarks.input_pipeline --config configs/demo.py --json input_pipeline.json
 
 Draws textured RGB images of `--side`² pixels, writes them as PNG and measures, `--workers` at a
-time, in turns, the median of `--rounds` passes: decoding and shrinking them to half the side (ours:
+time, in turns, the median of `--rounds` turns: decoding and shrinking them to half the side (ours:
 threads; DataLoader: processes, PIL), the same from prepared records, and from the host cache. Then
 the train step of `--config` with its images resident on the device, beside the same step on a
 constant batch.
@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -39,12 +39,13 @@ from vtadl_jax.writers import say
 _SIDE = flags.DEFINE_integer("side", 1024, "Of the images, pixels.", lower_bound=64)
 _IMAGES = flags.DEFINE_integer("images", 64, "How many are drawn.", lower_bound=16)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Threads or processes that decode.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Passes over the images, each way.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each way.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 100, "Train steps that are timed.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
 
 BATCH_SIZE = 8
-Batches = Callable[[], Iterator[np.ndarray]]  # one pass: uint8 [B, H, W, 3] each
+AHEAD = 8  # batches: more than any reader makes before it is asked
+Images = Iterator[np.ndarray]  # batches uint8 [B, H, W, 3]
 
 
 def draw_images(folder: Path, count: int, side: int) -> None:
@@ -62,48 +63,46 @@ def draw_images(folder: Path, count: int, side: int) -> None:
         Image.fromarray(np.clip(total, 0, 255).astype(np.uint8)).save(folder / f"{i:03}.png")
 
 
-def ours(load: pipeline.Loader, count: int, epochs: int = 1) -> Batches:
-    """Some epochs of our training pipeline, set up anew; more where setting up would count."""
-
-    def batches() -> Iterator[np.ndarray]:
-        iterator = pipeline.train_iterator(load, count, BATCH_SIZE, seed=0, prefetch=2)
-        for _ in range(epochs * count // BATCH_SIZE):
-            yield next(iterator)["image"]
-        iterator.close()
-
-    return batches
+def ours(load: pipeline.Loader, count: int) -> Images:
+    """Our training pipeline, endless as it is."""
+    iterator = pipeline.train_iterator(load, count, BATCH_SIZE, seed=0, prefetch=2)
+    return (batch["image"] for batch in iterator)
 
 
-def torch_loader(paths: list[Path], side: int, workers: int, epochs: int = 1) -> Batches:
-    """The same work as people write it for PyTorch: PIL in worker processes that stay alive."""
+def torch_loader(paths: list[Path], side: int, workers: int) -> Images:
+    """The same work as people write it for PyTorch, PIL in worker processes; endless too."""
     try:
         import torch
-        from torch.utils.data import DataLoader, Dataset
+        from torch.utils.data import DataLoader, Dataset, RandomSampler
     except ImportError as e:
         raise UserError("PyTorch is not installed: pip install 'vtadl_jax[bench]'") from e
 
-    class Images(Dataset):
+    class Textures(Dataset):
         def __len__(self) -> int:
-            return epochs * len(paths)
+            return len(paths)
 
         def __getitem__(self, i: int):
-            image = Image.open(paths[i % len(paths)]).convert("RGB")
+            image = Image.open(paths[i]).convert("RGB")
             image = image.resize((side, side), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image))
 
-    loader = DataLoader(
-        Images(), BATCH_SIZE, shuffle=True, num_workers=workers, persistent_workers=True
-    )
-    return lambda: (batch.numpy() for batch in loader)
+    images = Textures()
+    sampler = RandomSampler(images, replacement=True, num_samples=10**9)
+    loader = DataLoader(images, BATCH_SIZE, sampler=sampler, num_workers=workers)
+    return (batch.numpy() for batch in loader)
 
 
-def images_per_second(batches: Batches) -> float:
-    """Over one pass, every image touched."""
-    start, count = time.perf_counter(), 0
-    for images in batches():
-        images[:, ::16, ::16].sum()
-        count += len(images)
-    return count / (time.perf_counter() - start)
+def images_per_second(images: Images, count: int) -> float:
+    """Over `count` images, each touched, once what was made beforehand is used up.
+
+    So the readers are as far ahead at the start as at the end, and other turns lend nothing.
+    """
+    for _ in range(AHEAD):
+        next(images)
+    start = time.perf_counter()
+    for _ in range(count // BATCH_SIZE):
+        next(images)[:, ::16, ::16].sum()
+    return count // BATCH_SIZE * BATCH_SIZE / (time.perf_counter() - start)
 
 
 def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
@@ -119,22 +118,24 @@ def measure_reading(folder: Path, workers: int, rounds: int) -> dict:
     cached = pipeline.decode_all(records, geometry, 3, workers)
     same_pixels(records, packed, cached, geometry)
 
-    def decoding(some, epochs=1):
-        return ours(pipeline.decoding_loader(some, geometry, 3, workers), len(some), epochs)
+    def decoding(some: Sequence[Record]) -> Images:
+        return ours(pipeline.decoding_loader(some, geometry, 3, workers), len(some))
 
-    cached_loader = pipeline.array_loader(cached, pipeline.labels_of(records))
-
-    ways = {
-        "torch_decode": torch_loader([Path(str(r.image)) for r in records], side, workers, 2),
-        "decode": decoding(records, epochs=2),
-        "prepared": decoding(packed, epochs=4),
-        "host_cache": ours(cached_loader, len(cached), epochs=16),
+    count = len(records)
+    ways = {  # and how many images a turn: fast ways need more for a time that can be measured
+        "torch_decode": (torch_loader([Path(str(r.image)) for r in records], side, workers), count),
+        "decode": (decoding(records), count),
+        "prepared": (decoding(packed), 8 * count),
+        "host_cache": (
+            ours(pipeline.array_loader(cached, pipeline.labels_of(records)), count),
+            32 * count,
+        ),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):
-        say(f"pass {i} of {rounds}")
-        for name, batches in ways.items():
-            rate = images_per_second(batches)
+        say(f"turn {i} of {rounds}")
+        for name, (images, number) in ways.items():
+            rate = images_per_second(images, number)
             if i > 0:  # the first warms caches, workers and allocators
                 rates[name].append(rate)
     medians = {name: statistics.median(values) for name, values in rates.items()}
