@@ -1,19 +1,29 @@
 """Structural similarity of two images (Wang et al., 2004), differentiable.
 
-The Gaussian window is symmetric, so blurring is its own adjoint: the value costs four blurs and
-the gradient three more of the same fast form. On the CPU a blur is 11 shifted adds along each axis
-of contiguous rows; elsewhere it is a product with a banded matrix on each side, of several maps at
-once.
+The moments under the Gaussian window are four valid filterings of padded maps; their adjoint is the
+same filtering of a map padded by zeros, so the gradient costs three more (six for both images).
+On the CPU each filtering is 11 shifted adds along each axis of contiguous rows, and images follow
+one another, so that their maps stay in the processor's cache. Elsewhere it is a product with a
+banded matrix on each side, of several maps of all images at once.
 """
+
+import functools
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.errors import UserError
 from vtadl_jax.ops.outline import outlined
 
 WINDOW = 11
+HALF = WINDOW // 2
 SIGMA = 1.5
+# What lies beyond the border: zeros, or the image mirrored about its outermost pixels (numpy's and
+# PyTorch's 'reflect').
+Padding = Literal["zero", "reflect"]
+NUMPY_MODE: dict[Padding, Any] = {"zero": "constant", "reflect": "reflect"}
 
 
 def gaussian_window(size: int = WINDOW, sigma: float = SIGMA) -> np.ndarray:
@@ -23,87 +33,165 @@ def gaussian_window(size: int = WINDOW, sigma: float = SIGMA) -> np.ndarray:
     return taps / taps.sum()
 
 
-def _shifted_adds(x):
-    """Rows are viewed as [H, W·C], so that a shift by a pixel is one by C contiguous values."""
-    batch, height, width, channels = x.shape
-    taps, half = gaussian_window().astype(np.float32), WINDOW // 2
+def ssim(x, y, data_range: float, padding: Padding = "zero"):
+    """Mean structural similarity of each image pair, paper eq. 7.
+
+    x, y: [B, H, W, C] with values spanning `data_range` (2 for images in [-1, 1]). The window is
+    padded at the border; C1 = (0.01 R)², C2 = (0.03 R)². Returns [B] float32, at most 1.
+
+    Raises:
+      UserError: an unknown `padding`, or sides too short to mirror (reflect needs 6 pixels).
+    """
+    if padding not in get_args(Padding):
+        raise UserError(f"padding {padding!r}: use one of {', '.join(get_args(Padding))}")
+    if padding == "reflect" and min(x.shape[1:3]) <= HALF:
+        raise UserError(
+            f"padding 'reflect' needs sides of at least {HALF + 1} pixels, got "
+            f"{x.shape[1]}x{x.shape[2]}: use 'zero'"
+        )
+    x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
+
+    return jax.lax.platform_dependent(
+        x,
+        y,
+        cpu=lambda x, y: by_image(x, y, data_range, padding),
+        default=lambda x, y: at_once(x, y, data_range, padding),
+    )
+
+
+def similarity(mu_x, mu_y, squares, products, data_range: float):
+    """From E x, E y, E (x² + y²) and E xy: only the sum of the two variances enters."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mu_squares, mu_products = mu_x * mu_x + mu_y * mu_y, mu_x * mu_y
+    luminance = (2 * mu_products + c1) / (mu_squares + c1)
+    return luminance * (2 * (products - mu_products) + c2) / (squares - mu_squares + c2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def by_image(x, y, data_range: float, padding: Padding):
+    """One image after the other. With gradients, those of each are made while its maps are near:
+    they are linear in what comes back, one number an image."""
+    return jax.lax.map(lambda pair: _of_image(*pair, data_range, padding), (x, y))
+
+
+def _by_image_fwd(x, y, data_range, padding):
+    def value_and_grads(pair):
+        of_image = functools.partial(_of_image, data_range=data_range, padding=padding)
+        return jax.value_and_grad(of_image, argnums=(0, 1))(*pair)
+
+    return jax.lax.map(value_and_grads, (x, y))
+
+
+def _by_image_bwd(data_range, padding, grads, g):
+    return tuple(g[:, None, None, None] * grad for grad in grads)
+
+
+by_image.defvjp(_by_image_fwd, _by_image_bwd)
+
+
+def _of_image(x, y, data_range: float, padding: Padding):
+    """x, y: [H, W, C] → a scalar. Rows first: one reduction of all is a scalar loop."""
+    ends = ((HALF, HALF), (HALF, HALF), (0, 0))
+    padded = (jnp.pad(a, ends, NUMPY_MODE[padding]) for a in (x, y))
+    moments = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
+    return similarity(*moments, data_range).mean(-1).mean()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _moments(channels: int, x, y):
+    """E x, E y, E (x² + y²) and E xy of padded maps [H + 10, (W + 10)·C], each [H, W·C]."""
+    combinations = (
+        lambda x, y: x,
+        lambda x, y: y,
+        lambda x, y: x * x + y * y,
+        lambda x, y: x * y,
+    )
+    return tuple(_filter(channels, combine, x, y) for combine in combinations)
+
+
+def _moments_bwd(channels, maps, grads):
+    ends = ((2 * HALF, 2 * HALF), (2 * HALF * channels, 2 * HALF * channels))
+    of_x, of_y, of_squares, of_products = (
+        _filter(channels, lambda g: g, jnp.pad(g, ends)) for g in grads
+    )
+    x, y = maps
+    return (
+        of_x + 2 * x * of_squares + y * of_products,
+        of_y + 2 * y * of_squares + x * of_products,
+    )
+
+
+_moments.defvjp(lambda channels, x, y: (_moments(channels, x, y), (x, y)), _moments_bwd)
+
+
+def _filter(channels: int, combine, *maps):
+    """A combination of maps, made in the first pass, under the window along both axes.
+
+    A shift by a pixel is one by C contiguous values.
+    """
+    taps = gaussian_window().astype(np.float32)
+    height, width = maps[0].shape[0] - 2 * HALF, maps[0].shape[1] - 2 * HALF * channels
 
     @outlined
-    def down(rows):
-        rows = jnp.pad(rows, ((0, 0), (half, half), (0, 0)))
-        return sum(taps[t] * rows[:, t : t + height] for t in range(WINDOW))
+    def down(*maps):
+        return sum(taps[t] * combine(*(m[t : t + height] for m in maps)) for t in range(WINDOW))
 
     @outlined
     def along(rows):
-        n = width * channels
-        rows = jnp.pad(rows, ((0, 0), (0, 0), (half * channels, half * channels)))
-        return sum(taps[t] * rows[..., t * channels : t * channels + n] for t in range(WINDOW))
+        return sum(taps[t] * rows[:, t * channels : t * channels + width] for t in range(WINDOW))
 
-    return along(down(x.reshape(batch, height, width * channels))).reshape(x.shape)
+    return along(down(*maps))
 
 
-def _band_matrix(n: int) -> np.ndarray:
-    taps, half = gaussian_window(), WINDOW // 2
-    offset = np.subtract.outer(np.arange(n), np.arange(n)) + half
-    inside = (offset >= 0) & (offset < WINDOW)
-    return np.where(inside, taps[np.clip(offset, 0, WINDOW - 1)], 0).astype(np.float32)
+def at_once(x, y, data_range: float, padding: Padding):
+    """All images in products with banded matrices."""
+    # x alone: its moments need no gradient where x is data.
+    (mu_x,) = blur(padding, x)
+    mu_y, squares, products = blur(padding, y, x * x + y * y, x * y)
+    return similarity(mu_x, mu_y, squares, products, data_range).mean((1, 2, 3))
 
 
-def _band_matmul(*maps):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def blur(padding: Padding, *maps):
+    """The window over images [B, H, W, C] float32. Returns a tuple, as many maps as were given."""
+    return _band_matmul(padding, maps)
+
+
+blur.defvjp(
+    lambda padding, *maps: (blur(padding, *maps), None),
+    lambda padding, _, grads: _band_matmul(padding, grads, adjoint=True),
+)
+
+
+def band_matrix(n: int, padding: Padding) -> np.ndarray:
+    """[n, n] float64: the padded window along an axis; symmetric with zeros beyond the border."""
+    padded = np.pad(np.eye(n), ((HALF, HALF), (0, 0)), NUMPY_MODE[padding])
+    return sum(tap * padded[t : t + n] for t, tap in enumerate(gaussian_window()))
+
+
+def _band_matmul(padding: Padding, maps, adjoint: bool = False):
     """All maps in one product an axis: they would compile for minutes one by one.
 
     Three bfloat16 passes (HIGH) keep 16 bits; the images are as channel planes in memory.
     """
     x = jnp.stack([m.transpose(0, 3, 1, 2) for m in maps])
-    rows, cols = _band_matrix(x.shape[-2]), _band_matrix(x.shape[-1])
+    rows, cols = (band_matrix(n, padding).astype(np.float32) for n in x.shape[-2:])
+    if adjoint:
+        rows, cols = rows.T, cols.T
     precision = jax.lax.Precision.HIGH
     x = jnp.einsum("mbchw,vw->mbchv", x, cols, precision=precision)
     x = jnp.einsum("uh,mbchv->mbcuv", rows, x, precision=precision)
     return tuple(m.transpose(0, 2, 3, 1) for m in x)
 
 
-@jax.custom_vjp
-def blur(*maps):
-    """Gaussian window (11 taps, sigma 1.5) over images [B, H, W, C] float32, zero padding.
-
-    Returns a tuple, as many maps as were given.
-    """
-    return jax.lax.platform_dependent(
-        *maps, cpu=lambda *maps: tuple(_shifted_adds(m) for m in maps), default=_band_matmul
-    )
-
-
-blur.defvjp(lambda *maps: (blur(*maps), None), lambda _, grads: blur(*grads))
-
-
-def ssim(x, y, data_range: float):
-    """Mean structural similarity of each image pair, paper eq. 7.
-
-    x, y: [B, H, W, C] with values spanning `data_range` (2 for images in [-1, 1]). The window is
-    zero-padded at the border; C1 = (0.01 R)², C2 = (0.03 R)². Returns [B] float32, at most 1.
-    """
-    x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    # x alone: its blur needs no gradient where x is data. Only the sum of the two variances enters,
-    # so their second moments share a blur.
-    (mu_x,) = blur(x)
-    mu_y, squares, products = blur(y, x * x + y * y, x * y)
-    mu_squares = mu_x * mu_x + mu_y * mu_y
-    variances = squares - mu_squares
-    covariance = products - mu_x * mu_y
-    luminance = (2 * mu_x * mu_y + c1) / (mu_squares + c1)
-    similarity = luminance * (2 * covariance + c2) / (variances + c2)
-    # Row sums first: one reduction over three axes becomes a scalar loop on the CPU.
-    return similarity.reshape(*x.shape[:2], -1).mean(-1).mean(-1)
-
-
-def ssim_reference(x: np.ndarray, y: np.ndarray, data_range: float) -> np.ndarray:
+def ssim_reference(
+    x: np.ndarray, y: np.ndarray, data_range: float, padding: Padding = "zero"
+) -> np.ndarray:
     """The definition in float64 numpy: an explicit weighted sum over every 11 × 11 window."""
     window = np.outer(gaussian_window(), gaussian_window())[None, :, :, None]
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    half = WINDOW // 2
-    pad = ((0, 0), (half, half), (half, half), (0, 0))
-    px, py = np.pad(np.float64(x), pad), np.pad(np.float64(y), pad)
+    pad = ((0, 0), (HALF, HALF), (HALF, HALF), (0, 0))
+    px, py = (np.pad(np.float64(a), pad, NUMPY_MODE[padding]) for a in (x, y))
     total = np.zeros(len(x))
     for i in range(x.shape[1]):
         for j in range(x.shape[2]):
