@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.dense import dense_dot_general
 from vtadl_jax.ops.patches import embed_patches
 
 LAYER_NORM_EPSILON = 1e-5
@@ -37,20 +38,17 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, tokens, _=None):
         width = tokens.shape[-1]
+        options: dict[str, Any] = {"dtype": self.dtype, "dot_general": dense_dot_general}
         h = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(tokens)
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, width // self.num_heads),
-            use_bias=False,
-            dtype=self.dtype,
-            name="qkv",
-        )(h)
+        heads = (3, self.num_heads, width // self.num_heads)
+        qkv = nn.DenseGeneral(heads, use_bias=False, name="qkv", **options)(h)
         q, k, v = (qkv[:, :, i] for i in range(3))
         h = jax.nn.dot_product_attention(q, k, v)  # softmax in float32, scale 1/√(head width)
-        h = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="attention_out")(h)
+        h = nn.DenseGeneral(width, axis=(-2, -1), name="attention_out", **options)(h)
         tokens = tokens + h
         h = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(tokens)
-        h = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(h)
-        h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h, approximate=False))
+        h = nn.Dense(self.mlp_dim, name="mlp_in", **options)(h)
+        h = nn.Dense(width, name="mlp_out", **options)(nn.gelu(h, approximate=False))
         return tokens + h, None
 
 

@@ -1,14 +1,19 @@
-"""The product of activations and a float32 weight matrix, computed in a narrower dtype.
+"""Products of activations and weights, the ways the back ends like them.
 
-A TPU rounds float32 operands to bfloat16 on their way into the matrix unit, so there the weight is
-read as it is: a rounded copy costs more traffic than the product. Elsewhere both operands are cast.
-The choice is made when a program is lowered; the numbers are the same.
+`weight_product` is for wide float32 weights: a TPU rounds float32 operands to bfloat16 on their way
+into the matrix unit, so there the weight is read as it is: a rounded copy costs more traffic than
+the product. Elsewhere both operands are cast. `dense_dot_general` is for a network's layers. The
+CPU's compiler copies what it has to transpose, so there gradients are products of the operands as
+they lie. Choices are made when a program is lowered; the numbers are the same.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+
+from vtadl_jax.ops.outline import outlined
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -19,7 +24,12 @@ def weight_product(x, kernel, dtype, tokens_last: bool = False):
     The weight's gradient has `dtype`'s accuracy, so that devices exchange no more than that.
     """
     if tokens_last:
-        return _product(kernel, x, ((0,), (1,)), dtype)
+        return jax.lax.platform_dependent(
+            kernel,
+            x,
+            cpu=lambda kernel, x: _rows(kernel, x, dtype),
+            default=lambda kernel, x: _product(kernel, x, ((0,), (1,)), dtype),
+        )
     return _product(x, kernel, ((1,), (0,)), dtype)
 
 
@@ -41,22 +51,89 @@ def _product(a, b, contract, dtype):
     return jax.lax.platform_dependent(a, b, tpu=round_inside, default=cast)
 
 
+def _rows(kernel, x, dtype):
+    """Σ_d kernel[d, …] · x[t, d] of the flat kernel, which the CPU then reads as it lies."""
+    flat = kernel.reshape(len(kernel), -1).astype(dtype)
+    out = _dot(flat, x.astype(dtype), 0, 1, jnp.float32)
+    return out.reshape(*kernel.shape[1:], len(x))
+
+
 def _fwd(x, kernel, dtype, tokens_last):
     return weight_product(x, kernel, dtype, tokens_last), (x, kernel)
 
 
 def _bwd(dtype, tokens_last, residuals, g):
+    grads = _gradients_of_rows if tokens_last else _gradients
     x, kernel = residuals
-    g = g.astype(dtype)
-    outputs = tuple(range(1, kernel.ndim))
-    if tokens_last:
-        grad_x = _product(g, kernel, (tuple(range(g.ndim - 1)), outputs), dtype)
-        tokens = g.ndim - 1
-    else:
-        grad_x = _product(g, kernel, (outputs, outputs), dtype)
-        tokens = 0
-    grad_kernel = jax.lax.dot_general(x.astype(dtype), g, (((0,), (tokens,)), ((), ())))
+    grad_x, grad_kernel = grads(x, kernel, g.astype(dtype), dtype)
     return grad_x.astype(x.dtype), grad_kernel.astype(kernel.dtype)
 
 
 weight_product.defvjp(_fwd, _bwd)
+
+
+def _gradients(x, kernel, g, dtype):
+    """x: [T, D], kernel: [D, …], g: [T, …]."""
+    outputs = tuple(range(1, kernel.ndim))
+    return _product(g, kernel, (outputs, outputs), dtype), _dot(x.astype(dtype), g, 0, 0)
+
+
+def _gradients_of_rows(x, kernel, g, dtype):
+    """x: [T, D], kernel: [D, …], g: […, T]."""
+    tokens = g.ndim - 1
+
+    def in_place(x, kernel, g):
+        rows = g.reshape(-1, g.shape[-1])
+        flat = kernel.reshape(len(kernel), -1).astype(dtype)
+        grad_x = jnp.transpose(_dot(flat, rows, 1, 0, jnp.float32))
+        grad_kernel = _dot(outlined(jnp.transpose)(x.astype(dtype)), rows, 1, 1)
+        return grad_x, grad_kernel.reshape(kernel.shape)
+
+    def transposing(x, kernel, g):
+        contract = tuple(range(tokens)), tuple(range(1, kernel.ndim))
+        return _product(g, kernel, contract, dtype), _dot(x.astype(dtype), g, 0, tokens)
+
+    return jax.lax.platform_dependent(x, kernel, g, cpu=in_place, default=transposing)
+
+
+def _dot(a, b, axis_a: int, axis_b: int, out_dtype=None):
+    """One axis of each contracted, the others in order."""
+    contract = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=out_dtype)
+
+
+def dense_dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
+    """`jax.lax.dot_general` for flax's dense layers: trailing axes of x and leading ones of kernel.
+
+    x: [..., *D], kernel: [*D, *F]. Returns [..., *F].
+    """
+    options = {"precision": precision, "preferred_element_type": preferred_element_type}
+    contracted = len(dimension_numbers[0][0])
+    batch, inner = x.shape[: x.ndim - contracted], kernel.shape[:contracted]
+    outputs = kernel.shape[contracted:]
+    assert dimension_numbers[0] == (
+        tuple(range(len(batch), x.ndim)),
+        tuple(range(contracted)),
+    )
+
+    def flat(x, kernel):
+        rows = x.reshape(-1, math.prod(inner))
+        return _matmul(rows, kernel.reshape(rows.shape[1], -1)).reshape(*batch, *outputs)
+
+    def native(x, kernel):
+        return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=flat, default=native)
+
+
+@jax.custom_vjp
+def _matmul(x, kernel):
+    return _dot(x, kernel, 1, 0)
+
+
+def _matmul_bwd(residuals, g):
+    x, kernel = residuals
+    return _dot(g, kernel, 1, 1), _dot(x, g, 0, 0)
+
+
+_matmul.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _matmul_bwd)

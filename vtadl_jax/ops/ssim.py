@@ -71,7 +71,9 @@ def similarity(mu_x, mu_y, squares, products, data_range: float):
 def by_image(x, y, data_range: float, padding: Padding):
     """One image after the other. With gradients, those of each are made while its maps are near:
     they are linear in what comes back, one number an image."""
-    return jax.lax.map(lambda pair: _of_image(*pair, data_range, padding), (x, y))
+    return jax.lax.map(
+        lambda pair: _of_image(*pair, data_range=data_range, padding=padding), (x, y)
+    )
 
 
 def _by_image_fwd(x, y, data_range, padding):
@@ -94,7 +96,7 @@ def _of_image(x, y, data_range: float, padding: Padding):
     ends = ((HALF, HALF), (HALF, HALF), (0, 0))
     padded = (jnp.pad(a, ends, NUMPY_MODE[padding]) for a in (x, y))
     moments = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
-    return similarity(*moments, data_range).mean(-1).mean()
+    return similarity(*moments, data_range=data_range).mean(-1).mean()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
