@@ -15,8 +15,7 @@ from vtadl_jax.errors import UserError
 
 # Results further apart than this are not the same: float32 rounding stays well below.
 SAME = 1e-3
-# Calls shorter than this are repeated until they fill it, and preceded by one that is not counted:
-# the other side has just emptied the caches and its threads may still be spinning.
+# Calls shorter than this are repeated until they fill it.
 LEAST_SECONDS = 0.05
 
 
@@ -52,9 +51,9 @@ def paired_seconds(
 
 
 def _turn(call: Callable[[], object]) -> list[float]:
+    """The first call is not counted: another side has just emptied the caches, and its threads may
+    still be spinning."""
     first = once(call)
-    if first >= LEAST_SECONDS:
-        return [first]
     count = int(LEAST_SECONDS / max(first, 1e-6)) + 1
     return [once(call) for _ in range(min(count, 100))]
 

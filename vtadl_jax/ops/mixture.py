@@ -2,7 +2,8 @@
 
 The room's front door; every function has a slow twin in `mixture_reference.py`.
 
-- `mixture_log_prob`: the textbook's layout, `loc [..., K, d]`, `scale_tril [..., K, d, d]`.
+- `mixture_log_prob`: the textbook's layout, `loc [..., K, d]`, `scale_tril [..., K, d, d]`
+  (`mixture_tokens.py` on the CPU).
 - `mixture_log_prob_rows`: parameters that differ per token, coordinates first and tokens last
   (`mixture_rows.py`; as a TPU kernel in `mixture_pallas.py`). The fast one for networks' outputs.
 - `shared_mixture_log_prob`: one mixture for all tokens (`mixture_shared.py`).
@@ -13,9 +14,11 @@ and a logit may be -inf where others are not: values and gradients are finite wh
 are.
 """
 
+import functools
 import math
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,6 +36,7 @@ from vtadl_jax.ops.mixture_factors import (
 from vtadl_jax.ops.mixture_reference import component_log_prob_reference, mixture_log_prob_reference
 from vtadl_jax.ops.mixture_rows import log_prob_rows
 from vtadl_jax.ops.mixture_shared import shared_mixture_log_prob
+from vtadl_jax.ops.mixture_tokens import log_prob_tokens
 
 __all__ = [
     "FactorOf",
@@ -65,33 +69,38 @@ def mixture_log_prob(logits, loc, scale_tril, y, *, factor_of: FactorOf = "covar
     """
     if logits.ndim == 1 and loc.ndim == 2 and y.ndim > 1:
         return shared_mixture_log_prob(logits, loc, scale_tril, y, factor_of=factor_of)
-    packed = check_shapes(logits, loc, scale_tril, y, factor_of)
+    check_shapes(logits, loc, scale_tril, y, factor_of)
     logits, loc, scale_tril, y = upcast(logits, loc, scale_tril, y)
-    d = y.shape[-1]
     batch = jnp.broadcast_shapes(y.shape[:-1], logits.shape[:-1], loc.shape[:-2])
-    size = math.prod(batch)
 
-    def rows_first(x, value_axes):  # [..., K, *values] -> [*values, K, T]
-        tail = x.shape[x.ndim - 1 - value_axes :]
-        x = jnp.broadcast_to(x, (*batch, *tail)).reshape(size, *tail)
-        return jnp.moveaxis(x, (0, 1), (-1, -2))
+    def flat(x, value_axes):  # [..., *values] -> [T, *values]
+        tail = x.shape[x.ndim - value_axes :]
+        return jnp.broadcast_to(x, (*batch, *tail)).reshape(math.prod(batch), *tail)
 
-    rows, cols = np.tril_indices(d, -1)
-    if packed:
-        diag = scale_tril[..., np.arange(1, d + 1) * np.arange(2, d + 2) // 2 - 1]
-        lower = scale_tril[..., rows * (rows + 1) // 2 + cols]
-    else:
-        diag = jnp.diagonal(scale_tril, axis1=-2, axis2=-1)
-        lower = scale_tril[..., rows, cols]
-    log_prob = mixture_log_prob_rows(
-        rows_first(logits, 0),
-        rows_first(loc, 1),
-        rows_first(diag, 1),
-        rows_first(lower, 1),
-        jnp.broadcast_to(y, (*batch, d)).reshape(size, d).T,
-        factor_of=factor_of,
+    factor_axes = scale_tril.ndim - loc.ndim + 2
+    log_prob = jax.lax.platform_dependent(
+        flat(logits, 1),
+        flat(loc, 2),
+        flat(scale_tril, factor_axes),
+        flat(y, 1),
+        cpu=functools.partial(log_prob_tokens, factor_of=factor_of),
+        default=functools.partial(_coordinates_first, factor_of=factor_of),
     )
     return log_prob.reshape(batch)
+
+
+def _coordinates_first(logits, loc, scale_tril, y, *, factor_of: FactorOf):
+    """Through `mixture_log_prob_rows`; arguments as of `mixture_tokens.log_prob_tokens`."""
+    d = y.shape[-1]
+    rows, cols = np.tril_indices(d, -1)
+    if scale_tril.ndim == loc.ndim:
+        diagonal = scale_tril[..., np.arange(1, d + 1) * np.arange(2, d + 2) // 2 - 1]
+        lower = scale_tril[..., rows * (rows + 1) // 2 + cols]
+    else:
+        diagonal = jnp.diagonal(scale_tril, axis1=-2, axis2=-1)
+        lower = scale_tril[..., rows, cols]
+    loc, diagonal, lower = (x.transpose(2, 1, 0) for x in (loc, diagonal, lower))
+    return mixture_log_prob_rows(logits.T, loc, diagonal, lower, y.T, factor_of=factor_of)
 
 
 def mixture_log_prob_rows(

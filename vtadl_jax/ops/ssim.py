@@ -71,15 +71,13 @@ def similarity(mu_x, mu_y, squares, products, data_range: float):
 def by_image(x, y, data_range: float, padding: Padding):
     """One image after the other. With gradients, those of each are made while its maps are near:
     they are linear in what comes back, one number an image."""
-    return jax.lax.map(
-        lambda pair: _of_image(*pair, data_range=data_range, padding=padding), (x, y)
-    )
+    return jax.lax.map(lambda pair: _of_image(pair[0], pair[1], data_range, padding), (x, y))
 
 
 def _by_image_fwd(x, y, data_range, padding):
     def value_and_grads(pair):
-        of_image = functools.partial(_of_image, data_range=data_range, padding=padding)
-        return jax.value_and_grad(of_image, argnums=(0, 1))(*pair)
+        x, y = pair
+        return jax.value_and_grad(_of_image, argnums=(0, 1))(x, y, data_range, padding)
 
     return jax.lax.map(value_and_grads, (x, y))
 
@@ -95,8 +93,8 @@ def _of_image(x, y, data_range: float, padding: Padding):
     """x, y: [H, W, C] → a scalar. Rows first: one reduction of all is a scalar loop."""
     ends = ((HALF, HALF), (HALF, HALF), (0, 0))
     padded = (jnp.pad(a, ends, NUMPY_MODE[padding]) for a in (x, y))
-    moments = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
-    return similarity(*moments, data_range=data_range).mean(-1).mean()
+    mu_x, mu_y, squares, products = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
+    return similarity(mu_x, mu_y, squares, products, data_range).mean(-1).mean()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
