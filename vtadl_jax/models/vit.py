@@ -3,9 +3,9 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.attention import attention
 from vtadl_jax.ops.dense import dense_dot_general
 from vtadl_jax.ops.patches import embed_patches
 
@@ -43,7 +43,7 @@ class EncoderBlock(nn.Module):
         heads = (3, self.num_heads, width // self.num_heads)
         qkv = nn.DenseGeneral(heads, use_bias=False, name="qkv", **options)(h)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        h = jax.nn.dot_product_attention(q, k, v)  # softmax in float32, scale 1/√(head width)
+        h = attention(q, k, v)
         h = nn.DenseGeneral(width, axis=(-2, -1), name="attention_out", **options)(h)
         tokens = tokens + h
         h = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(tokens)

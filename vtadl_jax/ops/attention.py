@@ -1,0 +1,39 @@
+"""Softmax attention whose memory grows with the number of tokens, not with its square."""
+
+import jax
+import jax.numpy as jnp
+
+# Tokens up to which a head's weights are kept for the gradient: 65 tokens (512², patches of 64)
+# cost less memory than their recomputation is worth.
+KEPT_TOKENS = 256
+BLOCK = 256  # queries
+
+
+def attention(q, k, v):
+    """softmax(q kᵀ / √d) v of every head; softmax in float32.
+
+    q, k, v: [B, N, heads, d]. Returns [B, N, heads, d]. Longer sequences go block of queries by
+    block, and the weights [B, heads, block, N] are computed again for the gradient, so none of
+    size N² is ever made.
+    """
+    tokens = q.shape[1]
+    if tokens <= KEPT_TOKENS:
+        return jax.nn.dot_product_attention(q, k, v)
+    blocks = -(-tokens // BLOCK)
+    size = -(-tokens // blocks)
+    padded = jnp.pad(q, ((0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)))
+    padded = padded.reshape(len(q), blocks, size, *q.shape[2:])
+
+    @jax.checkpoint
+    def of_block(queries):
+        return jax.nn.dot_product_attention(queries, k, v)
+
+    out = jax.lax.map(of_block, padded.swapaxes(0, 1)).swapaxes(0, 1)
+    return out.reshape(len(q), blocks * size, *q.shape[2:])[:, :tokens]
+
+
+def attention_reference(q, k, v):
+    """The definition, all weights at once."""
+    weights = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+    weights = jnp.exp(weights - weights.max(-1, keepdims=True))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
