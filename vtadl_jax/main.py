@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
+from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.data.records import split_holdout
@@ -55,6 +56,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Train, then evaluate; returns the results. Inputs are checked before anything is written."""
     config_lib.check_values(config)
+    keep_freed_memory()
     mesh = sharding.make_mesh(config.mesh.data)
     sharding.check_batch("batch_size", config.batch_size, mesh)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)

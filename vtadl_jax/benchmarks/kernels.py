@@ -4,7 +4,9 @@
 
 Each table says what was computed, how far the results are apart and how long each side took:
 ratios are peer seconds / our seconds, from medians. torch runs on every core, in the faster of its
-two memory layouts. Needs the extra `bench`, and a checkout for configs/mvtec.py.
+two memory layouts. All sides reuse freed memory, as our training does (`allocator.py`): a virtual
+machine's price of new pages varies more than the ratios. Needs the extra `bench`, and a checkout
+for configs/mvtec.py.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, check_json, compare, write_json
@@ -62,6 +65,7 @@ def run(
     Returns {environment, groups: as `timing.compare`}. Raises UserError where torch or the config
     is missing.
     """
+    kept = keep_freed_memory()
     require_torch()
     from vtadl_jax.benchmarks.measures import convolution, mixture, network
 
@@ -73,7 +77,7 @@ def run(
         "step": [lambda: network.training_step(repeats, paper_config(), compiled)],
         "image": [lambda: network.one_image(repeats, paper_config(), compiled)],
     }
-    surroundings = environment()
+    surroundings = environment() | {"freed_memory_kept": kept}
     show(describe(surroundings))
     groups = []
     for name in MEASURES:

@@ -15,6 +15,7 @@ from absl import flags
 
 from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
+from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.benchmarks.timing import check_json, median_seconds, write_json
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
@@ -26,6 +27,7 @@ _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
 
 def measure(config, repeats: int) -> dict:
     config_lib.check_values(config)
+    keep_freed_memory()
     mesh = sharding.make_mesh(config.mesh.data)
     detector = make_detector(config)
     tx = make_optimizer(config.optimizer, 1000)

@@ -120,6 +120,9 @@ def serve(name: str, path: str) -> None:
     import jax
     import jax.numpy as jnp
 
+    from vtadl_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()
     try:
         mixture = log_prob(name)
     except (ImportError, AttributeError) as error:
