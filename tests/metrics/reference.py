@@ -106,3 +106,63 @@ def aupro(maps, masks, fpr_limit):
         y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
         area += (end - x0) * (y0 + y_end) / 2
     return area / fpr_limit
+
+
+def roc_curve(scores, labels):
+    """[(fpr, tpr, threshold)] from (0, 0, inf)."""
+    pos = np.sum(labels)
+    neg = np.size(labels) - pos
+    return [(0.0, 0.0, np.inf)] + [(fp / neg, tp / pos, t) for t, tp, fp in counts(scores, labels)]
+
+
+def pr_curve(scores, labels):
+    """[(recall, precision, threshold)] from (0, 1, inf)."""
+    pos = np.sum(labels)
+    points = [(tp / pos, tp / (tp + fp), t) for t, tp, fp in counts(scores, labels)]
+    return [(0.0, 1.0, np.inf), *points]
+
+
+def distance_to_polyline(point, line):
+    """Smallest distance from a point to any segment of a polyline [(x, y)]."""
+    best = np.inf
+    for (x0, y0), (x1, y1) in itertools.pairwise([*line, line[-1]]):
+        length2 = (x1 - x0) ** 2 + (y1 - y0) ** 2
+        along = 0.0
+        if length2:
+            along = ((point[0] - x0) * (x1 - x0) + (point[1] - y0) * (y1 - y0)) / length2
+            along = min(max(along, 0.0), 1.0)
+        best = min(
+            best, np.hypot(point[0] - x0 - along * (x1 - x0), point[1] - y0 - along * (y1 - y0))
+        )
+    return best
+
+
+def decisions(scores, labels, threshold):
+    """(tp, fp, fn, tn), one score at a time."""
+    tp = fp = fn = tn = 0
+    for score, label in zip(np.ravel(scores).tolist(), np.ravel(labels).tolist(), strict=True):
+        if score >= threshold:
+            tp, fp = tp + bool(label), fp + (not label)
+        else:
+            fn, tn = fn + bool(label), tn + (not label)
+    return tp, fp, fn, tn
+
+
+def region_table(maps, masks, threshold):
+    """[(image, area, largest score, overlap)] of every region."""
+    rows = []
+    for i, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
+        for region in regions(mask):
+            values = [float(scores[pixel]) for pixel in region]
+            overlap = sum(v >= threshold for v in values) / len(values)
+            rows.append((i, len(region), max(values), overlap))
+    return rows
+
+
+def percentile(values, share):
+    """Linear between the order statistics: rank share * (n - 1)."""
+    values = sorted(values)
+    rank = share * (len(values) - 1)
+    low = int(np.floor(rank))
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (rank - low) * (values[high] - values[low])

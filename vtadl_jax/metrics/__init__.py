@@ -1,9 +1,21 @@
 """Metrics of anomaly detection over numpy arrays: ranking (ROC, PR) and regions (AU-PRO).
 
-Exact and threshold-free: no binning, no min-max, no clamp. This room computes numbers only; it
-does not read files, choose an operating threshold for production or draw curves.
+Exact and threshold-free: no min-max, no clamp, and no binning except where a file says how far it
+leads astray (`streaming.py`, `bootstrap.py`). Beside the numbers: their confidence intervals,
+curves, and what they hide. This room does not read files, choose an operating threshold for
+production or draw.
 """
 
+from vtadl_jax.metrics.bootstrap import Interval, bootstrap, image_intervals, pixel_intervals
+from vtadl_jax.metrics.breakdown import (
+    Region,
+    by_defect,
+    by_defect_pixels,
+    decisions,
+    detected_regions,
+    region_table,
+)
+from vtadl_jax.metrics.curves import Thinned, pr_curve, roc_curve, thin
 from vtadl_jax.metrics.ranking import (
     auroc,
     average_precision,
@@ -12,14 +24,30 @@ from vtadl_jax.metrics.ranking import (
     pr_auc,
 )
 from vtadl_jax.metrics.regions import aupro, label_regions, pro_curve
+from vtadl_jax.metrics.streaming import PixelMetrics
 
 __all__ = [
+    "Interval",
+    "PixelMetrics",
+    "Region",
+    "Thinned",
     "aupro",
     "auroc",
     "average_precision",
     "balanced_accuracy_max",
+    "bootstrap",
+    "by_defect",
+    "by_defect_pixels",
+    "decisions",
+    "detected_regions",
     "f1_max",
+    "image_intervals",
     "label_regions",
+    "pixel_intervals",
     "pr_auc",
+    "pr_curve",
     "pro_curve",
+    "region_table",
+    "roc_curve",
+    "thin",
 ]

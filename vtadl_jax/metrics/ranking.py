@@ -8,7 +8,8 @@ How it is fast: no metric needs the negatives that lie between two positives, on
 So each class is sorted by value (float32 sorts with SIMD, an argsort does not) and the few are
 looked up among the many.
 
-Not here: anything with regions (see `regions.py`), plots, thresholds fitted on good images.
+Not here: anything with regions (see `regions.py`), whole curves (see `curves.py`), plots,
+thresholds fitted on good images.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
       ValueError: NaN scores, shapes that differ, labels not 0/1, or only one class.
     """
-    pos, neg = _sorted_classes(scores, labels)
+    pos, neg = sorted_classes(scores, labels)
     pairs = pos.size * neg.size
     few_pos = pos.size <= neg.size
     wins_twice = _rank_sum(neg, pos) if few_pos else 2 * pairs - _rank_sum(pos, neg)
@@ -105,7 +106,7 @@ class _Curve(NamedTuple):
 
 
 def _curve(scores: ArrayLike, labels: ArrayLike) -> _Curve:
-    pos, neg = _sorted_classes(scores, labels)
+    pos, neg = sorted_classes(scores, labels)
     first = first_of_each(pos)
     distinct = pos[first]
     fp = neg.size - np.searchsorted(neg, distinct, side="left")
@@ -126,14 +127,9 @@ def _rank_sum(many: NDArray[Any], few: NDArray[Any]) -> int:
     return int(left) + int(np.searchsorted(many, few, side="right").sum())
 
 
-def _sorted_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+def sorted_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     """Checks the arguments; returns the scores of positives and of negatives, each ascending."""
-    values = as_scores(scores)
-    marks = np.asarray(labels)
-    # [N, H, W] against [N, W, H] has the same size and would give a plausible wrong number.
-    if values.shape != marks.shape:
-        raise ValueError(f"scores {values.shape} and labels {marks.shape} differ in shape")
-    positive = as_binary(marks, "labels")
+    values, positive = checked(scores, labels)
     pos, neg = values[positive], values[~positive]
     pos.sort()
     neg.sort()
@@ -146,9 +142,26 @@ def _sorted_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any],
     return pos, neg
 
 
+def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Scores and which of them are positive, of one shape (ValueError otherwise); NaN may be."""
+    values = as_scores(scores)
+    marks = np.asarray(labels)
+    # [N, H, W] against [N, W, H] has the same size and would give a plausible wrong number.
+    if values.shape != marks.shape:
+        raise ValueError(f"scores {values.shape} and labels {marks.shape} differ in shape")
+    return values, as_binary(marks, "labels")
+
+
 def first_of_each(values: NDArray[Any]) -> NDArray[np.int64]:
     """Indices at which a new value begins in a sorted, non-empty [N]."""
     return np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+
+
+def from_infinity(thresholds: NDArray[Any]) -> NDArray[Any]:
+    """Descending thresholds of a curve [K] → [K + 1] floating, +inf (no prediction) first."""
+    if thresholds.dtype.kind != "f":
+        thresholds = thresholds.astype(np.float64)
+    return np.concatenate([np.asarray([np.inf], thresholds.dtype), thresholds])
 
 
 def as_scores(scores: ArrayLike) -> NDArray[Any]:

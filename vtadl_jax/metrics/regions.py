@@ -10,14 +10,20 @@ Not here: metrics without regions (see `ranking.py`), resizing, plots. Compute o
 detector gave them: a clamp or a min-max before this changes the number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from vtadl_jax.metrics.ranking import as_binary, as_scores, count_nan, first_of_each
+from vtadl_jax.metrics.ranking import (
+    as_binary,
+    as_scores,
+    count_nan,
+    first_of_each,
+    from_infinity,
+)
 
 Images: TypeAlias = ArrayLike | Sequence[ArrayLike]
 Array: TypeAlias = NDArray[Any]
@@ -47,10 +53,8 @@ def aupro(
       ValueError: NaN in the maps, shapes that differ, masks not 0/1, no region, no background,
         a limit outside (0, 1].
     """
-    limits = np.atleast_1d(np.asarray(fpr_limit, dtype=np.float64))
-    if limits.ndim != 1 or not limits.size or not np.all((limits > 0) & (limits <= 1)):
-        raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
-    background, found = _split(maps, masks)
+    limits = checked_limits(fpr_limit)
+    background, found = split(maps, masks)
     allowed = limits * background.size  # false positives at the limit; not a whole number
     top, ties_below = _highest(background, min(int(np.ceil(allowed.max())), background.size))
     totals = np.zeros(limits.size)
@@ -60,12 +64,12 @@ def aupro(
         # Per image: the temporaries stay small, and sorted queries keep searchsorted in cache.
         order = np.argsort(scores)
         reached = order[np.searchsorted(scores, top[0], side="left", sorter=order) :]
-        queries, weights = scores[reached], _weights(ids)[reached]
+        queries, weights = scores[reached], inverse_area(ids)[reached]
         before = top.size - np.searchsorted(top, queries, side="right")
         after = top.size - np.searchsorted(top, queries, side="left")
         after += np.where(queries == top[0], ties_below, 0)
         for i, limit in enumerate(allowed):
-            totals[i] += weights @ _credit(before, after, limit)
+            totals[i] += weights @ credit(before, after, limit)
     values = (totals / (num_regions * allowed)).tolist()
     return values[0] if np.ndim(fpr_limit) == 0 else values
 
@@ -80,10 +84,10 @@ def pro_curve(maps: Images, masks: Images) -> tuple[Array, Array, Array]:
       thresholds: [K + 1] descending in the maps' floating dtype. Point k predicts
         `score >= thresholds[k]`; the first is +inf and stands for no prediction at all.
     """
-    background, found = _split(maps, masks)
+    background, found = split(maps, masks)
     background.sort()
     scores = np.concatenate([pixels for pixels, _ in found])
-    weights = np.concatenate([_weights(ids) for _, ids in found])
+    weights = np.concatenate([inverse_area(ids) for _, ids in found])
     order = np.argsort(scores)
     scores = scores[order]
     num_regions = sum(int(ids.max()) for _, ids in found)
@@ -95,15 +99,16 @@ def pro_curve(maps: Images, masks: Images) -> tuple[Array, Array, Array]:
     fpr = detected / background.size
     pro = np.minimum(overlap[np.searchsorted(scores, thresholds, side="left")], 1.0)
     pro[-1] = 1.0
-    if thresholds.dtype.kind != "f":
-        thresholds = thresholds.astype(np.float64)
-    inf = np.asarray([np.inf], dtype=thresholds.dtype)
     zero = np.zeros(1)
-    return (
-        np.concatenate([zero, fpr]),
-        np.concatenate([zero, pro]),
-        np.concatenate([inf, thresholds]),
-    )
+    return np.concatenate([zero, fpr]), np.concatenate([zero, pro]), from_infinity(thresholds)
+
+
+def checked_limits(fpr_limit: float | Sequence[float]) -> NDArray[np.float64]:
+    """The limits as [L], each in (0, 1] (ValueError otherwise)."""
+    limits = np.atleast_1d(np.asarray(fpr_limit, dtype=np.float64))
+    if limits.ndim != 1 or not limits.size or not np.all((limits > 0) & (limits <= 1)):
+        raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+    return limits
 
 
 def label_regions(masks: Images) -> tuple[list[NDArray[np.int32]], int]:
@@ -123,25 +128,25 @@ def label_regions(masks: Images) -> tuple[list[NDArray[np.int32]], int]:
     for i, mask in enumerate(_each(masks, "masks")):
         if mask.ndim != 2:
             raise ValueError(f"mask {i} has shape {mask.shape}, expected [H, W]")
-        regions, count = _label(as_binary(mask, f"mask {i}"))
+        regions, count = label_one(as_binary(mask, f"mask {i}"))
         regions[regions > 0] += total
         labels.append(regions)
         total += count
     return labels, total
 
 
-def _label(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+def label_one(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """Components of one mask (int32, 1..count) and their number."""
     regions, count = ndimage.label(mask, structure=_EIGHT_CONNECTED, output=np.int32)
     return regions, int(count)
 
 
-def _weights(ids: Array) -> NDArray[np.float64]:
+def inverse_area(ids: Array) -> NDArray[np.float64]:
     """1 / area of the region of each anomalous pixel."""
     return (1.0 / np.maximum(np.bincount(ids), 1))[ids]
 
 
-def _credit(before: Array, after: Array, limit: float) -> NDArray[np.float64]:
+def credit(before: Array, after: Array, limit: float | Array) -> NDArray[np.float64]:
     """Area (in false positives) that each anomalous pixel adds to the left of `limit`.
 
     The pixel's overlap rises linearly from `before` to `after` false positives - the background
@@ -164,47 +169,50 @@ def _highest(background: Array, count: int) -> tuple[Array, int]:
     return top, int(np.count_nonzero(background[:cut] == top[0]))
 
 
-def _split(maps: Images, masks: Images) -> tuple[Array, list[tuple[Array, Array]]]:
+def split(maps: Images, masks: Images) -> tuple[Array, list[tuple[Array, Array]]]:
     """Checks the arguments and separates background from regions.
 
     Returns:
       The background scores of all images, [B]; and for each image with a defect the scores of its
       anomalous pixels, [A], with the numbers of their regions, int32 [A] from 1 on.
     """
-    pairs = list(_pairs(maps, masks))
-    num_nan = sum(count_nan(scores) for scores, _ in pairs)
-    num_pixels = sum(scores.size for scores, _ in pairs)
-    if num_nan:
-        raise ValueError(f"{num_nan} of {num_pixels} scores are NaN")
-    num_anomalous = sum(int(np.count_nonzero(mask)) for _, mask in pairs)
+    images = checked_pairs(maps, masks)
+    num_pixels = sum(scores.size for scores, _ in images)
+    num_anomalous = sum(int(np.count_nonzero(mask)) for _, mask in images)
     if not num_anomalous:
-        raise ValueError(f"no region: none of {len(pairs)} masks holds an anomalous pixel")
+        raise ValueError(f"no region: none of {len(images)} masks holds an anomalous pixel")
     if num_anomalous == num_pixels:
         raise ValueError(f"no background: all {num_pixels} pixels are anomalous")
-    dtype = np.result_type(*{scores.dtype for scores, _ in pairs})
+    dtype = np.result_type(*{scores.dtype for scores, _ in images})
     background = np.empty(num_pixels - num_anomalous, dtype)
     found = []
     end = 0
-    for scores, mask in pairs:
+    for scores, mask in images:
         start, end = end, end + mask.size - int(np.count_nonzero(mask))
         background[start:end] = scores[~mask]
         if end - start < mask.size:
-            regions, _ = _label(mask)
+            regions, _ = label_one(mask)
             found.append((scores[mask].astype(dtype, copy=False), regions[mask]))
     return background, found
 
 
-def _pairs(maps: Images, masks: Images) -> Iterator[tuple[Array, NDArray[np.bool_]]]:
-    """Each map [H, W] with its mask as bool, the shapes checked."""
+def checked_pairs(maps: Images, masks: Images) -> list[tuple[Array, NDArray[np.bool_]]]:
+    """Each map [H, W] with its mask as bool, after checking all of them (ValueError otherwise)."""
     all_maps, all_masks = _each(maps, "maps"), _each(masks, "masks")
     if len(all_maps) != len(all_masks):
         raise ValueError(f"{len(all_maps)} maps but {len(all_masks)} masks")
+    images = []
     for i, (scores, mask) in enumerate(zip(all_maps, all_masks, strict=True)):
         if scores.ndim != 2 or scores.shape != mask.shape:
             raise ValueError(
                 f"map {i} has shape {scores.shape} and its mask {mask.shape}, expected both [H, W]"
             )
-        yield as_scores(scores), as_binary(mask, f"mask {i}")
+        images.append((as_scores(scores), as_binary(mask, f"mask {i}")))
+    num_nan = sum(count_nan(scores) for scores, _ in images)
+    if num_nan:
+        num_pixels = sum(scores.size for scores, _ in images)
+        raise ValueError(f"{num_nan} of {num_pixels} scores are NaN")
+    return images
 
 
 def _each(images: Images, name: str) -> list[Array]:

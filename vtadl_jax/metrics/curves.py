@@ -1,0 +1,130 @@
+"""Whole ROC and precision-recall curves, and a thinning that keeps what a plot shows of them.
+
+Conventions: predicted positive is `score >= threshold`; a point for every distinct score, the
+first being no prediction at all (threshold +inf). The per-region curve is `regions.pro_curve`.
+
+Not here: drawing; areas (`ranking.py`, `regions.py` find them without building a curve).
+"""
+
+import heapq
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vtadl_jax.metrics.ranking import first_of_each, from_infinity, sorted_classes
+
+Array = NDArray[np.float64]
+
+
+def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArray[Any]]:
+    """The whole ROC curve. Arguments and errors are those of `auroc`.
+
+    Returns:
+      fpr, tpr: float64 [K + 1], ascending from (0, 0) to (1, 1).
+      thresholds: [K + 1] descending in the scores' floating dtype, from +inf.
+    """
+    tp, fp, thresholds = _counts(scores, labels)
+    return fp / fp[-1], tp / tp[-1], thresholds
+
+
+def pr_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArray[Any]]:
+    """The whole precision-recall curve. Arguments and errors are those of `auroc`.
+
+    Its trapezoids add up to `pr_auc`, its steps (precision at the right end) to
+    `average_precision`.
+
+    Returns:
+      recall: float64 [K + 1], ascending from 0 to 1.
+      precision: float64 [K + 1]; 1 by convention where nothing is predicted.
+      thresholds: [K + 1] descending in the scores' floating dtype, from +inf.
+    """
+    tp, fp, thresholds = _counts(scores, labels)
+    precision = np.ones(tp.size)
+    np.divide(tp, tp + fp, out=precision, where=tp + fp > 0)
+    return tp / tp[-1], precision, thresholds
+
+
+def _counts(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], ...]:
+    """True and false positives, int64 [K + 1], at thresholds [K + 1] from +inf on."""
+    pos, neg = sorted_classes(scores, labels)
+    everything = np.concatenate([pos, neg])
+    everything.sort()
+    thresholds = everything[first_of_each(everything)][::-1]
+    tp, fp = (part.size - np.searchsorted(part, thresholds, side="left") for part in (pos, neg))
+    return np.append(0, tp), np.append(0, fp), from_infinity(thresholds)
+
+
+class Thinned(NamedTuple):
+    """Some points of a polyline, and how far the rest lies from the lines between them.
+
+    x, y: float64 [P]; kept: int64 [P], their indices in the polyline, ascending from the first to
+    the last. tolerance: no point of the one line is farther than this from the other line, in the
+    unit that x and y share.
+    """
+
+    x: Array
+    y: Array
+    kept: NDArray[np.int64]
+    tolerance: float
+
+
+def thin(x: ArrayLike, y: ArrayLike, max_points: int = 500, tolerance: float = 0.0) -> Thinned:
+    """At most `max_points` points of the polyline (x, y), fewer where `tolerance` allows.
+
+    Always adds the point farthest from the line through those kept (Douglas & Peucker 1973, best
+    first) until none is farther than `tolerance`: straight runs cost two points whatever the
+    tolerance. About K log(max_points) steps on curves, K max_points at worst.
+
+    Args:
+      x, y: real and finite, [K], K >= 1.
+      max_points: at least 2.
+      tolerance: in the unit that x and y share, at least 0.
+
+    Raises:
+      ValueError: arrays that are not [K] each or not finite, max_points or tolerance too small.
+    """
+    xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if xs.ndim != 1 or xs.shape != ys.shape or not xs.size:
+        raise ValueError(f"x {xs.shape} and y {ys.shape} must be [K] both, K at least 1")
+    if not (np.isfinite(xs).all() and np.isfinite(ys).all()):
+        raise ValueError("x and y must be finite: thin the rates, not the thresholds")
+    if max_points < 2 or not tolerance >= 0:
+        raise ValueError(
+            f"max_points {max_points} must be at least 2 and tolerance {tolerance} at least 0"
+        )
+    corners = _corners(xs, ys)
+    xc, yc = xs[corners], ys[corners]
+    last = corners.size - 1
+    kept = sorted({0, last})
+    heap = [_farthest(xc, yc, 0, last)]
+    while -heap[0][0] > tolerance and len(kept) < max_points:
+        _, start, middle, end = heapq.heappop(heap)
+        kept.append(middle)
+        heapq.heappush(heap, _farthest(xc, yc, start, middle))
+        heapq.heappush(heap, _farthest(xc, yc, middle, end))
+    index = corners[np.sort(kept)]
+    return Thinned(xs[index], ys[index], index, max(-heap[0][0], 0.0))
+
+
+def _corners(x: Array, y: Array) -> NDArray[np.int64]:
+    """All points but those amid a horizontal or vertical run: these lie on the line exactly."""
+    dx, dy = np.sign(np.diff(x)), np.sign(np.diff(y))
+    along_x = (dx[1:] * dx[:-1] > 0) & (dy[1:] == 0) & (dy[:-1] == 0)
+    along_y = (dy[1:] * dy[:-1] > 0) & (dx[1:] == 0) & (dx[:-1] == 0)
+    keep = np.ones(x.size, bool)
+    keep[1:-1] = ~(along_x | along_y)
+    return np.flatnonzero(keep)
+
+
+def _farthest(x: Array, y: Array, start: int, end: int) -> tuple[float, int, int, int]:
+    """(-distance, start, i, end): the point i between the two farthest from the line of both."""
+    if end - start < 2:
+        return 0.0, start, start, end
+    px, py = x[start + 1 : end] - x[start], y[start + 1 : end] - y[start]
+    ex, ey = x[end] - x[start], y[end] - y[start]
+    # From the segment, not the infinite line: a precision-recall curve turns back on itself.
+    along = np.clip((px * ex + py * ey) / max(ex * ex + ey * ey, np.finfo(float).tiny), 0.0, 1.0)
+    squared = (px - along * ex) ** 2 + (py - along * ey) ** 2
+    i = int(np.argmax(squared))
+    return -float(np.sqrt(squared[i])), start, start + 1 + i, end
