@@ -1,0 +1,115 @@
+"""Figures that papers print, as data; `tables` puts them beside ours.
+
+P. Mishra, R. Verk, D. Fornasier, C. Piciarelli, G. L. Foresti: VT-ADL: A Vision Transformer Network
+for Image Anomaly Detection and Localization, 2021: tables II (MNIST), III (MVTec AD), IV (BTAD).
+
+Every figure is as printed, slips included. Means are printed truncated as often as rounded, and
+that of AnoGAN in table III (0.443) is not the mean of its column (0.447). In table III carpet and
+zipper are equal in three columns. In table II OC SVM has 0.995 for the digit 9, where an earlier
+paper of the authors, citing the same source, prints 0.955.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """One metric of one data set, by category (in the order of print) and method.
+
+    key: the result of `evaluate` that is this metric, aupro_0.3 for AU-PRO up to a false positive
+    rate of 0.3; means: the row of means as printed; note: what the paper leaves open.
+    """
+
+    metric: str
+    key: str
+    source: str
+    methods: tuple[str, ...]
+    rows: Mapping[str, tuple[float | None, ...]]
+    means: tuple[float, ...]
+    note: str = ""
+
+    def value(self, category: str, method: str) -> float | None:
+        """None for a category that is not in the table. Raises ValueError for an unknown method."""
+        column = self.methods.index(method)
+        return self.rows[category][column] if category in self.rows else None
+
+
+PAPER = "Mishra et al. 2021 (VT-ADL)"
+
+_MNIST = PublishedTable(
+    metric="image AUROC",
+    key="image_auroc",
+    source=f"{PAPER}, table II",
+    methods=(
+        *("OC SVM", "KDE", "DAE", "VAE", "Pix CNN GAN", "LSA", "Deep SVDD", "Pyr. AE"),
+        "VT-ADL",
+    ),
+    rows={
+        "0": (0.988, 0.885, 0.991, 0.994, 0.531, 0.993, 0.98, 0.995, 0.99),
+        "1": (0.999, 0.996, 0.999, 0.999, 0.995, 0.999, 0.997, 0.999, 1.0),
+        "2": (0.902, 0.71, 0.89, 0.96, 0.478, 0.959, 0.917, 0.941, 0.976),
+        "3": (0.950, 0.693, 0.935, 0.947, 0.517, 0.966, 0.919, 0.966, 0.976),
+        "4": (0.955, 0.844, 0.921, 0.965, 0.739, 0.956, 0.949, 0.960, 0.984),
+        "5": (0.968, 0.776, 0.937, 0.963, 0.542, 0.964, 0.885, 0.972, 0.971),
+        "6": (0.978, 0.861, 0.981, 0.995, 0.592, 0.994, 0.983, 0.993, 0.995),
+        "7": (0.965, 0.884, 0.964, 0.974, 0.789, 0.980, 0.946, 0.993, 0.99),
+        "8": (0.853, 0.669, 0.841, 0.905, 0.340, 0.953, 0.939, 0.895, 0.974),
+        "9": (0.995, 0.825, 0.96, 0.978, 0.662, 0.981, 0.965, 0.989, 0.99),
+    },
+    means=(0.95, 0.81, 0.94, 0.97, 0.62, 0.97, 0.948, 0.97, 0.984),
+)
+
+_MVTEC_AD = PublishedTable(
+    metric="AU-PRO (FPR 0.3)",
+    key="aupro_0.3",
+    source=f"{PAPER}, table III",
+    methods=(
+        *("1-NN", "OC SVM", "K Means", "AE MSE", "VAE", "AE SSIM", "Ano GAN", "CNN Feat. Dic"),
+        *("Uni. Stud.", "VT-ADL"),
+    ),
+    rows={
+        "carpet": (0.512, 0.355, 0.253, 0.456, 0.501, 0.647, 0.204, 0.469, 0.695, 0.773),
+        "grid": (0.228, 0.125, 0.107, 0.582, 0.224, 0.849, 0.226, 0.183, 0.819, 0.871),
+        "leather": (0.446, 0.306, 0.308, 0.819, 0.635, 0.561, 0.378, 0.641, 0.819, 0.728),
+        "tile": (0.822, 0.722, 0.779, 0.897, 0.87, 0.175, 0.177, 0.797, 0.912, 0.796),
+        "wood": (0.502, 0.336, 0.411, 0.727, 0.628, 0.605, 0.386, 0.621, 0.725, 0.781),
+        "bottle": (0.898, 0.85, 0.495, 0.91, 0.897, 0.834, 0.62, 0.742, 0.918, 0.949),
+        "cable": (0.806, 0.431, 0.513, 0.825, 0.654, 0.478, 0.383, 0.558, 0.865, 0.776),
+        "capsule": (0.631, 0.554, 0.387, 0.862, 0.526, 0.86, 0.306, 0.306, 0.916, 0.672),
+        "hazelnut": (0.861, 0.616, 0.698, 0.917, 0.878, 0.916, 0.698, 0.844, 0.937, 0.897),
+        "metal_nut": (0.705, 0.319, 0.351, 0.83, 0.576, 0.603, 0.32, 0.358, 0.895, 0.726),
+        "pill": (0.725, 0.544, 0.514, 0.893, 0.769, 0.83, 0.776, 0.46, 0.935, 0.705),
+        "screw": (0.604, 0.644, 0.55, 0.754, 0.559, 0.887, 0.466, 0.277, 0.928, 0.928),
+        "toothbrush": (0.675, 0.538, 0.337, 0.822, 0.693, 0.784, 0.749, 0.151, 0.863, 0.901),
+        "transistor": (0.68, 0.496, 0.399, 0.728, 0.626, 0.725, 0.549, 0.628, 0.701, 0.796),
+        "zipper": (0.512, 0.355, 0.253, 0.839, 0.549, 0.665, 0.467, 0.703, 0.933, 0.808),
+    },
+    means=(0.64, 0.479, 0.423, 0.79, 0.639, 0.694, 0.443, 0.515, 0.857, 0.807),
+)
+
+# The paper counts products from 0, the data set's folders from 01.
+_BTAD_PRO = PublishedTable(
+    metric="AU-PRO (FPR 0.3)",
+    key="aupro_0.3",
+    source=f"{PAPER}, table IV",
+    methods=("VT-ADL",),
+    rows={"01": (0.92,), "02": (0.89,), "03": (0.86,)},
+    means=(0.89,),
+)
+
+_BTAD_PR = PublishedTable(
+    metric="PR AUC",
+    key="image_pr_auc",
+    source=f"{PAPER}, table IV",
+    methods=("VT-ADL", "AE MSE", "AE MSE+SSIM"),
+    rows={"01": (0.99, 0.49, 0.53), "02": (0.94, 0.92, 0.96), "03": (0.77, 0.95, 0.89)},
+    means=(0.90, 0.78, 0.79),
+    note="the paper does not say whether of images or of pixels",
+)
+
+PUBLISHED: Mapping[str, tuple[PublishedTable, ...]] = {
+    "mnist": (_MNIST,),
+    "mvtec_ad": (_MVTEC_AD,),
+    "btad": (_BTAD_PRO, _BTAD_PR),
+}
