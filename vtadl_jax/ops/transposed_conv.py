@@ -16,6 +16,8 @@ import jax.numpy as jnp
 # XLA's CPU convolution takes 3 to 10 times longer as soon as it has more outputs than this, where
 # the sum behind each output is longer than LONG_SUM taps, or covers more than LARGE_MAP pixels.
 FEW_OUTPUTS, LONG_SUM, LARGE_MAP = 16, 1024, 2**13
+# From so many phases on, and up to so many pixels, a kernel's gradient is faster as products.
+MANY_PHASES, MIDDLE_MAP = 64, 2**14
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -59,16 +61,23 @@ transposed_conv.defvjp(_fwd, _bwd)
 
 
 def native(x, kernel, *, stride: int, padding: int):
-    """The same by XLA's convolution over the stride-dilated input."""
+    """The same by XLA's convolution over the stride-dilated input.
+
+    Its compiler fails on the kernel's gradient where the padding takes all of one axis' border and
+    not all of the other's (a kernel of 4 × 5, padding 3): there the last pixel is cut off instead.
+    """
     kh, kw = kernel.shape[:2]
-    return jax.lax.conv_general_dilated(
+    inside = min(padding, max(min(kh, kw) - 2, 0))
+    out = jax.lax.conv_general_dilated(
         x,
         kernel[::-1, ::-1],
         window_strides=(1, 1),
-        padding=((kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2),
+        padding=((kh - 1 - inside,) * 2, (kw - 1 - inside,) * 2),
         lhs_dilation=(stride, stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    cut = padding - inside
+    return out[:, cut : out.shape[1] - cut, cut : out.shape[2] - cut]
 
 
 def polyphase(x, kernel, *, stride: int, padding: int):
@@ -103,27 +112,45 @@ def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
 
 
 def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
-    """Gradient with respect to the kernel, image by image: each is the kernel of a convolution
-    over the phases of its gradient, so that nothing larger than one image's phases is made. (A
-    batch that is split over several CPU devices is gathered for it.)
+    """Gradient with respect to the kernel, image by image, so that nothing larger than one image's
+    phases is made. (A batch that is split over several CPU devices is gathered for it.)
     """
     kh, kw, channels, features = kernel_shape
     (th, tw), (qh, qw) = _phases(x.shape, kernel_shape, stride)
     s = stride
     bottom, right = (q * s - padding - n for q, n in zip((qh, qw), g.shape[1:3], strict=True))
     g = jnp.pad(g, ((0, 0), (padding, bottom), (padding, right), (0, 0)))
-    few = x.shape[1] * x.shape[2] > LARGE_MAP
+    pixels = x.shape[1] * x.shape[2]
+    many_phases = s * s * features >= MANY_PHASES and pixels <= MIDDLE_MAP
 
     def add_image(total, pair):
         image, grad = pair
         phases = grad.reshape(qh, s, qw, s, features).transpose(1, 3, 4, 0, 2)
-        phases = phases.reshape(s * s * features, qh, qw, 1)
-        return total + _conv(phases, image[:, :, None], few_outputs=few), None
+        phases = phases.reshape(s * s * features, qh, qw)
+        if many_phases:
+            return total + _taps_by_products(image, phases, (th, tw)), None
+        few = pixels > LARGE_MAP
+        return total + _conv(phases[..., None], image[:, :, None], few_outputs=few), None
 
     zeros = jnp.zeros((s * s * features, th, tw, channels), x.dtype)
     total, _ = jax.lax.scan(add_image, zeros, (x, g))
     total = total.reshape(s, s, features, th, tw, channels).transpose(3, 0, 4, 1, 5, 2)
     return total.reshape(th * s, tw * s, channels, features)[:kh, :kw]
+
+
+def _taps_by_products(image, phases, taps: tuple[int, int]):
+    """The convolution of the phases [F, qh, qw] with the image [h, w, C] as kernel, a product for
+    each of its few outputs: Σ_q phases[f, q] · image[q - tap, c] → [F, th, tw, C]."""
+    (th, tw), (rows, qh, qw) = taps, phases.shape
+    image = jnp.pad(image, ((th - 1, th - 1), (tw - 1, tw - 1), (0, 0)))
+    flat = phases.reshape(rows, -1)
+    products = [
+        flat
+        @ image[th - 1 - u : th - 1 - u + qh, tw - 1 - v : tw - 1 - v + qw].reshape(qh * qw, -1)
+        for u in range(th)
+        for v in range(tw)
+    ]
+    return jnp.stack(products, 1).reshape(rows, th, tw, -1)
 
 
 def _phases(x_shape, kernel_shape, stride: int):
