@@ -22,6 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vtadl_jax*"]),
+    package_data={"vtadl_jax.report": ["page.html", "page.css", "page.js"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8,<0.13",
@@ -52,6 +53,7 @@ setup(
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
             "scikit-learn>=1.7,<2",
+            "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

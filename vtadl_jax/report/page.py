@@ -1,0 +1,229 @@
+"""`report.html`: one file that shows a customer what was found, and opens anywhere, offline.
+
+Everything is inside: pictures as data URLs, one style sheet, one script, and a content security
+policy that lets nothing else run or load. This file fills the template; `page.html`, `page.css` and
+`page.js` say how it looks and moves, `cards.py` makes the pictures and `charts.py` the curves.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.report.cards import Card, EncodedCard, colour_bar, encode_card
+from vtadl_jax.report.charts import line_chart
+
+__all__ = ["Card", "Curve", "EncodedCard", "Report", "encode_card", "write_page"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """ROC, PR or PRO: x, y float [N] in [0, 1]; a PRO curve ends at its FPR limit.
+
+    summary: the area, as it is to be read below the name.
+    """
+
+    name: str
+    x_label: str
+    y_label: str
+    x: NDArray[Any]
+    y: NDArray[Any]
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the page shows, from top to bottom; parts that are empty are left out.
+
+    summary: (name, value, one line that explains it); map_low, map_high: the scale the cards were
+    encoded with; threshold: images with score >= it are called defective, threshold_note where it
+    comes from; training: name → (steps [N], values [N]); tables: (title, header, rows).
+    """
+
+    title: str
+    subtitle: str
+    summary: Sequence[tuple[str, str, str]]
+    cards: Sequence[EncodedCard]
+    map_low: float
+    map_high: float
+    threshold: float
+    threshold_note: str
+    curves: Sequence[Curve]
+    training: Mapping[str, tuple[Any, Any]]
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]]
+    config_text: str
+    versions: Mapping[str, str]
+
+
+def write_page(path: Path, report: Report) -> None:
+    """Write the page to `path` at once: a page that was there stays until the new one is whole.
+
+    Raises:
+      ValueError: a threshold or a colour scale that is not finite.
+      UserError: the file can't be written.
+    """
+    for name in ("threshold", "map_low", "map_high"):
+        if not math.isfinite(getattr(report, name)):
+            raise ValueError(f"{name} must be finite, got {getattr(report, name)}")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        # Names that are not UTF-8 on disk carry lone surrogates, which no file can hold.
+        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as f:
+            _write(f, report)
+        temporary.replace(path)
+    except OSError as e:
+        raise UserError(
+            f"{path} can't be written ({e.strerror or e}): give a folder with room that is yours"
+        ) from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(f: TextIO, report: Report) -> None:
+    html, css, js = (_part(f"page.{kind}") for kind in ("html", "css", "js"))
+    empty = {
+        "no_cards": not report.cards,
+        "no_summary": not report.summary,
+        "no_curves": not report.curves,
+        "no_training": not report.training,
+    }
+    values = {
+        "csp": f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; "
+        f"script-src '{_digest(js)}'; base-uri 'none'; form-action 'none'",
+        "css": css,
+        "js": js,
+        "title": escape(report.title),
+        "subtitle": escape(report.subtitle),
+        "summary": "".join(_figure(*item) for item in report.summary),
+        "threshold_note": escape(report.threshold_note),
+        "curves": "".join(_curve(curve) for curve in report.curves),
+        "training": "".join(_training(name, *xy) for name, xy in report.training.items()),
+        "tables": "".join(_table(*table) for table in report.tables),
+        "config": escape(report.config_text),
+        "versions": "".join(
+            f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in report.versions.items()
+        ),
+        "map_low": f"{report.map_low:.4g}",
+        "map_middle": f"{report.map_low / 2 + report.map_high / 2:.4g}",
+        "map_high": f"{report.map_high:.4g}",
+        "colour_bar": colour_bar(),
+        "data": _json(_numbers(report)),
+    } | {name: "hidden" if absent else "" for name, absent in empty.items()}
+    head, tail = html.split("{{ cards }}")
+    f.write(_filled(head, values))
+    for i, card in enumerate(report.cards):
+        pictures = {k: getattr(card, k) for k in ("image", "heat", "outline", "recon")}
+        f.write(f'<script type="application/json" id="card-{i}">{_json(pictures)}</script>\n')
+    f.write(_filled(tail, values))
+
+
+def _part(name: str) -> str:
+    return resources.files("vtadl_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """The form in which a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """One pass, so that what is filled in is never taken for a placeholder."""
+    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template)
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand inside <script>: ASCII, without "<", without NaN."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _numbers(report: Report) -> dict[str, Any]:
+    """All that sorting, filtering and counting need; the pictures follow one by one."""
+    shown = ("name", "defect", "width", "height", "has_truth")
+    return {
+        "threshold": float(report.threshold),
+        "cards": [
+            {key: getattr(card, key) for key in shown}
+            | {
+                "label": int(bool(card.label)),
+                "score": _number(card.score),
+                "terms": {k: _number(v) for k, v in card.terms.items()},
+            }
+            for card in report.cards
+        ],
+    }
+
+
+def _number(value: float) -> float | str | None:
+    """JSON has no infinity; `Number` in the page reads the word. NaN is null."""
+    if math.isnan(value):
+        return None
+    return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _figure(name: str, value: str, explanation: str) -> str:
+    return (
+        f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b>"
+        f"<span>{escape(explanation)}</span></dd></div>"
+    )
+
+
+def _curve(curve: Curve) -> str:
+    labels = {"x_label": curve.x_label, "y_label": curve.y_label, "name": curve.name}
+    return (
+        f"<figure><figcaption><b>{escape(curve.name)}</b> <span>{escape(curve.summary)}</span>"
+        f"</figcaption>{line_chart(curve.x, curve.y, unit=True, **labels)}</figure>"
+    )
+
+
+def _training(name: str, steps: Any, values: Any) -> str:
+    values = np.asarray(values, np.float64)
+    last = f"last {values[-1]:.4g}" if values.size else "no values"
+    chart = line_chart(steps, values, x_label="step", y_label="", name=name)
+    return (
+        f"<figure><figcaption><b>{escape(name)}</b> <span>{last}</span></figcaption>{chart}"
+        "</figure>"
+    )
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    numeric = [_is_numeric(row[i] for row in rows) for i in range(len(header))]
+    classes = [' class="number"' if is_number else "" for is_number in numeric]
+
+    def row_of(tag: str, cells: Iterable[Any]) -> str:
+        made = (
+            f"<{tag}{kind}>{escape(_cell(c))}</{tag}>"
+            for c, kind in zip(cells, classes, strict=True)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    name = escape(title)
+    body = "".join(row_of("td", row) for row in rows)
+    return (
+        f'<section><h2>{name}</h2><div class="wide" tabindex="0" role="region" aria-label="{name}">'
+        f"<table><thead>{row_of('th', header)}</thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _is_numeric(cells: Iterable[Any]) -> bool:
+    shown = [_cell(cell) for cell in cells]
+    return any(s not in "-–" for s in shown) and all(
+        s in "-–" or re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*%?", s) for s in shown
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
