@@ -4,6 +4,7 @@ Not an experiment by itself: the other files of this folder start from it.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -90,6 +91,12 @@ def get_config() -> ConfigDict:
     c.eval.batch_size = 8
     c.eval.map_sigma = 4.0  # pixels, Gaussian smoothing of the map; 0: none
     c.eval.term_weights = (1.0, 1.0, 1.0)  # of the standardised mse, 1 - SSIM and largest nll
+    c.eval.original_size = False  # True: pixel metrics on each image's own pixels, padding left out
     c.eval.fpr_limit = 0.3  # of AU-PRO
+    c.eval.image_false_alarm_rate = 0.05  # of good images, for which the threshold is calibrated
+    c.eval.pixel_false_alarm_rate = 0.01  # of the pixels of good images
+    c.eval.image_threshold = placeholder(float)  # fixed by you; None: calibrated
+    c.eval.pixel_threshold = placeholder(float)
+    c.eval.num_bootstrap = 0  # resamples of the images for 95 % intervals, as 1000; 0: none
     c.eval.num_pictures = 200  # overlays written, spread over the defects; -1: all
     return c.lock()

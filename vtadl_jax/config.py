@@ -120,6 +120,7 @@ _AT_LEAST = {
     "keep_checkpoints": 1,
     "eval.batch_size": 1,
     "eval.map_sigma": 0,
+    "eval.num_bootstrap": 0,
     "eval.num_pictures": -1,
 }
 
@@ -146,6 +147,12 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"data.test_fraction {config.data.test_fraction}: use 0 to less than 1")
     if not 0 < config.eval.fpr_limit <= 1:
         raise UserError(f"eval.fpr_limit {config.eval.fpr_limit}: use more than 0, at most 1")
+    for name in ("image", "pixel"):
+        rate = config.eval[f"{name}_false_alarm_rate"]
+        if not 0 < rate < 1:
+            raise UserError(
+                f"eval.{name}_false_alarm_rate {rate}: use more than 0 and less than 1, as 0.05"
+            )
     if not config.optimizer.ema_decay < 1:
         raise UserError(f"optimizer.ema_decay {config.optimizer.ema_decay}: use less than 1")
 

@@ -1,104 +1,114 @@
-"""Scoring images, metrics and what is written about them."""
+"""Metrics of a run on its test images, and the files that show them.
+
+python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
+
+Evaluates the newest checkpoint again: calibrates on the held-out good images, scores the test
+images and replaces the results in the workdir. Thresholds and rates given as flags hold for these
+results only. Exit codes: 0 done, 2 a mistake the user can mend, 130 interrupted.
+"""
 
 import csv
-import dataclasses
+import functools
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
-from PIL import Image
+from absl import flags
 
-from vtadl_jax import __version__, calibration, metrics, sharding
+from vtadl_jax import __version__, metrics, sharding, sweep
+from vtadl_jax import config as config_lib
 from vtadl_jax.calibration import Calibration
-from vtadl_jax.data.pipeline import eval_batches
-from vtadl_jax.data.records import Record
-from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.models.detector import Detector, Scores
-from vtadl_jax.report.pictures import contact_sheet, overlay_row
-from vtadl_jax.writers import say, track
+from vtadl_jax.commands import run_command
+from vtadl_jax.data.records import Record, split_holdout
+from vtadl_jax.data.sources import load_splits
+from vtadl_jax.errors import UserError
+from vtadl_jax.report.gallery import Gallery
+from vtadl_jax.report.page import write_page
+from vtadl_jax.report.summary import make_report
+from vtadl_jax.scoring import Evaluator, Outputs, flat
+from vtadl_jax.workdir import CALIBRATION, load_config, load_run
+from vtadl_jax.writers import say
 
-SHEET_ROWS = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """What the detector said of a list of images, beside the truth.
-
-    terms: [N, T] float32; maps: [N, H, W] float32; masks: [N, H, W] uint8; labels: [N];
-    has_mask: [N] bool, False for defective images without ground truth.
-    """
-
-    terms: np.ndarray
-    maps: np.ndarray
-    masks: np.ndarray
-    labels: np.ndarray
-    has_mask: np.ndarray
-
-
-class Evaluator:
-    """Scores lists of records with one compiled step."""
-
-    def __init__(self, config: ConfigDict, detector: Detector, geometry: Geometry, mesh: Mesh):
-        self.config, self.detector, self.geometry, self._mesh = config, detector, geometry, mesh
-        everywhere = sharding.replicated(mesh)
-        self._step = jax.jit(detector.score, out_shardings=everywhere)
-
-    def batches(self, variables, records: Sequence[Record], what: str) -> Iterator[tuple]:
-        """(host batch, host scores) of every batch, padding cut off."""
-        size, data = self.config.eval.batch_size, self.config.data
-        total = -(-len(records) // size)
-        loader = eval_batches(records, self.geometry, data.channels, size, data.num_threads)
-        for batch in track(loader, total, what):
-            scores = self._step(variables, sharding.put_batch(self._mesh, batch["image"]))
-            valid = np.asarray(batch["valid"])
-            scores = jax.device_get(scores)
-            yield jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores))
-
-    def run(
-        self,
-        variables,
-        records: Sequence[Record],
-        what: str,
-        on_batch: Callable[[dict, Scores], None] | None = None,
-    ) -> Outputs:
-        parts = []
-        for batch, scores in self.batches(variables, records, what):
-            if on_batch is not None:
-                on_batch(batch, scores)
-            parts.append(
-                (
-                    scores.terms,
-                    scores.anomaly_map,
-                    batch["mask"],
-                    batch["label"],
-                    batch["has_mask"],
-                )
-            )
-        return Outputs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def calibrate(self, variables, holdout: Sequence[Record]) -> Calibration:
-        outputs = self.run(variables, holdout, "calibrate")
-        return calibration.calibrate(self.detector.score_terms, outputs.terms, outputs.maps)
+FLAGS = flags.FlagValues()
+_define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_number = functools.partial(flags.DEFINE_float, default=None, flag_values=FLAGS)
+_WORKDIR = _define("workdir", "", "Of the run.")
+_ROOT = _define("data_root", "", "Where the images are now. Default: where they were in training.")
+_CATEGORY = _define("category", "", "Of a sweep's workdir: a category, or 'all' for the table too.")
+_OVERRIDES = {
+    "image_threshold": _number("image_threshold", help="Image scores from here on are defects."),
+    "pixel_threshold": _number("pixel_threshold", help="Map values from here on are defects."),
+    "image_false_alarm_rate": _number("image_false_alarm_rate", help="To calibrate for."),
+    "pixel_false_alarm_rate": _number("pixel_false_alarm_rate", help="To calibrate for."),
+}
+flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
+SMALL_FPR = 0.05  # at which AU-PRO is reported besides eval.fpr_limit
 
 
 def compute_metrics(outputs: Outputs, scores: np.ndarray, fpr_limit: float) -> dict:
-    """Image metrics of `scores` [N], pixel metrics of the maps; None where undefined."""
-    result: dict[str, float | None] = dict.fromkeys(
-        ("image_auroc", "image_average_precision", "pixel_auroc", "aupro")
+    """Image metrics of `scores` [N], pixel metrics of the maps; None where undefined.
+
+    Thresholds among them were chosen on these very images: they bound what is possible.
+    """
+    result: dict[str, object] = dict.fromkeys(
+        (
+            "image_auroc",
+            "image_average_precision",
+            "image_pr_auc",
+            "image_f1_max",
+            "image_balanced_accuracy_max",
+            "pixel_auroc",
+            "pixel_average_precision",
+            "aupro",
+            "aupro_at",
+        )
     )
-    if 0 < outputs.labels.sum() < len(outputs.labels):
-        result["image_auroc"] = metrics.auroc(scores, outputs.labels)
-        result["image_average_precision"] = metrics.average_precision(scores, outputs.labels)
-    maps, masks = outputs.maps[outputs.has_mask], outputs.masks[outputs.has_mask]
-    if masks.any() and not masks.all():
-        result["pixel_auroc"] = metrics.auroc(maps, masks)
-        result["aupro"] = metrics.aupro(maps, masks, fpr_limit)
+    labels = outputs.labels
+    if 0 < labels.sum() < len(labels):
+        result["image_auroc"] = metrics.auroc(scores, labels)
+        result["image_average_precision"] = metrics.average_precision(scores, labels)
+        result["image_pr_auc"] = metrics.pr_auc(scores, labels)
+        result["image_f1_max"] = metrics.f1_max(scores, labels)[0]
+        result["image_balanced_accuracy_max"] = metrics.balanced_accuracy_max(scores, labels)[0]
+    maps, masks = outputs.with_truth()
+    if _have_both(masks):
+        pixels, truth = flat(maps), flat(masks)
+        result["pixel_auroc"] = metrics.auroc(pixels, truth)
+        result["pixel_average_precision"] = metrics.average_precision(pixels, truth)
+        limits = sorted({fpr_limit, SMALL_FPR})
+        values = dict(zip(limits, metrics.aupro(maps, masks, limits), strict=True))
+        result["aupro"] = values[fpr_limit]
+        result["aupro_at"] = {f"{limit:g}": value for limit, value in values.items()}
     return result
+
+
+def decide(outputs: Outputs, scores: np.ndarray, calib: Calibration, settings) -> dict:
+    """What the thresholds do on the test images. They were set without these, from good images of
+    the training set or by the user."""
+    found = {}
+    pairs = {"image": (scores, outputs.labels)}
+    if outputs.has_mask.any():
+        maps, masks = outputs.with_truth()
+        pairs["pixel"] = (flat(maps), flat(masks))
+    for what, (values, truth) in pairs.items():
+        fixed = settings[f"{what}_threshold"]
+        threshold = getattr(calib, f"{what}_threshold") if fixed is None else fixed
+        asked = None if fixed is not None else getattr(calib, f"{what}_false_alarm_rate")
+        regions = {}
+        if what == "pixel":
+            regions["regions"] = metrics.detected_regions(maps, masks, threshold)
+        found[what] = {
+            **metrics.decisions(values, truth, threshold),
+            **regions,
+            "set_by": "good training images" if fixed is None else "the user",
+            "false_alarm_rate_asked": asked,
+        }
+    return found
 
 
 def evaluate(
@@ -111,24 +121,33 @@ def evaluate(
 ) -> dict:
     """Calibrate on `holdout`, score `test`; with `out`, write everything a person wants to see.
 
-    Writes calibration.json, results.json, scores.csv, overlays/ and overview.png into `out`.
+    Writes calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png into
+    `out`.
     Returns the results.
     """
     start = time.perf_counter()
-    config = evaluator.config
-    calib = evaluator.calibrate(variables, holdout)
+    settings = evaluator.config.eval
+    calib = evaluator.calibrate(variables, holdout, step)
+    if out is not None:
+        calib.save(out / CALIBRATION)
     if not test:
-        if out is not None:
-            calib.save(out / "calibration.json")
         return {"step": step, "num_test_images": 0}
-    pictures = None if out is None else _Pictures(out, test, calib, config)
-    outputs = evaluator.run(variables, test, "evaluate", pictures.add if pictures else None)
-    scores = calib.image_scores(outputs.terms, config.eval.term_weights)
+    gallery = None if out is None else Gallery(out, test, calib, evaluator.config)
+    outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
+    scores = calib.image_scores(outputs.terms)
+    at_threshold = decide(outputs, scores, calib, settings)
+    defects = [record.defect for record in test]
+    threshold = at_threshold["image"]["threshold"]
     results = {
         "step": step,
-        **compute_metrics(outputs, scores, config.eval.fpr_limit),
-        "fpr_limit": config.eval.fpr_limit,
+        "schedule": sweep.schedule_of(evaluator.config),
+        **compute_metrics(outputs, scores, settings.fpr_limit),
+        "fpr_limit": settings.fpr_limit,
         "image_auroc_by_term": _by_term(calib.terms, outputs),
+        "intervals": intervals(outputs, scores, settings),
+        "by_defect": metrics.by_defect(scores, outputs.labels, defects, threshold),
+        "by_defect_pixels": _by_defect_pixels(outputs, defects, settings.fpr_limit),
+        "at_threshold": at_threshold,
         "num_test_images": len(test),
         "num_anomalous": int(outputs.labels.sum()),
         "num_without_mask": int((~outputs.has_mask).sum()),
@@ -136,12 +155,43 @@ def evaluate(
         "seconds": time.perf_counter() - start,
         "versions": {"vtadl_jax": __version__, "jax": jax.__version__},
     }
-    if out is not None and pictures is not None:
-        calib.save(out / "calibration.json")
-        pictures.finish()
+    if out is not None and gallery is not None:
+        gallery.finish()
         _write_scores(out / "scores.csv", test, scores, outputs.terms, calib.terms)
+        report = make_report(
+            evaluator.config, results, outputs, scores, calib, gallery.cards, out / "metrics.jsonl"
+        )
+        write_page(out / "report.html", report)
         _replace(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
+
+
+def intervals(outputs: Outputs, scores: np.ndarray, settings) -> dict[str, list[float]]:
+    """95 % intervals by resampling the images, of the metrics that have one: name → [low, high].
+
+    Empty unless eval.num_bootstrap asks for resamples.
+    """
+    found: dict[str, metrics.Interval] = {}
+    count, labels = settings.num_bootstrap, outputs.labels
+    if count and 0 < labels.sum() < len(labels):
+        found |= metrics.image_intervals(scores, labels, num_resamples=count)
+    maps, masks = outputs.with_truth()
+    if count and _have_both(masks):
+        found |= metrics.pixel_intervals(maps, masks, settings.fpr_limit, num_resamples=count)
+    return {name: [interval.low, interval.high] for name, interval in found.items()}
+
+
+def _have_both(masks: Sequence[np.ndarray]) -> bool:
+    """Whether there are pixels of defects and of background."""
+    return any(mask.any() for mask in masks) and not all(mask.all() for mask in masks)
+
+
+def _by_defect_pixels(outputs: Outputs, defects: Sequence[str], fpr_limit: float) -> dict:
+    maps, masks = outputs.with_truth()
+    if not _have_both(masks):
+        return {}
+    kinds = [defects[int(i)] for i in np.flatnonzero(outputs.has_mask)]
+    return metrics.by_defect_pixels(maps, masks, kinds, fpr_limit)
 
 
 def _by_term(names: Sequence[str], outputs: Outputs) -> dict[str, float | None]:
@@ -150,70 +200,6 @@ def _by_term(names: Sequence[str], outputs: Outputs) -> dict[str, float | None]:
         name: metrics.auroc(outputs.terms[:, i], outputs.labels) if both else None
         for i, name in enumerate(names)
     }
-
-
-class _Pictures:
-    """Overlays of chosen test images, written as they are scored; and one sheet of some of them."""
-
-    def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: ConfigDict):
-        self._folder, self._out = out / "overlays", out
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for old in self._folder.glob("*.png"):
-            old.unlink()
-        self._test, self._calib, self._weights = test, calib, config.eval.term_weights
-        limit = len(test) if config.eval.num_pictures < 0 else config.eval.num_pictures
-        self._chosen = spread(test, limit)
-        self._on_sheet = spread(test, SHEET_ROWS)
-        self._rows: dict[int, Image.Image] = {}
-
-    def add(self, batch: dict, scores: Scores) -> None:
-        values = self._calib.image_scores(scores.terms, self._weights)
-        for i, index in enumerate(batch["index"].tolist()):
-            if index not in self._chosen and index not in self._on_sheet:
-                continue
-            record = self._test[index]
-            recon = scores.recon[i]
-            row = overlay_row(
-                as_rgb(batch["image"][i]),
-                scores.anomaly_map[i],
-                low=self._calib.map_low,
-                high=self._calib.map_high,
-                mask=batch["mask"][i] if batch["has_mask"][i] else None,
-                recon=as_rgb(recon) if recon.size else None,
-                title=f"{record.name}   score {values[i]:.2f}",
-            )
-            if index in self._chosen:
-                name = record.name.removeprefix("test/").replace("/", "_")
-                row.save(self._folder / f"{Path(name).stem}.png")
-            if index in self._on_sheet:
-                self._rows[index] = row
-
-    def finish(self) -> None:
-        rows = [self._rows[i] for i in sorted(self._rows)]
-        if rows:
-            sheet = contact_sheet(rows, low=self._calib.map_low, high=self._calib.map_high)
-            sheet.save(self._out / "overview.png")
-
-
-def as_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] → [H, W, 3]."""
-    return np.broadcast_to(image, (*image.shape[:2], 3))
-
-
-def spread(records: Sequence[Record], limit: int) -> set[int]:
-    """Indices of at most `limit` records, taken in turn from every defect kind, evenly inside."""
-    groups: dict[str, list[int]] = {}
-    for i, record in enumerate(records):
-        groups.setdefault(record.defect, []).append(i)
-    chosen: set[int] = set()
-    share, extra = divmod(min(limit, len(records)), max(len(groups), 1))
-    for rank, members in enumerate(sorted(groups.values(), key=len)):
-        take = min(len(members), share + (rank < extra))
-        chosen.update(members[len(members) * j // take] for j in range(take))
-    rest = [i for i in range(len(records)) if i not in chosen]
-    missing = min(limit, len(records)) - len(chosen)
-    chosen.update(rest[len(rest) * j // missing] for j in range(missing))
-    return chosen
 
 
 def _write_scores(path: Path, test, scores, terms, names) -> None:
@@ -241,3 +227,44 @@ def say_results(results: dict) -> None:
         return
     shown = (f"{n} {'-' if results[n] is None else format(results[n], '.4f')}" for n in names)
     say(f"step {results['step']}  {'  '.join(shown)}  on {results['num_test_images']} images")
+
+
+def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") -> dict:
+    """Calibrate and evaluate the newest checkpoint of a workdir again; see `evaluate`.
+
+    overrides: of the config's `eval`, for these results only.
+    """
+    config = load_config(workdir).copy_and_resolve_references()
+    with config.unlocked():
+        config.data.root = data_root or config.data.root
+        config.eval.update(overrides)
+    config_lib.check_values(config)
+    splits = load_splits(config)
+    _, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
+    mesh = sharding.make_mesh(config.mesh.data)
+    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
+    found = load_run(workdir, mesh)
+    evaluator = Evaluator(config, found.detector, found.geometry, mesh)
+    return evaluate(evaluator, found.variables, holdout, splits.test, found.step, workdir)
+
+
+def run() -> int:
+    if not _WORKDIR.value:
+        raise UserError("no --workdir: give that of a run")
+    workdir, category = Path(_WORKDIR.value).expanduser(), _CATEGORY.value
+    overrides = {n: f.value for n, f in _OVERRIDES.items() if f.value is not None}
+    runs = sweep.runs_in(workdir) if category == sweep.ALL else [workdir / category]
+    for folder in runs:
+        say(str(folder))
+        say_results(evaluate_run(folder, overrides, _ROOT.value))
+    if category == sweep.ALL:
+        sweep.tabulate(workdir, show=True)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    return run_command(FLAGS, argv, __doc__, run, "nothing but calibration.json has changed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -20,13 +20,15 @@ from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.data.records import split_holdout
 from vtadl_jax.data.sources import load_splits
-from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import TrainingDiverged, UserError
-from vtadl_jax.evaluate import Evaluator, evaluate, say_results
+from vtadl_jax.evaluate import evaluate, say_results
 from vtadl_jax.feed import make_feed
 from vtadl_jax.models import make_detector
 from vtadl_jax.ops.augment import Augmentation
 from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.scoring import Evaluator
+from vtadl_jax.sweep import ALL, run_all
+from vtadl_jax.workdir import make_geometry
 from vtadl_jax.writers import MetricWriter, say
 
 _WORKDIR = flags.DEFINE_string(
@@ -61,8 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     sharding.check_batch("batch_size", config.batch_size, mesh)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     check_workdir(workdir, config)
-    resize = tuple(config.data.resize) or None
-    geometry = Geometry(tuple(config.image_size), resize, config.data.fit)
+    geometry = make_geometry(config)
     augmentation = Augmentation(**config.data.augment)
     detector = make_detector(config)
     check_weights(config.eval.term_weights, detector.score_terms)
@@ -124,7 +125,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         checkpoints.close()
         writer.close()
     say_results(results)
-    say(f"see {workdir / 'overview.png'}, {workdir / 'results.json'}, {workdir / 'scores.csv'}")
+    names = ("report.html", "overview.png", "results.json", "scores.csv")
+    say(f"see {', '.join(str(workdir / n) for n in names if (workdir / n).is_file())}")
     return results
 
 
@@ -136,7 +138,10 @@ def main(argv: list[str]) -> int:
         category = config.data.category or Path(config.data.root).name
         default = f"runs/{name}-{category}" if category else f"runs/{name}"
         workdir = Path(_WORKDIR.value or default)
-        run(config, workdir)
+        if category == ALL:
+            run_all(config, workdir, run)
+        else:
+            run(config, workdir)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

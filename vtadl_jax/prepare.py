@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from absl import logging as absl_logging
 
+from vtadl_jax.commands import run_command
 from vtadl_jax.errors import UserError
 from vtadl_jax.writers import say, track
 
@@ -31,7 +31,7 @@ _CATEGORY = flags.DEFINE_list(
 )
 _CHECK = flags.DEFINE_bool("check", False, "Report and write nothing.", flag_values=FLAGS)
 _JSON = _define("json", "", "With --check: also write the report to this file.")
-_HELP = flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
+flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
@@ -101,25 +101,7 @@ def report(found) -> int:
 
 
 def main(argv: list[str]) -> int:
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        FLAGS.unparse_flags()
-        try:
-            rest = FLAGS(argv)[1:]
-        except flags.Error as error:
-            raise UserError(" ".join(str(error).split())) from error
-        if _HELP.value:
-            print(__doc__, FLAGS.get_help(), sep="\n")
-            return 0
-        if rest:
-            raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
-        return run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: run the same command to continue", file=sys.stderr)
-        return 130
+    return run_command(FLAGS, argv, __doc__, run, "run the same command to continue")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,14 @@ def image_size(path: Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
+def size_of(ref: ImageRef) -> tuple[int, int]:
+    """(height, width) of what `load_image` returns; of a file, from its header."""
+    if isinstance(ref, Path):
+        return image_size(ref)
+    height, width = _array(ref).shape[:2]
+    return height, width
+
+
 def check_whole(path: Path) -> None:
     """Raise UserError if a file was cut short; decodes only those without a known end mark."""
     with path.open("rb") as file:

@@ -142,6 +142,15 @@ def _root_folder(root: str | Path) -> Path:
     return _existing("data.root", root)
 
 
+def list_categories(layout: Layout, root: str | Path) -> tuple[str, ...]:
+    """The folders in `root` that hold good images to train on; UserError if there are none."""
+    path, inside = _root_folder(root), Path("train") / layout.good
+    known = tuple(entry.name for entry in list_entries(path) if (entry / inside).is_dir())
+    if not known:
+        raise UserError(f"none of the folders in {path} holds {inside}: check --config.data.root")
+    return known
+
+
 def _category_folder(layout: Layout, root: str | Path, category: str) -> Path:
     """The folder that holds train/good, or a UserError that says which folders would."""
     path, inside = _root_folder(root), Path("train") / layout.good

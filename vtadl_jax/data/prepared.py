@@ -126,6 +126,15 @@ def _records(folder: Path, manifest: Manifest, name: str) -> tuple[Record, ...]:
     return tuple(records)
 
 
+def list_categories(root: str | Path) -> tuple[str, ...]:
+    """The categories that are prepared in `root`; UserError if there are none."""
+    path = Path(root).expanduser()
+    found = {manifests.read(folder)["category"] for folder in manifests.find(path)}
+    if not found:
+        raise UserError(f"nothing is prepared in {path}: prepare it with `{HOW} {path}`")
+    return tuple(sorted(found))
+
+
 def _choose(
     root: Path, category: str, canvas: tuple[int, ...], fit: str
 ) -> tuple[Path, dict[str, Any]]:

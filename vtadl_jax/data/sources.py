@@ -8,7 +8,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vtadl_jax.data import cifar, coil, elpv, idx, one_class, prepared
-from vtadl_jax.data.layouts import btad_layout, folder_layout, mvtec_layout
+from vtadl_jax.data.layouts import (
+    BTAD,
+    MVTEC,
+    btad_layout,
+    folder_layout,
+    list_categories,
+    mvtec_layout,
+)
 from vtadl_jax.data.records import Splits, check_images
 from vtadl_jax.data.synthetic import make_dataset
 from vtadl_jax.errors import UserError
@@ -32,20 +39,28 @@ def _prepared(config: ConfigDict) -> Splits:
     return prepared.prepared(config.data.root, config.data.category, canvas, config.data.fit)
 
 
-def _one_class(images: one_class.ClassSet, config: ConfigDict) -> Splits:
+def _coil100(config: ConfigDict) -> one_class.ClassSet:
+    return coil.read_coil100(config.data.root, config.data.test_fraction, config.seed)
+
+
+CLASS_SETS: dict[str, Callable[[ConfigDict], one_class.ClassSet]] = {
+    "mnist": lambda c: idx.read_idx(c.data.root, "mnist"),
+    "fashion_mnist": lambda c: idx.read_idx(c.data.root, "fashion_mnist"),
+    "kmnist": lambda c: idx.read_idx(c.data.root, "kmnist"),
+    "cifar10": lambda c: cifar.read_cifar10(c.data.root),
+    "coil100": _coil100,
+}
+
+
+def _one_class(config: ConfigDict) -> Splits:
     data = config.data
     return one_class.one_class_splits(
-        images,
+        CLASS_SETS[data.source](config),
         data.category,
         data.anomaly_fraction,
         config.seed,
         data.balanced_test,
     )
-
-
-def _coil100(config: ConfigDict) -> Splits:
-    data = config.data
-    return _one_class(coil.read_coil100(data.root, data.test_fraction, config.seed), config)
 
 
 def _elpv(config: ConfigDict) -> Splits:
@@ -58,14 +73,28 @@ SOURCES: dict[str, Callable[[ConfigDict], Splits]] = {
     "mvtec_layout": lambda c: mvtec_layout(c.data.root, c.data.category),
     "btad_layout": lambda c: btad_layout(c.data.root, c.data.category),
     "prepared": _prepared,
-    "mnist": lambda c: _one_class(idx.read_idx(c.data.root, "mnist"), c),
-    "fashion_mnist": lambda c: _one_class(idx.read_idx(c.data.root, "fashion_mnist"), c),
-    "kmnist": lambda c: _one_class(idx.read_idx(c.data.root, "kmnist"), c),
-    "cifar10": lambda c: _one_class(cifar.read_cifar10(c.data.root), c),
-    "coil100": _coil100,
+    **dict.fromkeys(CLASS_SETS, _one_class),
     "elpv": _elpv,
     "synthetic": _synthetic,
 }
+_CATEGORIES: dict[str, Callable[[ConfigDict], tuple[str, ...]]] = {
+    "mvtec_layout": lambda c: list_categories(MVTEC, c.data.root),
+    "btad_layout": lambda c: list_categories(BTAD, c.data.root),
+    "prepared": lambda c: prepared.list_categories(c.data.root),
+    **dict.fromkeys(CLASS_SETS, lambda c: CLASS_SETS[c.data.source](c).classes),
+}
+
+
+def all_categories(config: ConfigDict) -> tuple[str, ...]:
+    """What `data.category` may be, for a sweep over all of them. Raises UserError if it has no
+    such choice."""
+    if config.data.source not in _CATEGORIES:
+        known = ", ".join(_CATEGORIES)
+        raise UserError(
+            f"data.category 'all': data.source {config.data.source!r} has no list of categories, "
+            f"only {known} have"
+        )
+    return _CATEGORIES[config.data.source](config)
 
 
 def load_splits(config: ConfigDict) -> Splits:

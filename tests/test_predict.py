@@ -1,0 +1,143 @@
+"""Scoring new images: the same numbers as evaluation, at every image's own size."""
+
+import csv
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli import run_cli
+from tests.factory import tiny_config, tiny_dataset
+from vtadl_jax import evaluate, main
+from vtadl_jax.errors import UserError
+from vtadl_jax.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
+
+
+@pytest.fixture(scope="module")
+def workdir(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    main.run(tiny_config(dataset, mesh__data=1), workdir)
+    return workdir
+
+
+def rows_of(path):
+    with path.open() as f:
+        return {row["name"]: row for row in csv.DictReader(f)}
+
+
+def test_predicting_the_test_folder_gives_the_scores_of_evaluation(dataset, workdir, tmp_path):
+    out = tmp_path / "out"
+    folder = dataset / "gear" / "test"
+    run = run_cli(
+        "vtadl_jax.predict", f"--workdir={workdir}", f"--input={folder}", f"--output={out}"
+    )
+    assert run.returncode == 0, run.stderr
+    found, expected = rows_of(out / "predictions.csv"), rows_of(workdir / "scores.csv")
+    assert {f"test/{name}" for name in found} == expected.keys()
+    predictor = Predictor.from_workdir(workdir)
+    for name, row in found.items():
+        assert f"{float(row['score']):.7g}" == expected[f"test/{name}"]["score"]
+        flagged = float(row["score"]) >= float(row["threshold"])
+        assert row["decision"] == ("defective" if flagged else "good")
+        anomaly_map = np.load(out / "maps" / f"{name}.npy")
+        assert anomaly_map.shape == (32, 32)
+        assert anomaly_map.dtype == np.float32
+        assert (out / "overlays" / f"{name}.png").is_file()
+    assert float(row["threshold"]) == pytest.approx(predictor.calibration.image_threshold)
+
+
+def test_an_image_may_come_in_any_form_and_size(dataset, workdir):
+    path = sorted((dataset / "gear" / "test" / "good").glob("*.png"))[0]
+    predictor = Predictor.from_workdir(workdir)
+    pixels = np.array(Image.open(path))
+    forms = [path, str(path), Image.open(path), pixels, (pixels / 255).astype(np.float32)]
+    scores = {predictor(form).score for form in forms}
+    assert len(scores) == 1
+    large = predictor(Image.open(path).resize((75, 50)))
+    assert large.anomaly_map.shape == (50, 75)
+    assert set(large.terms) == set(predictor.calibration.terms)
+    assert large.is_defective == (large.score >= large.threshold)
+    together = predictor([pixels] * 11)
+    assert {p.score for p in together} == scores
+
+
+def test_many_images_compile_once(dataset, workdir):
+    predictor = Predictor.from_workdir(workdir)
+    rng = np.random.default_rng(0)
+    predictor(rng.integers(0, 256, (8, 20, 30, 3), np.uint8))
+    with jax.log_compiles(False):
+        before = predictor._score._cache_size()
+        for _ in range(25):
+            height, width = rng.integers(9, 60, 2)
+            predictor(list(rng.integers(0, 256, (8, height, width, 3), np.uint8)))
+    assert predictor._score._cache_size() == before == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8), np.int32), "image of int32: give uint8"),
+        (np.full((8, 8, 3), 2.0), "values from 2 to 2: scale it"),
+        (np.zeros((8, 8, 5), np.uint8), "uint8"),
+    ],
+)
+def test_what_is_not_an_image_is_refused(workdir, image, message):
+    with pytest.raises(UserError, match=message):
+        Predictor.from_workdir(workdir)(image)
+
+
+def test_unreadable_files_are_named_and_skipped(dataset, workdir, tmp_path):
+    folder = tmp_path / "in put"
+    shutil.copytree(dataset / "gear" / "test" / "good", folder / "a")
+    (folder / "a" / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not looked at")
+    out = tmp_path / "out"
+    arguments = (f"--workdir={workdir}", f"--input={folder}", f"--output={out}", "--maps=tiff")
+    run = run_cli("vtadl_jax.predict", *arguments, "--nooverlays", "--threshold=-1e9")
+    assert run.returncode == 1
+    assert "broken.png" in run.stderr
+    assert "4 of 5 images scored" in run.stderr
+    rows = rows_of(out / "predictions.csv")
+    assert len(rows) == 4
+    assert {row["decision"] for row in rows.values()} == {"defective"}
+    with Image.open(out / "maps" / f"{next(iter(rows))}.tiff") as image:
+        assert image.mode == "F"
+    assert not (out / "overlays").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "{tmp}/none"}, "no images there"),
+        ({"workdir": "{tmp}"}, "is not a run, it has no config.json: train first"),
+        ({"output": "{data}"}, "is not an empty folder: give another"),
+        ({"workdir": ""}, "no --workdir"),
+    ],
+)
+def test_mistakes_end_in_one_line(dataset, workdir, tmp_path, change, message):
+    arguments = {"workdir": str(workdir), "input": str(dataset), "output": str(tmp_path / "o")}
+    arguments |= {k: v.format(tmp=tmp_path, data=dataset) for k, v in change.items()}
+    run = run_cli("vtadl_jax.predict", *(f"--{k}={v}" for k, v in arguments.items()))
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_stale_calibration_is_not_used(workdir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    text = (copy / "calibration.json").read_text()
+    (copy / "calibration.json").write_text(text.replace('"step": 4', '"step": 2'))
+    with pytest.raises(UserError, match=r"is of step 2, the newest checkpoint of step 4: run"):
+        Predictor.from_workdir(copy)
+    evaluate.evaluate_run(copy, {})
+    assert Predictor.from_workdir(copy).calibration.step == 4
