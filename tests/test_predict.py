@@ -49,7 +49,7 @@ def test_predicting_the_test_folder_gives_the_scores_of_evaluation(dataset, work
         anomaly_map = np.load(out / "maps" / f"{name}.npy")
         assert anomaly_map.shape == (32, 32)
         assert anomaly_map.dtype == np.float32
-        assert (out / "overlays" / f"{name}.png").is_file()
+        assert (out / "overlays" / name).is_file()
     assert float(row["threshold"]) == pytest.approx(predictor.calibration.image_threshold)
 
 

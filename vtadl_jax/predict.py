@@ -102,6 +102,7 @@ def predict(
 ) -> list[UserError]:
     """Score files and write everything into `out`; returns what could not be read."""
     unreadable = []
+    predictor.warm_up()
     out.mkdir(parents=True, exist_ok=True)
     size = predictor.batch_size
     batches = read_batches(files, size, predictor.channels, predictor.num_threads)
@@ -149,7 +150,7 @@ def _write_overlay(out: Path, name: str, image, prediction: Prediction, predicto
         high=predictor.calibration.map_high,
         title=f"{name}   score {prediction.score:.2f}, threshold {prediction.threshold:.2f}",
     )
-    path = out / "overlays" / f"{name}.png"
+    path = out / "overlays" / (name if name.lower().endswith(".png") else f"{name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     row.save(path)
 

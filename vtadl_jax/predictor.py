@@ -38,7 +38,7 @@ class Prediction:
 
 
 class Predictor:
-    """Loaded once; compiled once, at the first images. Images may have any size.
+    """Loaded once; compiled once, by `warm_up` or at the first images, which may have any size.
 
     batch_size: how many images the compiled program takes; fewer are filled up with blank ones.
     """
@@ -99,6 +99,11 @@ class Predictor:
         for start in range(0, len(loaded), self.batch_size):
             found += self._predict(loaded[start : start + self.batch_size])
         return found if many else found[0]
+
+    def warm_up(self) -> None:
+        """Compile now, so that the first images wait no longer than others."""
+        height, width = self._geometry.size
+        self._predict([np.zeros((height, width), np.uint8)])
 
     def _pixels(self, image: Any) -> np.ndarray:
         if isinstance(image, str | Path):

@@ -39,12 +39,6 @@ def make_report(
     """metrics_file: the run's metrics.jsonl, which may be absent; the rest as `evaluate` has it."""
     decided = results["at_threshold"]["image"]
     category = config.data.category or Path(config.data.root).name
-    rate = decided["false_alarm_rate_asked"]
-    origin = (
-        "set by the user"
-        if rate is None
-        else f"set on {calib.num_images} good training images for {rate:.0%} false alarms"
-    )
     part = "" if len(cards) == len(scores) else f"; the page shows {len(cards)} of them"
     return Report(
         title=f"{category or config.data.source}: {config.detector}",
@@ -57,13 +51,25 @@ def make_report(
         map_low=calib.map_low,
         map_high=calib.map_high,
         threshold=decided["threshold"],
-        threshold_note=f"{origin}; no test image was used",
+        threshold_note=f"{_origin(decided, calib)}; no test image was used",
         curves=_curves(results, outputs, scores),
         training=_training(metrics_file),
         tables=_tables(results),
         config_text="\n".join(f"{name} = {value!r}" for name, value in flatten(config)),
         versions=results["versions"],
     )
+
+
+def _origin(decided: dict, calib: Calibration) -> str:
+    rate = decided["false_alarm_rate_asked"]
+    if rate is None:
+        return "set by the user"
+    if (calib.num_images + 1) * rate < 1:
+        return (
+            f"just above the highest of {calib.num_images} good training images, which are too few "
+            f"to promise {rate:.1%} false alarms"
+        )
+    return f"set on {calib.num_images} good training images for {rate:.0%} false alarms"
 
 
 def _figures(results: dict, decided: dict) -> list[tuple[str, str, str]]:
