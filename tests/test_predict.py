@@ -10,9 +10,12 @@ from PIL import Image
 
 from tests.cli import run_cli
 from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import evaluate, main
+from vtadl_jax import evaluate, main, sharding
+from vtadl_jax.data.layouts import mvtec_layout
 from vtadl_jax.errors import UserError
 from vtadl_jax.predictor import Predictor
+from vtadl_jax.scoring import Evaluator
+from vtadl_jax.workdir import load_calibration, load_run
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,20 @@ def test_predicting_the_test_folder_gives_the_scores_of_evaluation(dataset, work
         assert anomaly_map.dtype == np.float32
         assert (out / "overlays" / name).is_file()
     assert float(row["threshold"]) == pytest.approx(predictor.calibration.image_threshold)
+
+
+def test_scores_and_maps_are_those_of_evaluation_bit_for_bit(dataset, workdir):
+    mesh = sharding.make_mesh(1)
+    found = load_run(workdir, mesh)
+    records = mvtec_layout(dataset, "gear").test
+    evaluator = Evaluator(found.config, found.detector, found.geometry, mesh)
+    outputs = evaluator.run(found.variables, records, "evaluate")
+    predictor = Predictor.from_workdir(workdir)
+    predictions = predictor([record.image for record in records])
+    scores = load_calibration(found).image_scores(outputs.terms)
+    np.testing.assert_array_equal([p.score for p in predictions], scores)
+    for prediction, anomaly_map in zip(predictions, outputs.maps, strict=True):
+        np.testing.assert_array_equal(prediction.anomaly_map, anomaly_map)
 
 
 def test_an_image_may_come_in_any_form_and_size(dataset, workdir):
