@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     On the CPU every call of a compiled program allocates its temporary buffers, hundreds of MiB
     for a train step. glibc gets such buffers from the operating system and gives them back at
-    once, so that each call pays for every page again: 6 % of a train step, and up to 40 % on a
+    once, so that each call pays for every page again: 6 % of a train step, and up to a third on a
     virtual machine whose own memory is scattered. To be called before JAX starts its threads,
     which otherwise have allocators of their own. Does nothing where JAX may run on an
     accelerator, or without glibc.

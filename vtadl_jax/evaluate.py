@@ -3,8 +3,9 @@
 python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
 
 Evaluates the newest checkpoint again: calibrates on the held-out good images, scores the test
-images and replaces the results in the workdir. Thresholds and rates given as flags hold for these
-results only. Exit codes: 0 done, 2 a mistake the user can mend, 130 interrupted.
+images and replaces results and calibration in the workdir. A false-alarm rate given as a flag is
+thus also that of later predictions; a threshold holds for these results only.
+Exit codes: 0 done, 2 a mistake the user can mend, 130 interrupted.
 """
 
 import csv
@@ -232,7 +233,7 @@ def say_results(results: dict) -> None:
 def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") -> dict:
     """Calibrate and evaluate the newest checkpoint of a workdir again; see `evaluate`.
 
-    overrides: of the config's `eval`, for these results only.
+    overrides: of the config's `eval`, for these results and their calibration.
     """
     config = load_config(workdir).copy_and_resolve_references()
     with config.unlocked():

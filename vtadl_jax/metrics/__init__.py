@@ -15,7 +15,7 @@ from vtadl_jax.metrics.breakdown import (
     detected_regions,
     region_table,
 )
-from vtadl_jax.metrics.curves import Thinned, pr_curve, roc_curve, thin
+from vtadl_jax.metrics.curves import Thinned, pr_curve, pro_points, roc_curve, thin
 from vtadl_jax.metrics.ranking import (
     auroc,
     average_precision,
@@ -47,6 +47,7 @@ __all__ = [
     "pr_auc",
     "pr_curve",
     "pro_curve",
+    "pro_points",
     "region_table",
     "roc_curve",
     "thin",

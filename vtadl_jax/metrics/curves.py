@@ -7,14 +7,17 @@ Not here: drawing; areas (`ranking.py`, `regions.py` find them without building 
 """
 
 import heapq
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vtadl_jax.metrics.ranking import first_of_each, from_infinity, sorted_classes
+from vtadl_jax.metrics.regions import label_regions
 
 Array = NDArray[np.float64]
+BACKGROUND_SAMPLE = 1_000_000  # pixels from which the thresholds of `pro_points` are taken
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArray[Any]]:
@@ -53,6 +56,40 @@ def _counts(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], ...]:
     thresholds = everything[first_of_each(everything)][::-1]
     tp, fp = (part.size - np.searchsorted(part, thresholds, side="left") for part in (pos, neg))
     return np.append(0, tp), np.append(0, fp), from_infinity(thresholds)
+
+
+def pro_points(
+    maps: Sequence[NDArray[Any]],
+    masks: Sequence[NDArray[Any]],
+    fpr_limit: float = 0.3,
+    max_points: int = 200,
+) -> tuple[Array, Array]:
+    """Points (fpr, pro) of the exact PRO curve, denser towards 0 and about up to `fpr_limit`.
+
+    The whole curve has a point for every pixel value (`regions.pro_curve`): too many to draw.
+    Arguments and errors are those of `regions.aupro`.
+    """
+    pixels = sum(mask.size for mask in masks)
+    every = max(1, pixels // BACKGROUND_SAMPLE)
+    sample = np.concatenate([m[t == 0][::every] for m, t in zip(maps, masks, strict=True)])
+    rates = fpr_limit * np.linspace(0, 1, max_points) ** 2
+    thresholds = np.unique(np.quantile(sample, 1 - rates).astype(np.float32))  # ascending
+    background = np.zeros(thresholds.size)
+    overlaps = []
+    for anomaly_map, regions in zip(maps, label_regions(masks)[0], strict=True):
+        # How many thresholds each pixel reaches.
+        reached = np.searchsorted(thresholds, anomaly_map, side="right")
+        for region in np.unique(regions):
+            inside = reached[regions == region]
+            hits = np.bincount(inside, minlength=thresholds.size + 1)
+            above = hits[::-1].cumsum()[::-1][1:]
+            if region == 0:
+                background += above
+            else:
+                overlaps.append(above / inside.size)
+    fpr = background / sum(int((mask == 0).sum()) for mask in masks)
+    x, y = fpr[::-1], np.mean(overlaps, axis=0)[::-1]
+    return np.concatenate([[0.0], x]), np.concatenate([[0.0], y])
 
 
 class Thinned(NamedTuple):

@@ -26,6 +26,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.ops.mixture_factors import (
     FactorOf,
     check_shapes,
+    factor_diagonal,
     inverse_tril,
     pack_tril,
     positive_diagonal,
@@ -93,12 +94,11 @@ def _coordinates_first(logits, loc, scale_tril, y, *, factor_of: FactorOf):
     """Through `mixture_log_prob_rows`; arguments as of `mixture_tokens.log_prob_tokens`."""
     d = y.shape[-1]
     rows, cols = np.tril_indices(d, -1)
-    if scale_tril.ndim == loc.ndim:
-        diagonal = scale_tril[..., np.arange(1, d + 1) * np.arange(2, d + 2) // 2 - 1]
-        lower = scale_tril[..., rows * (rows + 1) // 2 + cols]
-    else:
-        diagonal = jnp.diagonal(scale_tril, axis1=-2, axis2=-1)
-        lower = scale_tril[..., rows, cols]
+    packed = scale_tril.ndim == loc.ndim
+    lower = (
+        scale_tril[..., rows * (rows + 1) // 2 + cols] if packed else scale_tril[..., rows, cols]
+    )
+    diagonal = factor_diagonal(scale_tril, d)
     loc, diagonal, lower = (x.transpose(2, 1, 0) for x in (loc, diagonal, lower))
     return mixture_log_prob_rows(logits.T, loc, diagonal, lower, y.T, factor_of=factor_of)
 

@@ -59,6 +59,13 @@ def unpack_tril(packed, d: int):
     return jnp.concatenate([packed, above], -1)[..., where]
 
 
+def factor_diagonal(factor, d: int):
+    """Diagonals [T, K, d] of factors [T, K, d, d] or packed [T, K, d(d+1)/2]."""
+    if factor.ndim == 4:
+        return jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return factor[..., [tril_size(i + 2) - 1 for i in range(d)]]
+
+
 def check_shapes(logits, loc, scale_tril, y, factor_of: str) -> bool:
     """Raise UserError unless the mixture's arrays fit; returns whether the factors are packed.
 

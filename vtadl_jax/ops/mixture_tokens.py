@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.ops.mixture_factors import FactorOf, clip, tril_size
+from vtadl_jax.ops.mixture_factors import FactorOf, clip, factor_diagonal, tril_size
 from vtadl_jax.ops.mixture_rows import log_density
 from vtadl_jax.ops.outline import outlined
 
@@ -44,7 +44,7 @@ def _fwd(loc, factor, y, factor_of):
             list(jnp.moveaxis(z, -1, 0)), list(jnp.moveaxis(diagonal, -1, 0)), factor_of
         )
 
-    return density(z, _diagonal(factor, loc.shape[-1])), (loc, factor, y, z)
+    return density(z, factor_diagonal(factor, loc.shape[-1])), (loc, factor, y, z)
 
 
 def _bwd(factor_of, residuals, g):
@@ -57,7 +57,7 @@ def _bwd(factor_of, residuals, g):
         left, sign = gv, 1
     else:
         left, sign = g * (loc - y[:, None]), -1
-    of_diagonal = left * z - sign * g / _diagonal(factor, z.shape[-1])
+    of_diagonal = left * z - sign * g / factor_diagonal(factor, z.shape[-1])
     grad_factor = _triangle(left, z, of_diagonal, packed=factor.ndim == loc.ndim)
     return gv, grad_factor, -gv.sum(1)
 
@@ -70,12 +70,6 @@ def _row(factor, i: int, length: int):
     if factor.ndim == 4:
         return factor[..., i, :length]
     return factor[..., tril_size(i + 1) : tril_size(i + 1) + length]
-
-
-def _diagonal(factor, d: int):
-    if factor.ndim == 4:
-        return jnp.diagonal(factor, axis1=-2, axis2=-1)
-    return factor[..., [tril_size(i + 2) - 1 for i in range(d)]]
 
 
 def _triangle(left, z, diagonal, packed: bool):

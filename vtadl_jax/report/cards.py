@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from vtadl_jax.report import colormap
+from vtadl_jax.report import colormap, marks
 
 SIDE_MAX = 384  # px; larger pictures are reduced until their longer side has this
 SIDE_MIN = 192  # px; smaller ones are enlarged by a whole factor until it has this
 QUALITY = 80
-
-_OUTLINE, _HALO = (0, 229, 255), (0, 40, 48)  # cyan: not a colour of the heat map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,9 @@ def encode_card(
     Raises:
       ValueError: shapes that differ, NaN in the map or as score, a scale that is not increasing.
     """
-    _check(card)
+    marks.check_panels(card.image, card.anomaly_map, card.mask, card.recon)
+    if math.isnan(card.score):
+        raise ValueError(f"the score of {card.name!r} is NaN, which has no place in any order")
     height, width, _ = card.image.shape
     size = _picture_size(height, width, side_max)
     return EncodedCard(
@@ -85,28 +85,11 @@ def encode_card(
         width=size[0],
         height=size[1],
         image=_photo(card.image, size),
-        heat=_heat(card.anomaly_map, map_low, map_high, size),
+        heat=_webp(marks.heat(card.anomaly_map, map_low, map_high, size)),
         has_truth=card.mask is not None,
         outline=None if card.mask is None or not np.any(card.mask) else _outline(card.mask, size),
         recon=None if card.recon is None else _photo(card.recon, size),
     )
-
-
-def _check(card: Card) -> None:
-    image = card.image
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-    for name, array, shape in (
-        ("anomaly_map", card.anomaly_map, image.shape[:2]),
-        ("mask", card.mask, image.shape[:2]),
-        ("recon", card.recon, image.shape),
-    ):
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, the image asks for {shape}")
-    if card.recon is not None and card.recon.dtype != np.uint8:
-        raise ValueError(f"recon must be uint8, got {card.recon.dtype}")
-    if math.isnan(card.score):
-        raise ValueError(f"the score of {card.name!r} is NaN, which has no place in any order")
 
 
 def _picture_size(height: int, width: int, side_max: int) -> tuple[int, int]:
@@ -124,30 +107,12 @@ def _photo(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
     return _webp(picture.resize(size, how))
 
 
-def _heat(anomaly_map: NDArray[np.float32], low: float, high: float, size: tuple[int, int]) -> str:
-    """Values, not colours, are resampled."""
-    colormap.check_scale(low, high)
-    values = np.clip(np.asarray(anomaly_map, np.float32), low, high)  # bilinear of inf is NaN
-    smooth = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
-    return _webp(Image.fromarray(colormap.apply(np.asarray(smooth), low, high)))
-
-
 def _outline(mask: NDArray[Any], size: tuple[int, int]) -> str:
-    """A line around each region on a clear ground; the defect itself stays uncovered."""
-    area = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    if size[0] >= area.width:
-        area = area.resize(size, Image.Resampling.NEAREST)
-    else:  # a thin defect must not fall between the samples
-        area = area.resize(size, Image.Resampling.BOX).point(lambda v: 255 * (v > 0))
-    inside = np.asarray(area) > 0
-    line = (np.asarray(area.filter(ImageFilter.MaxFilter(5))) > 0) & ~inside
-    halo = (np.asarray(area.filter(ImageFilter.MaxFilter(7))) > 0) & ~inside
-    frame = np.ones_like(inside)
-    frame[2:-2, 2:-2] = False
-    line |= frame & inside  # where a region leaves the picture there is no outside to draw on
+    """The defects' outline on a clear ground."""
+    line, halo = marks.outline(mask, size)
     indices = np.where(line, 2, np.where(halo, 1, 0)).astype(np.uint8)
     picture = Image.fromarray(indices).convert("P")
-    picture.putpalette([*(0, 0, 0), *_HALO, *_OUTLINE])
+    picture.putpalette([*(0, 0, 0), *marks.HALO, *marks.OUTLINE])
     return _data_url(picture, "PNG", transparency=0, bits=2, optimize=True)
 
 

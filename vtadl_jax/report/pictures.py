@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from vtadl_jax.report import colormap
+from vtadl_jax.report import colormap, marks
 
 PANEL_SIDE_MIN = 160  # px; smaller images are enlarged until their shorter side has this
 PANEL_SIDE_USUAL = 384  # px; larger ones are reduced until their longer side has this
@@ -22,8 +22,6 @@ HEAT_OPACITY = 0.7
 _PAPER = (255, 255, 255)
 _INK = (32, 33, 36)
 _FAINT = (110, 114, 120)
-_OUTLINE = (0, 229, 255)  # cyan: not a colour of the heat map, and bright on dark and light
-_HALO = (0, 40, 48)
 _GAP = 8
 _MARGIN = 12
 _TITLE_SIZE = 15
@@ -54,7 +52,7 @@ def overlay_row(
     Raises:
       ValueError: shapes that differ, NaN in the map, or a scale that is not increasing.
     """
-    _check(image, anomaly_map, mask, recon)
+    marks.check_panels(image, anomaly_map, mask, recon)
     size = _panel_size(*image.shape[:2])
     photo = _resize(Image.fromarray(image), size)
     panels = [("image", photo)]
@@ -92,20 +90,6 @@ def contact_sheet(rows: Sequence[Image.Image], *, low: float, high: float) -> Im
     return sheet
 
 
-def _check(image: Any, anomaly_map: Any, mask: Any, recon: Any) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-    for name, array, shape in (
-        ("anomaly_map", anomaly_map, image.shape[:2]),
-        ("mask", mask, image.shape[:2]),
-        ("recon", recon, image.shape),
-    ):
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, the image asks for {shape}")
-    if recon is not None and recon.dtype != np.uint8:
-        raise ValueError(f"recon must be uint8, got {recon.dtype}")
-
-
 def _panel_size(height: int, width: int) -> tuple[int, int]:
     """(width, height) of a panel in pixels."""
     short, long = sorted((height, width))
@@ -125,31 +109,18 @@ def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _outlined(photo: Image.Image, mask: NDArray[Any]) -> Image.Image:
     """The photo with a bright line around each region; the defect itself stays uncovered."""
-    area = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    if photo.width >= area.width:
-        area = area.resize(photo.size, Image.Resampling.NEAREST)
-    else:  # a thin defect must not fall between the samples
-        area = area.resize(photo.size, Image.Resampling.BOX).point(lambda v: 255 * (v > 0))
-    inside = np.asarray(area) > 0
-    line = (np.asarray(area.filter(ImageFilter.MaxFilter(5))) > 0) & ~inside
-    halo = (np.asarray(area.filter(ImageFilter.MaxFilter(7))) > 0) & ~inside
-    frame = np.ones_like(inside)
-    frame[2:-2, 2:-2] = False
-    line |= frame & inside  # where a region leaves the picture there is no outside to draw on
+    line, halo = marks.outline(mask, photo.size)
     pixels = np.array(photo)
-    pixels[halo] = _HALO
-    pixels[line] = _OUTLINE
+    pixels[halo] = marks.HALO
+    pixels[line] = marks.OUTLINE
     return Image.fromarray(pixels)
 
 
 def _heated(
     photo: Image.Image, anomaly_map: NDArray[np.float32], low: float, high: float
 ) -> Image.Image:
-    """The coloured map over the grey photo; values, not colours, are interpolated."""
-    colormap.check_scale(low, high)
-    values = np.clip(np.asarray(anomaly_map, dtype=np.float32), low, high)  # bilinear of inf is NaN
-    smooth = Image.fromarray(values).resize(photo.size, Image.Resampling.BILINEAR)
-    heat = Image.fromarray(colormap.apply(np.asarray(smooth), low, high))
+    """The coloured map over the grey photo."""
+    heat = marks.heat(anomaly_map, low, high, photo.size)
     return Image.blend(photo.convert("L").convert("RGB"), heat, HEAT_OPACITY)
 
 

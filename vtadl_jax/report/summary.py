@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
@@ -16,7 +15,6 @@ from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.scoring import Outputs
 
 CURVE_POINTS = 200
-BACKGROUND_SAMPLE = 1_000_000  # pixels from which the thresholds of the PRO curve are taken
 LOGGED = ("loss", "nll", "mse", "dissimilarity")
 
 FIGURES = (
@@ -112,41 +110,11 @@ def _curves(results: dict, outputs: Outputs, scores: NDArray[Any]) -> list[Curve
             curves.append(Curve(name, *labels, thinned.x, thinned.y, area))
     if results["aupro"] is not None:
         limit = results["fpr_limit"]
-        fpr, pro = pro_points(*outputs.with_truth(), limit)
+        fpr, pro = metrics.pro_points(*outputs.with_truth(), limit, CURVE_POINTS)
         area = f"AU-PRO {results['aupro']:.3f} up to {limit:g}"
         labels = ("false-positive rate of pixels", "mean overlap with defects")
         curves.append(Curve("PRO of regions", *labels, fpr, pro, area))
     return curves
-
-
-def pro_points(
-    maps: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]], limit: float
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Points (fpr, pro) of the exact PRO curve, denser towards 0 and about up to `limit`.
-
-    The whole curve has a point for every pixel value (`metrics.pro_curve`): too many to draw.
-    """
-    pixels = sum(mask.size for mask in masks)
-    every = max(1, pixels // BACKGROUND_SAMPLE)
-    sample = np.concatenate([m[t == 0][::every] for m, t in zip(maps, masks, strict=True)])
-    rates = limit * np.linspace(0, 1, CURVE_POINTS) ** 2
-    thresholds = np.unique(np.quantile(sample, 1 - rates).astype(np.float32))  # ascending
-    background = np.zeros(thresholds.size)
-    overlaps = []
-    for anomaly_map, regions in zip(maps, metrics.label_regions(masks)[0], strict=True):
-        # How many thresholds each pixel reaches.
-        reached = np.searchsorted(thresholds, anomaly_map, side="right")
-        for region in np.unique(regions):
-            inside = reached[regions == region]
-            hits = np.bincount(inside, minlength=thresholds.size + 1)
-            above = hits[::-1].cumsum()[::-1][1:]
-            if region == 0:
-                background += above
-            else:
-                overlaps.append(above / inside.size)
-    fpr = background / sum(int((mask == 0).sum()) for mask in masks)
-    x, y = fpr[::-1], np.mean(overlaps, axis=0)[::-1]
-    return np.concatenate([[0.0], x]), np.concatenate([[0.0], y])
 
 
 def _training(path: Path) -> dict[str, tuple[list[int], list[float]]]:
