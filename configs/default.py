@@ -79,13 +79,20 @@ def get_config() -> ConfigDict:
     c.optimizer.clip_norm = 0.0  # global gradient norm; 0: no clipping
     c.optimizer.ema_decay = 0.0  # of the weights that are evaluated; 0: no average
 
-    c.mesh = ConfigDict()
-    c.mesh.data = -1  # devices that share a batch; -1: all
+    c.mesh = ConfigDict()  # data × fsdp devices share a batch
+    c.mesh.data = -1  # groups of devices, each with a whole copy of the state; -1: all there are
+    c.mesh.fsdp = 1  # devices a group, which share its parameters and optimiser state
+
+    c.train = ConfigDict()
+    c.train.parallel = "jit"  # 'pmap': one device's program mapped over all. The same numbers
+    c.train.accumulate = 1  # parts of a batch worked on in turn; the same numbers, less memory
 
     c.log_every_steps = 10
     c.eval_every_steps = 0  # 0: at the end only
     c.checkpoint_every_steps = 200
-    c.keep_checkpoints = 2
+    c.keep_checkpoints = 2  # the newest
+    c.keep_best = ""  # and the best by this: a score term's mean over held-out images (least), or
+    # image_auroc, pixel_auroc, aupro of an evaluation (most); '': the first term, 'none': no more
 
     c.eval = ConfigDict()
     c.eval.batch_size = 8

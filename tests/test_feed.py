@@ -80,7 +80,9 @@ def test_a_resident_run_survives_interruption_and_ends_where_a_streaming_one_doe
             config = tiny_config(dataset, num_train_steps=steps, mesh__data=1, data__cache=cache)
             main.run(config, tmp_path / name)
         tx = make_optimizer(config.optimizer, 6)
-        state = Checkpoints(tmp_path / name).restore(create_state(make_detector(config), tx, 0))
+        state = (
+            Checkpoints(tmp_path / name).restore(create_state(make_detector(config), tx, 0)).state
+        )
         return jax.tree.leaves(state)
 
     streamed = final("none", "none", 6)

@@ -19,16 +19,24 @@ from vtadl_jax.optimizer import learning_rate_schedule, make_optimizer
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
 
 
-def setup(config, devices=1, augmentation=NO_AUGMENTATION):
+def setup(config, devices=1, augmentation=NO_AUGMENTATION, fsdp=1):
     """State on a mesh, the step compiled for it, and a batch."""
-    detector, mesh = make_detector(config), sharding.make_mesh(devices)
+    detector, mesh = make_detector(config), sharding.make_mesh(devices, fsdp)
     tx = make_optimizer(config.optimizer, 100)
     ema = config.optimizer.ema_decay
     state = train.create_state(detector, tx, config.seed, ema)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    state = sharding.put_state(mesh, state)
     batch = sharding.put_batch(mesh, {"image": IMAGES})
-    step = train.compile_train_step(detector, tx, mesh, state, batch, ema, augmentation)
-    return state, step, batch
+    step = train.make_train_step(
+        detector,
+        tx,
+        mesh,
+        state,
+        ema_decay=ema,
+        augmentation=augmentation,
+        parallel=config.train.parallel,
+    )
+    return state, train.compile_train_step(step, state, batch), batch
 
 
 def test_loss_falls_on_a_repeated_batch():
@@ -134,7 +142,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(dataset, tmp_pa
         config = tiny_config(dataset)
         detector = make_detector(config)
         tx = make_optimizer(config.optimizer, 6)
-        state = Checkpoints(workdir).restore(train.create_state(detector, tx, 0))
+        state = Checkpoints(workdir).restore(train.create_state(detector, tx, 0)).state
         assert int(state.step) == 6
         return state
 
@@ -149,10 +157,11 @@ def test_a_nan_stops_the_run_and_names_step_term_and_checkpoint(dataset, tmp_pat
     def broken(config):
         detector = real(config)
 
-        def loss(params, batch_stats, images, key):
-            total, (terms, stats) = detector.loss(params, batch_stats, images, key)
+        def loss(params, batch_stats, images, keys, layout):
+            total, (terms, stats) = detector.loss(params, batch_stats, images, keys, layout)
             # The sixth step's noise key, so the NaN comes in the middle of the run.
-            bad = jnp.all(key == jax.random.fold_in(jax.random.split(jax.random.key(0))[1], 5))
+            sixth = jax.random.fold_in(jax.random.split(jax.random.key(0))[1], 5)
+            bad = keys[0] == jax.random.fold_in(sixth, 0)
             return total, ({**terms, "mse": jnp.where(bad, jnp.nan, terms["mse"])}, stats)
 
         return type(detector)(detector.init, loss, detector.score, detector.score_terms)

@@ -58,13 +58,16 @@ class Calibration:
     def load(cls, path: Path) -> "Calibration":
         """Raises UserError if the file is not a calibration of this version."""
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
-            }
-            return cls(**values)
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise UserError(f"{path} is not a calibration ({e}): evaluate the run again") from e
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "Calibration":
+        """Of `dataclasses.asdict`, also after a passage through JSON."""
+        values: dict[str, Any] = {}
+        values |= {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**values)
 
 
 def check_weights(weights: Sequence[float], terms: Sequence[str]) -> None:

@@ -22,12 +22,14 @@ MAY_CHANGE = (
     "eval_every_steps",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "keep_best",
     "data.root",
     "data.cache",
     "data.num_threads",
     "data.prefetch",
     "eval",
     "mesh",
+    "train",
 )
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -109,6 +111,7 @@ _AT_LEAST = {
     "model.mlp_dim": 1,
     "model.decoder.vector_dim": 1,
     "model.mdn.noise_std": 0,
+    "train.accumulate": 1,
     "optimizer.learning_rate": 0,
     "optimizer.weight_decay": 0,
     "optimizer.warmup_steps": 0,

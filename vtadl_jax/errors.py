@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class TrainingDiverged(Exception):
     """A loss term is no longer finite; `main` prints it in one line and exits with code 3."""
+
+
+class Preempted(Exception):
+    """The run was told to stop and has saved what it had; `main` exits with code 75."""

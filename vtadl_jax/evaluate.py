@@ -115,20 +115,18 @@ def decide(outputs: Outputs, scores: np.ndarray, calib: Calibration, settings) -
 def evaluate(
     evaluator: Evaluator,
     variables,
-    holdout: Sequence[Record],
+    calib: Calibration,
     test: Sequence[Record],
-    step: int,
     out: Path | None = None,
 ) -> dict:
-    """Calibrate on `holdout`, score `test`; with `out`, write everything a person wants to see.
+    """Score `test`; with `out`, write everything a person wants to see.
 
-    Writes calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png into
-    `out`.
-    Returns the results.
+    calib: of these variables. Writes calibration.json, results.json, scores.csv, report.html,
+    overlays/ and overview.png into `out`. Returns the results.
     """
     start = time.perf_counter()
     settings = evaluator.config.eval
-    calib = evaluator.calibrate(variables, holdout, step)
+    step = calib.step
     if out is not None:
         calib.save(out / CALIBRATION)
     if not test:
@@ -242,11 +240,12 @@ def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") 
     config_lib.check_values(config)
     splits = load_splits(config)
     _, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
-    mesh = sharding.make_mesh(config.mesh.data)
+    mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
     evaluator = Evaluator(config, found.detector, found.geometry, mesh)
-    return evaluate(evaluator, found.variables, holdout, splits.test, found.step, workdir)
+    calib = evaluator.calibrate(found.variables, holdout, found.step)
+    return evaluate(evaluator, found.variables, calib, splits.test, workdir)
 
 
 def run() -> int:

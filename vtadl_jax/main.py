@@ -1,9 +1,10 @@
 """Train and evaluate: python -m vtadl_jax.main --config configs/mvtec.py --config.data.root=DIR
 
 Exit codes: 0 done, 2 a mistake the user can mend (one line says which), 3 the loss diverged,
-130 interrupted.
+75 told to stop (SIGTERM) and saved, 76 another process of the run was lost, 130 interrupted.
 """
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -14,26 +15,33 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
-from vtadl_jax import sharding, train
+from vtadl_jax import distributed, preemption, sharding, train
 from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.calibration import check_weights
-from vtadl_jax.checkpoint import Checkpoints
+from vtadl_jax.checkpoint import Checkpoints, disk_trouble
 from vtadl_jax.data.records import split_holdout
 from vtadl_jax.data.sources import load_splits
-from vtadl_jax.errors import TrainingDiverged, UserError
-from vtadl_jax.evaluate import evaluate, say_results
+from vtadl_jax.distributed import agree, is_main
+from vtadl_jax.errors import Preempted, TrainingDiverged, UserError
 from vtadl_jax.feed import make_feed
+from vtadl_jax.keeper import Keeper, best_by
 from vtadl_jax.models import make_detector
 from vtadl_jax.ops.augment import Augmentation
 from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.preemption import StopRequest
 from vtadl_jax.scoring import Evaluator
 from vtadl_jax.sweep import ALL, run_all
 from vtadl_jax.workdir import make_geometry
-from vtadl_jax.writers import MetricWriter, say
+from vtadl_jax.writers import MetricWriter, NoWriter, say, silence
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run lives; rerunning continues it. Default: runs/<config>-<category>."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, to train with several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which this is, from 0.")
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -56,78 +64,88 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Train, then evaluate; returns the results. Inputs are checked before anything is written."""
+    """Train, then evaluate; returns the results. Inputs are checked before anything is written.
+
+    Raises UserError, TrainingDiverged, and Preempted when told to stop.
+    """
     config_lib.check_values(config)
     keep_freed_memory()
-    mesh = sharding.make_mesh(config.mesh.data)
-    sharding.check_batch("batch_size", config.batch_size, mesh)
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_parallel(config.train.parallel, mesh)
+    sharding.check_batch("batch_size", config.batch_size, mesh, config.train.accumulate)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     check_workdir(workdir, config)
     geometry = make_geometry(config)
     augmentation = Augmentation(**config.data.augment)
     detector = make_detector(config)
     check_weights(config.eval.term_weights, detector.score_terms)
+    best = best_by(config.keep_best, detector.score_terms)
     splits = load_splits(config)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
     tx = make_optimizer(config.optimizer, num_steps)
     feed = make_feed(config, records, geometry, mesh)
-    open_workdir(workdir, config)
+    if is_main():
+        open_workdir(workdir, config)
+    agree(None)
     anomalous = sum(record.label for record in records)
     if anomalous:
         say(f"note: {anomalous} of the training images are anomalous; VT-ADL takes them for good")
     say(
         f"{splits.category}: {len(records)} images to train, {len(holdout)} to calibrate, "
         f"{len(splits.test)} to test; {num_steps} steps on {mesh.size} {jax.default_backend()} "
-        f"device(s); workdir {workdir}"
+        f"device(s){_in_processes()}; workdir {workdir}"
     )
-    ema_decay = config.optimizer.ema_decay
-    state = train.create_state(detector, tx, config.seed, ema_decay)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    writer = MetricWriter(workdir)
-    evaluator = Evaluator(config, detector, geometry, mesh)
-
-    def on_eval(state: train.TrainState, step: int) -> None:
-        results = evaluate(evaluator, state.variables, holdout, splits.test, step)
-        say_results(results)
-        numbers = {k: v for k, v in results.items() if isinstance(v, float)}
-        writer.write(step, numbers, "eval")
-
-    try:
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state, feed.iterator)
+    state = train.create_state(detector, tx, config.seed, config.optimizer.ema_decay)
+    state = sharding.put_state(mesh, state)
+    stop = StopRequest()
+    with contextlib.ExitStack() as open_things:
+        open_things.enter_context(stop.listening())
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints, best)
+        open_things.callback(checkpoints.close)
+        writer = MetricWriter(workdir) if is_main() else NoWriter()
+        open_things.callback(writer.close)
+        evaluator = Evaluator(config, detector, geometry, mesh)
+        keeper = Keeper(workdir, evaluator, holdout, splits.test, checkpoints, writer, feed, stop)
+        if checkpoints.steps:
+            state = checkpoints.restore(state, feed.iterator).state
             say(f"continuing from step {int(state.step)}")
         if int(state.step) < num_steps:
-            step_fn = train.compile_train_step(
-                detector, tx, mesh, state, feed.shapes, ema_decay, augmentation
-            )
-            state = train.fit(
+            step_fn = train.make_train_step(
+                detector,
+                tx,
+                mesh,
                 state,
-                step_fn,
-                feed,
-                num_steps=num_steps,
-                batch_size=config.batch_size,
-                log_every=config.log_every_steps,
-                eval_every=config.eval_every_steps,
-                checkpoint_every=config.checkpoint_every_steps,
-                checkpoints=checkpoints,
-                writer=writer,
-                on_eval=on_eval,
+                ema_decay=config.optimizer.ema_decay,
+                augmentation=augmentation,
+                parallel=config.train.parallel,
             )
-        results = evaluate(
-            evaluator, state.variables, holdout, splits.test, int(state.step), workdir
-        )
-        writer.write(
-            results["step"], {k: v for k, v in results.items() if isinstance(v, float)}, "eval"
-        )
-    finally:
-        checkpoints.close()
-        writer.close()
-    say_results(results)
+            step_fn = train.compile_train_step(step_fn, state, feed.shapes)
+            with stop.at_steps():
+                state = train.fit(
+                    state,
+                    step_fn,
+                    feed,
+                    num_steps=num_steps,
+                    batch_size=config.batch_size,
+                    log_every=config.log_every_steps,
+                    eval_every=config.eval_every_steps,
+                    checkpoint_every=config.checkpoint_every_steps,
+                    writer=writer,
+                    checkpoints=checkpoints,
+                    save=keeper.save,
+                    on_eval=keeper.evaluate,
+                    stop=stop,
+                )
+        results = keeper.evaluate(state, int(state.step), report=True)
     names = ("report.html", "overview.png", "results.json", "scores.csv")
     say(f"see {', '.join(str(workdir / n) for n in names if (workdir / n).is_file())}")
     return results
+
+
+def _in_processes() -> str:
+    count = jax.process_count()
+    return f" in {count} processes" if count > 1 else ""
 
 
 def main(argv: list[str]) -> int:
@@ -138,6 +156,9 @@ def main(argv: list[str]) -> int:
         category = config.data.category or Path(config.data.root).name
         default = f"runs/{name}-{category}" if category else f"runs/{name}"
         workdir = Path(_WORKDIR.value or default)
+        distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        if not is_main():
+            silence()
         if category == ALL:
             run_all(config, workdir, run)
         else:
@@ -148,12 +169,28 @@ def main(argv: list[str]) -> int:
     except TrainingDiverged as e:
         print(f"diverged: {e}", file=sys.stderr)
         return 3
+    except Preempted as e:
+        print(f"stopped: {e}: rerun the same command to continue", file=sys.stderr)
+        return preemption.EXIT_CODE
     except KeyboardInterrupt:
         print(
             "interrupted: rerun the same command to continue from the last checkpoint",
             file=sys.stderr,
         )
         return 130
+    except OSError as e:
+        if (reason := disk_trouble(e)) is None:
+            raise
+        print(
+            f"error: {e.filename or workdir}: {reason}: make room and rerun the same command to "
+            f"continue from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 2
+    except jax.errors.JaxRuntimeError as e:
+        if not distributed.lost_peer(e):
+            raise
+        distributed.leave_after_loss(e)
     return 0
 
 

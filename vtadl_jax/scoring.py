@@ -50,16 +50,23 @@ class Evaluator:
 
     def __init__(self, config: ConfigDict, detector: Detector, geometry: Geometry, mesh: Mesh):
         self.config, self.detector, self.geometry, self._mesh = config, detector, geometry, mesh
-        everywhere = sharding.replicated(mesh)
-        self._step = jax.jit(detector.score, out_shardings=everywhere)
+        self._everywhere = sharding.replicated(mesh)
+        self._step = jax.jit(detector.score, out_shardings=self._everywhere)
+        self._gather = jax.jit(lambda batch: batch, out_shardings=self._everywhere)
 
     def batches(self, variables, records: Sequence[Record], what: str) -> Iterator[tuple]:
-        """(host batch, host scores) of every batch, padding cut off."""
+        """(host batch, host scores) of every batch, padding cut off; all of it in each process."""
         size, data = self.config.eval.batch_size, self.config.data
         total = -(-len(records) // size)
-        loader = eval_batches(records, self.geometry, data.channels, size, data.num_threads)
+        variables = jax.device_put(variables, self._everywhere)
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        loader = eval_batches(
+            records, self.geometry, data.channels, size, data.num_threads, **share
+        )
         for batch in track(loader, total, what):
             scores = self._step(variables, sharding.put_batch(self._mesh, batch["image"]))
+            if jax.process_count() > 1:
+                batch = jax.device_get(self._gather(sharding.put_batch(self._mesh, batch)))
             valid = np.asarray(batch["valid"])
             scores = jax.device_get(scores)
             yield jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores))

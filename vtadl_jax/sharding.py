@@ -1,4 +1,13 @@
-"""Devices and how arrays lie on them; the only file that names mesh axes."""
+"""Devices and how arrays lie on them; the only file that names mesh axes.
+
+A batch is split over all devices. Along `data` the devices hold copies of the state; along `fsdp`
+each holds a share of it, and weights are gathered where they are used.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -6,41 +15,112 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vtadl_jax.errors import UserError
 
-DATA = "data"
+DATA, FSDP = "data", "fsdp"
+BATCH = (DATA, FSDP)  # the axes that share a batch
+PARALLEL = ("jit", "pmap")
+# Smaller arrays are kept whole: gathering them would take longer than they save.
+MIN_SHARDED = 2**12
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """A mesh of `data` devices that share the batch; -1 takes all there are.
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """A mesh of data × fsdp devices that share the batch; data = -1 takes all there are.
 
-    Axes are Auto: flax linen modules do not carry shardings in their types.
+    Axes are Auto: flax linen modules do not carry shardings in their types. Raises UserError for
+    numbers that the devices do not allow; with several processes all devices must take part.
     """
     devices = jax.devices()
-    if data == 0 or data < -1 or data > len(devices):
+    there = f"{len(devices)} {devices[0].platform} device(s) are there"
+    if not 1 <= fsdp <= len(devices):
+        raise UserError(f"mesh.fsdp {fsdp}: {there}: use 1 to {len(devices)}")
+    if data == -1 and len(devices) % fsdp:
+        raise UserError(f"mesh.fsdp {fsdp} does not divide the devices: {there}")
+    most = len(devices) // fsdp
+    if data == 0 or data < -1 or data > most:
+        times = f" of {fsdp} each" if fsdp > 1 else ""
+        raise UserError(f"mesh.data {data}: {there}: use 1 to {most}{times}, or -1 for all")
+    data = most if data == -1 else data
+    if jax.process_count() > 1 and data * fsdp != len(devices):
         raise UserError(
-            f"mesh.data {data}: {len(devices)} {devices[0].platform} device(s) are there: use "
-            f"1 to {len(devices)}, or -1 for all"
+            f"mesh.data {data} × mesh.fsdp {fsdp}: {there} in {jax.process_count()} processes, and "
+            f"all must take part: use --config.mesh.data=-1"
         )
-    count = len(devices) if data == -1 else data
-    return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh(
+        (data, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2, devices=devices[: data * fsdp]
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the data-parallel devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    """The leading axis split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError unless the batch divides over the mesh."""
-    count = mesh.shape[DATA]
+def state_sharding(mesh: Mesh, state) -> Any:
+    """A sharding for every array (or shape) of a train state: along `fsdp` by its longest axis
+    that divides, whole where none does or the array is small."""
+    return jax.tree.map(lambda x: NamedSharding(mesh, _state_spec(x.shape, mesh)), state)
+
+
+def _state_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    count = mesh.shape[FSDP]
+    dividing = [axis for axis, size in enumerate(shape) if size % count == 0]
+    if count == 1 or not dividing or math.prod(shape) < MIN_SHARDED:
+        return PartitionSpec()
+    longest = max(dividing, key=lambda axis: shape[axis])
+    return PartitionSpec(*[FSDP if axis == longest else None for axis in range(len(shape))])
+
+
+def gather_weights(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None:
+    """A function from a weight as `state_sharding` lays it to the same, whole on every device; its
+    gradient is shared out again. None where devices hold states whole."""
+    if mesh is None or mesh.shape[FSDP] == 1:
+        return None
+
+    @jax.custom_vjp
+    def gather(x):
+        return jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+    def backward(_, g):
+        spec = _state_spec(g.shape, mesh)
+        return (jax.lax.with_sharding_constraint(g, NamedSharding(mesh, spec)),)
+
+    gather.defvjp(lambda x: (gather(x), None), backward)
+    return gather
+
+
+def put_state(mesh: Mesh, state) -> Any:
+    """A state in this process's memory, the same in every process → global arrays."""
+
+    def put(x, sharding):
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, state, state_sharding(mesh, state))
+
+
+def check_batch(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise UserError unless the batch divides over the mesh, and each share into `parts`."""
+    count = mesh.size * parts
     if batch_size < 1 or batch_size % count:
         up = max(-(-batch_size // count), 1) * count
+        each = f", {parts} parts each" if parts > 1 else ""
         raise UserError(
-            f"{name} {batch_size} is not divisible by {count} data-parallel devices: use {up}, or "
-            f"another --config.mesh.data"
+            f"{name} {batch_size} is not divisible by {mesh.size} data-parallel devices{each}: use "
+            f"{up}, or another --config.mesh.data"
+        )
+
+
+def check_parallel(parallel: str, mesh: Mesh) -> None:
+    """Raise UserError unless a step of that form can run on the mesh."""
+    if parallel not in PARALLEL:
+        raise UserError(f"train.parallel {parallel!r}: use {' or '.join(map(repr, PARALLEL))}")
+    if parallel == "pmap" and mesh.shape[FSDP] > 1:
+        raise UserError(
+            f"train.parallel 'pmap' keeps whole states, mesh.fsdp is {mesh.shape[FSDP]}: use "
+            f"--config.train.parallel=jit, or --config.mesh.fsdp=1"
         )
 
 
@@ -55,8 +135,7 @@ def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
 
     Zeros are added after the last row where the devices do not divide N.
     """
-    count = mesh.shape[DATA]
-    size = -(-len(rows) // count) * count
+    size = -(-len(rows) // mesh.size) * mesh.size
     sharding = batch_sharding(mesh)
 
     def shard(index) -> np.ndarray:
@@ -68,22 +147,40 @@ def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback((size, *rows.shape[1:]), sharding, shard)
 
 
+def map_devices(mesh: Mesh, step: Callable) -> Callable:
+    """step(state, batch, axis) of one device's share of a batch → the compiled step of all devices.
+
+    This is what `jax.pmap` is made of, with global arrays instead of ones with an axis of devices
+    in front. Every device keeps a whole state and must give the same results.
+    """
+    mapped = jax.shard_map(
+        functools.partial(step, axis=BATCH),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(BATCH)),
+        out_specs=PartitionSpec(),
+        check_vma=False,  # as in pmap, gradients of replicated values are not summed by themselves
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
 def take_rows(mesh: Mesh, rows: jax.Array, index: jax.Array) -> jax.Array:
     """rows[index] of an array of `put_rows`: [N, ...] and int32 [B] → [B, ...] split over the mesh.
 
     Every device looks up what it has of the whole batch, zeros for the rest; one reduce-scatter
     then brings each row to the device that works on it.
     """
-    if mesh.shape[DATA] == 1:
+    if mesh.size == 1:
         return rows[index]
+    spec = PartitionSpec(BATCH)
+    take = lambda rows, index: take_local_rows(rows, index, BATCH)  # noqa: E731
+    return jax.shard_map(take, mesh=mesh, in_specs=(spec, spec), out_specs=spec)(rows, index)
 
-    def shard(rows, index):
-        wanted = jax.lax.all_gather(index, DATA, tiled=True)
-        local = wanted - jax.lax.axis_index(DATA) * len(rows)
-        here = (local >= 0) & (local < len(rows))
-        taken = rows.at[local].get(mode="clip", wrap_negative_indices=False)
-        here = here.reshape(-1, *[1] * (rows.ndim - 1))
-        return jax.lax.psum_scatter(taken * here.astype(rows.dtype), DATA, tiled=True)
 
-    spec = PartitionSpec(DATA)
-    return jax.shard_map(shard, mesh=mesh, in_specs=(spec, spec), out_specs=spec)(rows, index)
+def take_local_rows(rows: jax.Array, index: jax.Array, axis) -> jax.Array:
+    """`take_rows` seen from one device: its shares of `rows` and `index` → its rows."""
+    wanted = jax.lax.all_gather(index, axis, tiled=True)
+    local = wanted - jax.lax.axis_index(axis) * len(rows)
+    here = (local >= 0) & (local < len(rows))
+    taken = rows.at[local].get(mode="clip", wrap_negative_indices=False)
+    here = here.reshape(-1, *[1] * (rows.ndim - 1))
+    return jax.lax.psum_scatter(taken * here.astype(rows.dtype), axis, tiled=True)

@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from vtadl_jax import sharding
 from vtadl_jax.checkpoint import Checkpoints
-from vtadl_jax.errors import TrainingDiverged
+from vtadl_jax.errors import Preempted, TrainingDiverged
 from vtadl_jax.feed import Feed
-from vtadl_jax.models.detector import Batch, Detector
+from vtadl_jax.models.detector import Batch, Detector, Layout, drop_gathered
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
-from vtadl_jax.writers import MetricWriter, TrainProgress, format_duration, say
+from vtadl_jax.preemption import StopRequest
+from vtadl_jax.writers import MetricWriter, NoWriter, TrainProgress, format_duration, say
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -67,21 +68,29 @@ def train_step(
     ema_decay: float = 0.0,
     augmentation: Augmentation = NO_AUGMENTATION,
     mesh: Mesh | None = None,
+    axis: Any = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; pure. batch: {'image': uint8 [B, H, W, C]}, or {'index': int32 [B], 'images':
     uint8 [N, H, W, C]} with the rows of a resident data set that lies over `mesh`.
 
-    Returns the next state and scalars: loss, each of its terms, grad_norm.
+    With `axis`, the batch is one device's share, mapped over the axes of that name; without, it is
+    all of it. Returns the next state and scalars: loss, each of its terms, grad_norm.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    images = _images(batch, mesh)
+    images = _images(batch, mesh, axis)
+    keys = _image_keys(state, len(images), axis)
     if augmentation.active:
-        key, augment_key = jax.random.split(key)
-        images = augment(augment_key, images, augmentation)
-    loss_and_grads = jax.value_and_grad(detector.loss, has_aux=True)
+        keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        images = augment(augment_keys, images, augmentation)
+    layout = Layout(axis, sharding.gather_weights(mesh))
+    loss_fn = detector.loss
+    if layout.gather is not None:
+        loss_fn = jax.checkpoint(loss_fn, policy=drop_gathered, static_argnums=4)
+    loss_and_grads = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (terms, batch_stats)), grads = loss_and_grads(
-        state.params, state.batch_stats, images, key
+        state.params, state.batch_stats, images, keys, layout
     )
+    if axis is not None:
+        loss, terms, grads = jax.lax.pmean((loss, terms, grads), axis)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
@@ -97,37 +106,49 @@ def train_step(
     return next_state, {"loss": loss, **terms, "grad_norm": optax.tree.norm(grads)}
 
 
-def _images(batch: Batch, mesh: Mesh | None) -> jax.Array:
+def _images(batch: Batch, mesh: Mesh | None, axis: Any) -> jax.Array:
     if "image" in batch:
         return batch["image"]
+    if axis is not None:
+        return sharding.take_local_rows(batch["images"], batch["index"], axis)
     assert mesh is not None, "a resident data set lies over a mesh"
     return sharding.take_rows(mesh, batch["images"], batch["index"])
 
 
-def compile_train_step(
+def _image_keys(state: TrainState, count: int, axis: Any) -> jax.Array:
+    """A key for each image, by its place in the whole batch, so that randomness is the same on one
+    device and on many."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    first = 0 if axis is None else jax.lax.axis_index(axis) * count
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(count))
+
+
+def make_train_step(
     detector: Detector,
     tx: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
-    batch: Batch,
+    *,
     ema_decay: float = 0.0,
     augmentation: Augmentation = NO_AUGMENTATION,
-):
-    """The step compiled for a mesh, its state donated. batch: arrays, or their shapes and
-    shardings."""
-    everywhere = sharding.replicated(mesh)
-    step = jax.jit(
-        functools.partial(
-            train_step,
-            detector=detector,
-            tx=tx,
-            ema_decay=ema_decay,
-            augmentation=augmentation,
-            mesh=mesh,
-        ),
-        donate_argnums=0,
-        out_shardings=(everywhere, everywhere),
+    parallel: str = "jit",
+) -> Callable:
+    """`train_step` as a function of (state, batch), its state donated, to call or to lower.
+
+    state: arrays or shapes. parallel: 'jit' leaves it to the compiler to split one program for the
+    whole batch; 'pmap' maps the program of one device over all of them. The numbers are the same.
+    """
+    step = functools.partial(
+        train_step, detector=detector, tx=tx, ema_decay=ema_decay, augmentation=augmentation
     )
+    if parallel == "pmap":
+        return sharding.map_devices(mesh, step)
+    out = sharding.state_sharding(mesh, state), sharding.replicated(mesh)
+    return jax.jit(functools.partial(step, mesh=mesh), donate_argnums=0, out_shardings=out)
+
+
+def compile_train_step(step, state: TrainState, batch: Batch):
+    """Compile a step of `make_train_step` for arrays, or for their shapes and shardings."""
     start = time.perf_counter()
     compiled = step.lower(state, batch).compile()
     took = time.perf_counter() - start
@@ -151,6 +172,7 @@ def check_finite(step: int, scalars: dict[str, float], checkpoints: Checkpoints)
     # The terms come before their sum: name the one that broke, not the loss it spoils.
     for name in sorted(scalars, key=lambda n: (n == "loss", n == "grad_norm")):
         if not math.isfinite(scalars[name]):
+            checkpoints.wait()  # for one that is being written
             latest = checkpoints.latest_step
             good = (
                 f"the last good checkpoint is step {latest} in {checkpoints.directory}"
@@ -195,15 +217,18 @@ def fit(
     log_every: int,
     eval_every: int,
     checkpoint_every: int,
+    writer: MetricWriter | NoWriter,
     checkpoints: Checkpoints,
-    writer: MetricWriter,
-    on_eval: Callable[[TrainState, int], None],
+    save: Callable[[TrainState, int], None],
+    on_eval: Callable[[TrainState, int], Any],
+    stop: StopRequest,
 ) -> TrainState:
-    """Train from `state.step` to `num_steps`; saves at the end too.
+    """Train from `state.step` to `num_steps`; saves at the end too, and when told to stop.
 
     The loop runs ahead of the device, so that the next batch is decoded and on its way while the
     device works on one. Only a report waits, and it reads the steps before the
     newest; saving and evaluating read all, so that a checkpoint is never of a broken state.
+    Raises TrainingDiverged, or Preempted after a save.
     """
     step = int(state.step)
     pending = _Pending(checkpoints)
@@ -222,17 +247,27 @@ def fit(
         step += 1
         pending.add(step, metrics)
         last = step == num_steps
-        save_now = last or (checkpoint_every > 0 and step % checkpoint_every == 0)
-        eval_now = not last and eval_every > 0 and step % eval_every == 0
+        stop_now = stop.at_step(step)
+        save_now = last or stop_now or (checkpoint_every > 0 and step % checkpoint_every == 0)
+        eval_now = not (last or stop_now) and eval_every > 0 and step % eval_every == 0
         if save_now or eval_now:
             report(leave=0)
         elif step % log_every == 0:
             report(leave=1)
-        if save_now:
-            checkpoints.save(step, state, feed.iterator)
         if eval_now:
-            on_eval(state, step)
+            try:
+                with stop.at_once():
+                    on_eval(state, step)
+            except Preempted:
+                stop_now = save_now = True
+        if save_now:
+            save(state, step)
+        if eval_now or save_now:
             progress.skip()
+        if stop_now and not last:
+            checkpoints.wait()
+            progress.close()
+            raise Preempted(f"told to stop, saved step {step} in {checkpoints.directory}")
     checkpoints.wait()
     progress.close()
     say(f"trained to step {step} in {format_duration(time.perf_counter() - start)}")

@@ -36,6 +36,7 @@ class Run:
     geometry: Geometry
     variables: Any
     step: int
+    calibration: dict | None  # as the checkpoint has it
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -70,7 +71,7 @@ def make_geometry(config: ConfigDict) -> Geometry:
 
 
 def load_run(workdir: Path, mesh: Mesh) -> Run:
-    """Raises UserError where the workdir holds no run or no checkpoint."""
+    """The newest whole checkpoint. Raises UserError where the workdir holds none."""
     config = load_config(workdir)
     detector = make_detector(config)
     make_state = functools.partial(
@@ -87,24 +88,26 @@ def load_run(workdir: Path, mesh: Mesh) -> Run:
     )
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint: train first")
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, writable=False)
     try:
-        state = checkpoints.restore(state_like)
+        found = checkpoints.restore(state_like)
     finally:
         checkpoints.close()
-    return Run(workdir, config, detector, make_geometry(config), state.variables, int(state.step))
+    geometry, calibration = make_geometry(config), found.about["calibration"]
+    return Run(workdir, config, detector, geometry, found.state.variables, found.step, calibration)
 
 
 def load_calibration(run: Run) -> Calibration:
-    """That of the checkpoint. Raises UserError where there is none, or one of another step."""
+    """That of the last evaluation, if it is of this checkpoint; otherwise the checkpoint's own.
+
+    Raises UserError where there is neither.
+    """
     path = run.workdir / CALIBRATION
-    remedy = f"run python -m vtadl_jax.evaluate --workdir {run.workdir}"
-    if not path.is_file():
-        raise UserError(f"{run.workdir} is not calibrated, it has no {CALIBRATION}: {remedy}")
-    calibration = Calibration.load(path)
-    if calibration.step != run.step:
+    if path.is_file() and (calibration := Calibration.load(path)).step == run.step:
+        return calibration
+    if run.calibration is None:
         raise UserError(
-            f"{path} is of step {calibration.step}, the newest checkpoint of step {run.step}: "
-            f"{remedy}"
+            f"checkpoint {run.step} of {run.workdir} is not calibrated: run python -m "
+            f"vtadl_jax.evaluate --workdir {run.workdir}"
         )
-    return calibration
+    return Calibration.from_dict(run.calibration)

@@ -10,16 +10,29 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+_silent = False
+
+
+def silence() -> None:
+    """Let this process say nothing and show no bars; another one does."""
+    global _silent
+    _silent = True
+
 
 def say(text: str) -> None:
     """One line for the person who watches, above the bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    if not _silent:
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _no_bar() -> bool:
+    return _silent or not sys.stderr.isatty()
 
 
 def track(items: Iterable, total: int, what: str):
     """Iterate with a progress bar on a terminal, silently elsewhere."""
-    return tqdm(items, total=total, desc=what, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm(items, total=total, desc=what, disable=_no_bar(), leave=False)
 
 
 class MetricWriter:
@@ -42,6 +55,16 @@ class MetricWriter:
         self._board.close()
 
 
+class NoWriter:
+    """In place of a MetricWriter, in processes that write nothing."""
+
+    def write(self, step: int, scalars: dict[str, float], prefix: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class TrainProgress:
     """Step, loss terms, images/s and time left: a bar on a terminal, lines elsewhere."""
 
@@ -49,9 +72,7 @@ class TrainProgress:
         self._num_steps, self._batch_size = num_steps, batch_size
         self._first = self._last_step = first_step
         self._start = self._last_time = time.perf_counter()
-        self._bar = tqdm(
-            total=num_steps, initial=first_step, desc="train", disable=not sys.stderr.isatty()
-        )
+        self._bar = tqdm(total=num_steps, initial=first_step, desc="train", disable=_no_bar())
 
     def report(self, step: int, scalars: dict[str, float]) -> float:
         """Show that `step` steps are done; returns images/s since the last report."""

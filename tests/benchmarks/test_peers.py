@@ -121,7 +121,10 @@ def test_paper_network_scores_as_ours(pair):
 def test_paper_network_has_our_loss_terms_and_gradients(pair):
     detector, variables, twin, images = pair
     (want, (want_terms, _)), grads = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))(
-        variables["params"], variables["batch_stats"], images, jax.random.key(1)
+        variables["params"],
+        variables["batch_stats"],
+        images,
+        jax.random.split(jax.random.key(1), len(images)),
     )
     loss, terms = twin.train()(to_torch(images))
     loss.backward()

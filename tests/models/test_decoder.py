@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtadl_jax.models.decoder import batch_norm, tap_geometry, upsample
+from vtadl_jax.models.decoder import batch_moments, normalize, tap_geometry, upsample
 
 FEATURES = (4, 5, 3, 2, 3)
 
@@ -52,7 +52,7 @@ def test_blocks_and_maps_agree_in_value_moments_and_gradient(strides, train):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(np.abs(b).max(), 1e-3))
 
 
-def test_batch_norm_is_flaxs():
+def test_batch_norm_is_flaxs_and_a_relu():
     rng = np.random.default_rng(0)
     x = rng.normal(2, 3, (4, 5, 6, 3)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 3)).astype(np.float32)
@@ -62,7 +62,8 @@ def test_batch_norm_is_flaxs():
         "batch_stats": {"mean": np.zeros(3), "var": np.ones(3)},
     }
     want, updates = module.apply(variables, x, mutable=["batch_stats"])
-    got, (mean, variance) = batch_norm(x, scale, bias, None, pixels=1)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    mean, variance = batch_moments(x, 3, None)
+    got = normalize(x, (mean, variance), scale, bias)
+    np.testing.assert_allclose(got, np.maximum(want, 0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(0.1 * mean, updates["batch_stats"]["mean"], rtol=1e-5)
     np.testing.assert_allclose(0.9 + 0.1 * variance, updates["batch_stats"]["var"], rtol=1e-5)

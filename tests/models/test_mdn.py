@@ -34,31 +34,31 @@ def definition(params, tokens, conditional, floor):
 def test_full_mixture_matches_the_definition(conditional):
     network = MixtureDensity(K, D, conditional=conditional, scale_floor=0.1)
     tokens = np.random.default_rng(0).normal(size=(2, 5, WIDTH)).astype(np.float32)
-    params = network.init(jax.random.key(0), tokens, train=False)["params"]
+    params = network.init(jax.random.key(0), tokens)["params"]
     params = jax.tree.map(
         lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params
     )
-    got = network.apply({"params": params}, tokens, train=False)
+    got = network.apply({"params": params}, tokens)
     np.testing.assert_allclose(got, definition(params, tokens, conditional, 0.1), rtol=1e-4)
 
 
 def test_diagonal_mixture_is_the_full_one_without_off_diagonals():
     tokens = np.random.default_rng(1).normal(size=(2, 5, WIDTH)).astype(np.float32)
     full, diag = (MixtureDensity(K, D, covariance=c) for c in ("full", "diag"))
-    params = full.init(jax.random.key(0), tokens, train=False)["params"]
+    params = full.init(jax.random.key(0), tokens)["params"]
     params["scale_lower"] = jax.tree.map(jnp.zeros_like, params["scale_lower"])
-    want = full.apply({"params": params}, tokens, train=False)
+    want = full.apply({"params": params}, tokens)
     params.pop("scale_lower")
-    got = diag.apply({"params": params}, tokens, train=False)
+    got = diag.apply({"params": params}, tokens)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_the_floor_bounds_the_density():
     network = MixtureDensity(K, D, scale_floor=0.05)
     tokens = np.random.default_rng(2).normal(size=(2, 5, WIDTH)).astype(np.float32)
-    params = network.init(jax.random.key(0), tokens, train=False)["params"]
+    params = network.init(jax.random.key(0), tokens)["params"]
     params["scale_diag"]["bias"] = jnp.full_like(params["scale_diag"]["bias"], -1e4)
-    nll = network.apply({"params": params}, tokens, train=False)
+    nll = network.apply({"params": params}, tokens)
     least = D * (np.log(0.05) + 0.5 * np.log(2 * np.pi))
     assert np.isfinite(nll).all()
     assert (nll >= least - 1e-4).all()
@@ -67,7 +67,7 @@ def test_the_floor_bounds_the_density():
 def test_fixed_features_are_orthonormal_directions_without_parameters():
     network = MixtureDensity(K, D, conditional=False, fixed_features=True)
     tokens = np.random.default_rng(3).normal(size=(2, 5, WIDTH)).astype(np.float32)
-    params = network.init(jax.random.key(0), tokens, train=False)["params"]
+    params = network.init(jax.random.key(0), tokens)["params"]
     assert "features" not in params
     features = network.apply({"params": params}, jnp.eye(WIDTH), method="_features")
     np.testing.assert_allclose(features.T @ features, np.eye(D), atol=1e-6)

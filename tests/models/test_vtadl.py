@@ -13,11 +13,15 @@ from vtadl_jax.models.decoder import plan_decoder
 from vtadl_jax.models.vtadl import build
 
 
+def keys_for(images, seed=1):
+    return jax.random.split(jax.random.key(seed), len(images))
+
+
 def shapes_of(config):
     """The variables' shapes without computing them."""
     network = build(config)
     images = jnp.zeros((1, *config.image_size, config.data.channels))
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), images))
 
 
 def count(tree):
@@ -151,7 +155,7 @@ def test_noise_acts_in_training_only_and_on_the_density_only(tiny):
     detector, variables, images = tiny
     loss = jax.jit(detector.loss)
     terms = [
-        loss(variables["params"], variables["batch_stats"], images, jax.random.key(seed))[1][0]
+        loss(variables["params"], variables["batch_stats"], images, keys_for(images, seed))[1][0]
         for seed in (0, 0, 1)
     ]
     assert terms[0]["nll"] == terms[1]["nll"] != terms[2]["nll"]
@@ -161,7 +165,7 @@ def test_noise_acts_in_training_only_and_on_the_density_only(tiny):
 def test_training_updates_batch_statistics_towards_the_batch(tiny):
     detector, variables, images = tiny
     stats = variables["batch_stats"]
-    _, (_, new) = jax.jit(detector.loss)(variables["params"], stats, images, jax.random.key(0))
+    _, (_, new) = jax.jit(detector.loss)(variables["params"], stats, images, keys_for(images))
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), stats, new)
     assert all(jax.tree.leaves(moved))
 
@@ -174,7 +178,7 @@ def test_stop_gradient_keeps_the_density_out_of_the_encoder():
         detector = make_detector(tiny_config(model__mdn__stop_gradient=stop, **weights))
         variables = detector.init(jax.random.key(0))
         grads, _ = jax.jit(jax.grad(detector.loss, has_aux=True))(
-            variables["params"], variables["batch_stats"], images, jax.random.key(1)
+            variables["params"], variables["batch_stats"], images, keys_for(images)
         )
         return max(float(abs(g).max()) for g in jax.tree.leaves(grads["encoder"]))
 
@@ -186,6 +190,6 @@ def test_stop_gradient_keeps_the_density_out_of_the_encoder():
 def test_compute_options_change_the_numbers_little(tiny, fields):
     detector, variables, images = tiny
     other = make_detector(tiny_config(**fields))
-    args = (variables["params"], variables["batch_stats"], images, jax.random.key(0))
+    args = (variables["params"], variables["batch_stats"], images, keys_for(images))
     want, got = (float(jax.jit(d.loss)(*args)[0]) for d in (detector, other))
     assert got == pytest.approx(want, rel=2e-2 if "dtype" in fields else 1e-5)

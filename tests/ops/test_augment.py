@@ -69,8 +69,12 @@ def augment_reference(image, draws):
     return np.clip(mean + (1 + draws.contrast) * (image - mean) + draws.brightness, 0, 255)
 
 
+def keys_of(count, key=KEY):
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+
+
 def rows_of(options, batch_size):
-    draws = jax.device_get(ops.draw(KEY, 64, options))  # one size: its parts compile once
+    draws = jax.device_get(ops.draw(keys_of(64), options))  # one size: its parts compile once
     return [ops.Draws(*(np.float64(field[i]) for field in draws)) for i in range(batch_size)]
 
 
@@ -82,7 +86,7 @@ def closeness(images, expected):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_everything_at_once_matches_the_definition(shape):
     images = noise(shape)
-    got = run(KEY, images, EVERYTHING)
+    got = run(keys_of(len(images)), images, EVERYTHING)
     assert got.dtype == jnp.uint8
     for image, result, draws in zip(images, got, rows_of(EVERYTHING, shape[0]), strict=True):
         closeness(result, augment_reference(image, draws))
@@ -101,7 +105,7 @@ def test_everything_at_once_matches_the_definition(shape):
 def test_each_option_alone_matches_the_definition(option, channels):
     options = Augmentation(**{option: 180.0 if option == "rotation_degrees" else 1.0})
     images = noise((5, 14, 9, channels))
-    got = np.asarray(run(KEY, images, options))
+    got = np.asarray(run(keys_of(len(images)), images, options))
     for image, result, draws in zip(images, got, rows_of(options, 5), strict=True):
         closeness(result, augment_reference(image, draws))
     assert np.any(got != images) == (option != "saturation" or channels == 3)
@@ -185,7 +189,7 @@ def squares(count, height, width):
 def test_masks_stay_on_what_they_mark(rotation_degrees):
     images, masks = squares(16, 72, 96)
     options = Augmentation(True, True, rotation_degrees)
-    moved, moved_masks = (np.asarray(a) for a in run(KEY, images, options, masks))
+    moved, moved_masks = (np.asarray(a) for a in run(keys_of(len(images)), images, options, masks))
     assert moved_masks.dtype == np.uint8
     assert set(np.unique(moved_masks)) == {0, 1}
     assert np.mean(moved_masks != masks) > 0.02
@@ -198,7 +202,7 @@ def test_masks_stay_on_what_they_mark(rotation_degrees):
 
 def test_flips_are_exact_mirrors_of_image_and_mask():
     images, masks = noise((64, 6, 9, 3)), noise((64, 6, 9), 1, 0, 2)
-    moved, moved_masks = run(KEY, images, FLIPS, masks)
+    moved, moved_masks = run(keys_of(len(images)), images, FLIPS, masks)
     seen = set()
     for i, draws in enumerate(rows_of(FLIPS, 64)):
         step = (-1 if draws.flip_vertical else 1, -1 if draws.flip_horizontal else 1)
@@ -211,7 +215,7 @@ def test_flips_are_exact_mirrors_of_image_and_mask():
 def test_light_and_colour_leave_masks_alone():
     options = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5)
     images, masks = noise((4, 8, 8, 3)), noise((4, 8, 8), 1, 0, 2)
-    moved, moved_masks = run(KEY, images, options, masks)
+    moved, moved_masks = run(keys_of(len(images)), images, options, masks)
     assert np.any(moved != images, axis=(1, 2, 3)).all()
     np.testing.assert_array_equal(moved_masks, masks)
 
@@ -219,7 +223,7 @@ def test_light_and_colour_leave_masks_alone():
 @pytest.mark.parametrize("value", [0, 255])
 def test_values_are_clipped_and_do_not_wrap(value):
     images = np.full((32, 2, 2, 1), value, np.uint8)
-    got = np.asarray(run(KEY, images, Augmentation(brightness=1.0)))[:, 0, 0, 0]
+    got = np.asarray(run(keys_of(len(images)), images, Augmentation(brightness=1.0)))[:, 0, 0, 0]
     shifted = [value + draws.brightness for draws in rows_of(Augmentation(brightness=1.0), 32)]
     np.testing.assert_allclose(got, np.clip(shifted, 0, 255), atol=0.51)
     assert np.any(got == value)
@@ -232,7 +236,7 @@ def test_the_mean_of_a_large_bright_image_does_not_overflow():
 
 
 def test_draws_span_their_ranges():
-    draws = jax.device_get(ops.draw(KEY, 4000, EVERYTHING))
+    draws = jax.device_get(ops.draw(keys_of(4000), EVERYTHING))
     for field in draws[:2]:
         assert 0.45 < field.mean() < 0.55
     for field, width in zip(draws[2:], (30, 51, 0.3, 0.4), strict=True):
@@ -244,18 +248,18 @@ def test_draws_span_their_ranges():
 
 def test_the_key_and_the_row_decide():
     images = np.repeat(noise((1, 20, 20, 3), 0, 60, 200), 8, axis=0)
-    got = np.asarray(run(KEY, images, EVERYTHING))
-    np.testing.assert_array_equal(got, run(KEY, images, EVERYTHING))
+    got = np.asarray(run(keys_of(len(images)), images, EVERYTHING))
+    np.testing.assert_array_equal(got, run(keys_of(len(images)), images, EVERYTHING))
     assert len(np.unique(got.reshape(8, -1), axis=0)) == 8
-    other = np.asarray(run(jax.random.key(8), images, EVERYTHING))
+    other = np.asarray(run(keys_of(8, jax.random.key(8)), images, EVERYTHING))
     assert np.any(got != other, axis=(1, 2, 3)).all()
-    for whole, part in zip(*(ops.draw(KEY, n, EVERYTHING) for n in (64, 5)), strict=True):
+    for whole, part in zip(*(ops.draw(keys_of(n), EVERYTHING) for n in (64, 5)), strict=True):
         np.testing.assert_array_equal(whole[:5], part)
 
 
 def test_an_option_does_not_change_the_draws_of_another():
-    alone = ops.draw(KEY, 64, Augmentation(rotation_degrees=30.0))
-    np.testing.assert_array_equal(alone.degrees, ops.draw(KEY, 64, EVERYTHING).degrees)
+    alone = ops.draw(keys_of(64), Augmentation(rotation_degrees=30.0))
+    np.testing.assert_array_equal(alone.degrees, ops.draw(keys_of(64), EVERYTHING).degrees)
 
 
 @pytest.mark.parametrize("shape", [(8, 512, 512, 3), (24, 31, 64, 1)])
@@ -266,10 +270,11 @@ def test_one_device_and_eight_give_the_same_bits_without_communication(shape):
         split = sharding.batch_sharding(sharding.make_mesh(count))
         program = jax.jit(augment, static_argnums=2, out_shardings=(split, split))
         arrays = jax.device_put((images, masks), split)
-        compiled = program.lower(KEY, arrays[0], EVERYTHING, arrays[1]).compile()
+        keys = jax.device_put(keys_of(len(images)), split)
+        compiled = program.lower(keys, arrays[0], EVERYTHING, arrays[1]).compile()
         text = compiled.as_text()
         assert not [op for op in ("all-gather", "all-reduce", "all-to-all") if op in text]
-        results.append(compiled(KEY, *arrays))
+        results.append(compiled(keys, arrays[0], arrays[1]))
         assert len(results[-1][0].sharding.device_set) == count
     for one, eight in zip(*results, strict=True):
         np.testing.assert_array_equal(one, eight)
@@ -278,11 +283,11 @@ def test_one_device_and_eight_give_the_same_bits_without_communication(shape):
 def test_off_is_the_identity_and_leaves_nothing_in_the_program():
     images, masks = noise((2, 5, 7, 3)), noise((2, 5, 7), 1, 0, 2)
     assert not NO_AUGMENTATION.active
-    assert augment(KEY, images, NO_AUGMENTATION) is images
-    same = augment(KEY, images, NO_AUGMENTATION, masks)
+    assert augment(keys_of(2), images, NO_AUGMENTATION) is images
+    same = augment(keys_of(2), images, NO_AUGMENTATION, masks)
     assert same[0] is images
     assert same[1] is masks
-    program = jax.make_jaxpr(augment, static_argnums=2)(KEY, images, NO_AUGMENTATION)
+    program = jax.make_jaxpr(augment, static_argnums=2)(keys_of(2), images, NO_AUGMENTATION)
     assert not program.eqns
 
 

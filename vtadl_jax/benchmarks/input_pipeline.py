@@ -164,7 +164,7 @@ def measure_step(config, steps: int) -> dict:
     """Seconds a step: images resident on the device, and one constant batch; in turns of ten."""
     config.data.cache = "device"
     config_lib.check_values(config)
-    mesh, detector = sharding.make_mesh(config.mesh.data), make_detector(config)
+    mesh, detector = sharding.make_mesh(**config.mesh), make_detector(config)
     tx, geometry = make_optimizer(config.optimizer, 1000), Geometry(tuple(config.image_size))
     resident = feed.make_feed(config, load_splits(config).train, geometry, mesh)
     batch = next(resident)
@@ -176,9 +176,9 @@ def measure_step(config, steps: int) -> dict:
     times: dict[str, list[float]] = {"constant": [], "resident": []}
     runs = {}
     for name, shapes in (("constant", constant), ("resident", resident.shapes)):
-        state = train.create_state(detector, tx, config.seed)
-        state = jax.device_put(state, sharding.replicated(mesh))
-        runs[name] = (train.compile_train_step(detector, tx, mesh, state, shapes), state)
+        state = sharding.put_state(mesh, train.create_state(detector, tx, config.seed))
+        step = train.make_train_step(detector, tx, mesh, state)
+        runs[name] = (train.compile_train_step(step, state, shapes), state)
 
     def ten_steps(name: str) -> float:
         step, state = runs[name]

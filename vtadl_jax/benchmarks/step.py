@@ -28,17 +28,20 @@ _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
 def measure(config, repeats: int) -> dict:
     config_lib.check_values(config)
     keep_freed_memory()
-    mesh = sharding.make_mesh(config.mesh.data)
+    mesh = sharding.make_mesh(**config.mesh)
     detector = make_detector(config)
     tx = make_optimizer(config.optimizer, 1000)
     ema_decay = config.optimizer.ema_decay
     state = train.create_state(detector, tx, config.seed, ema_decay)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    state = sharding.put_state(mesh, state)
     shape = (config.batch_size, *config.image_size, config.data.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     variables = jax.tree.map(np.asarray, state.variables)
     batch = sharding.put_batch(mesh, {"image": images})
-    step = train.compile_train_step(detector, tx, mesh, state, batch, ema_decay)
+    step = train.make_train_step(
+        detector, tx, mesh, state, ema_decay=ema_decay, parallel=config.train.parallel
+    )
+    step = train.compile_train_step(step, state, batch)
     memory = step.memory_analysis()
 
     def one_step():  # the state is donated: every call continues from the last

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.models.parts import map_parts
 from vtadl_jax.ops.blocks import blocked_transposed_conv, merge_blocks, split_columns
 from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.transposed_conv import transposed_conv
@@ -123,52 +124,72 @@ class NormParams(nn.Module):
         return params, running
 
 
-def batch_norm(x, scale, bias, moments, pixels: int):
-    """BatchNorm in float32 over all axes but channels, each of which is `pixels` lanes of x.
+def batch_moments(x, features: int, axis):
+    """Mean and variance of a batch over all axes but channels, float32 [features], in one pass.
 
-    x: [B, h, w, C·pixels]; moments: (mean, variance) [C], or None to take the batch's. Returns
-    (y float32, moments). Mean and variance come from one pass over x.
+    x: [B, h, w, features·p], where p neighbouring lanes are pixels of one channel; `axis`: as in
+    `Layout`.
     """
     x = x.astype(jnp.float32)
-    if moments is None:
-        count = x.size // scale.size
 
-        def mean_of(values):
-            return values.sum((0, 1, 2)).reshape(-1, pixels).sum(-1) / count
+    def sums(values):
+        return values.sum((0, 1, 2)).reshape(features, -1).sum(-1)
 
-        mean = mean_of(x)
-        moments = mean, jnp.maximum(mean_of(jnp.square(x)) - jnp.square(mean), 0)
+    means = jnp.stack([sums(x), sums(jnp.square(x))]) * (features / x.size)
+    mean, square = means if axis is None else jax.lax.pmean(means, axis)
+    return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def normalize(x, moments, scale, bias):
+    """BatchNorm in float32 with given moments, then ReLU. x: [B, h, w, C·p], the rest: [C]."""
     mean, variance = moments
     factor = jax.lax.rsqrt(variance + NORM_EPSILON) * scale
+    pixels = x.shape[-1] // len(scale)
     mean, factor, bias = (jnp.repeat(v, pixels) for v in (mean, factor, bias))
-    return (x - mean) * factor + bias, moments
+    return nn.relu((x.astype(jnp.float32) - mean) * factor + bias)
 
 
-def upsample(x, ups, norms, running, *, strides: Sequence[int], blocked: bool, dtype):
+def up_layer(x, up, stride: int, block: tuple[int, int], blocked: bool):
+    """One transposed convolution of a map in blocks of pixels; returns (map, its blocks)."""
+    kernel, padding = up["kernel"].astype(x.dtype), tap_geometry(stride)[1]
+    if blocked:
+        x = blocked_transposed_conv(x, kernel, stride, padding, block)
+        block = (block[0] * stride, block[1] * stride)
+    else:
+        x = transposed_conv(x, kernel, stride, padding)
+    if "bias" in up:
+        x = x + jnp.repeat(up["bias"].astype(x.dtype), block[0] * block[1])
+    return x, block
+
+
+def upsample(
+    x, ups, norms, running, *, strides: Sequence[int], blocked: bool, dtype, axis=None, parts=1
+):
     """The five layers on a map [B, h, w, C]; ups and norms: a dict of parameters each.
 
-    running: (mean, variance) a norm, or None in training. Returns the image before its tanh,
-    [B, H, W, C'], and the moments that each norm used. `blocked` keeps the last layers' maps as
-    blocks of pixels (`ops/blocks.py`), the TPU's form; the numbers are the same.
+    running: (mean, variance) a norm, or None in training, where moments are the batch's (`axis` as
+    in `Layout`). Returns the image before its tanh, [B, H, W, C'], and the moments that
+    each norm used. `blocked` keeps the last layers' maps as blocks of pixels (`ops/blocks.py`),
+    the TPU's form; `parts` works on so many parts of the batch in turn. The numbers are the same.
     """
-    block, moments = (1, 1), []
-    for i, (up, stride) in enumerate(zip(ups, strides, strict=True)):
-        x, kernel, padding = x.astype(dtype), up["kernel"].astype(dtype), tap_geometry(stride)[1]
-        if blocked and i >= FIRST_BLOCKED:
-            x = blocked_transposed_conv(x, kernel, stride, padding, block)
-            block = (block[0] * stride, block[1] * stride)
-            if i == FIRST_BLOCKED:  # a grid of 128 columns at 512²: all lanes, see `merge_blocks`
-                x = split_columns(x, block, stride)
-                block = (block[0], 1)
-        else:
-            x = transposed_conv(x, kernel, stride, padding)
-        pixels = block[0] * block[1]
-        if "bias" in up:
-            x = x + jnp.repeat(up["bias"].astype(dtype), pixels)
+    block, moments = (1, 1), list[tuple]()
+    for i, stride in enumerate(strides):
+        in_blocks = blocked and i >= FIRST_BLOCKED
+        before = None if i == 0 else (moments[-1], norms[i - 1])
+
+        def layer(x, i=i, stride=stride, block=block, before=before, in_blocks=in_blocks):
+            if before is not None:
+                x = normalize(x, before[0], **before[1])
+            x, block = up_layer(x.astype(dtype), ups[i], stride, block, in_blocks)
+            # A grid of 128 columns at 512²: all lanes, see `merge_blocks`.
+            return split_columns(x, block, stride) if blocked and i == FIRST_BLOCKED else x
+
+        x = map_parts(layer, parts)(x)
+        if in_blocks:
+            block = (block[0] * stride, 1 if i == FIRST_BLOCKED else block[1] * stride)
         if i < len(norms):
-            x, used = batch_norm(x, **norms[i], moments=running and running[i], pixels=pixels)
-            x = nn.relu(x.astype(dtype))
-            moments.append(used)
+            features = len(norms[i]["scale"])
+            moments.append(running[i] if running else batch_moments(x, features, axis))
     return (merge_blocks(x, block) if blocked else x), moments
 
 
@@ -177,16 +198,17 @@ class Decoder(nn.Module):
 
     tokens: [B, N, D]. Returns [B, H, W, channels] float32. Five transposed convolutions, BatchNorm
     (over the global batch, float32) and ReLU between, tanh last. `features` are the widths of the
-    four hidden layers.
+    four hidden layers; `parts` as in `map_parts`, in training.
     """
 
     shape: DecoderShape
     features: Sequence[int]
     channels: int = 3
+    parts: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, train: bool):
+    def __call__(self, tokens, train: bool, axis=None):
         flat = tokens.reshape(len(tokens), -1)
         vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat)
         x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
@@ -200,7 +222,13 @@ class Decoder(nn.Module):
             strict=True,
         )
         running = None if train else [tuple(v.value for v in pair) for pair in variables]
-        form = functools.partial(upsample, strides=self.shape.strides, dtype=self.dtype)
+        form = functools.partial(
+            upsample,
+            strides=self.shape.strides,
+            dtype=self.dtype,
+            axis=axis,
+            parts=self.parts if train else 1,
+        )
         x, moments = jax.lax.platform_dependent(
             x,
             ups,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 Variables = Any  # {"params": ..., "batch_stats": ...}
 Array = Any  # jax.Array on the device, numpy.ndarray once fetched
@@ -12,18 +13,55 @@ Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a batch and the weights lie over devices, as far as a loss must know.
+
+    axis: name of the mapped axes over which the rest of the batch lies, None if this is all of it.
+        Losses and terms are means of this part; statistics of the batch are to be averaged over it.
+    gather: an array of weights, of which each device holds a share → the whole. None if devices
+        hold weights whole.
+    """
+
+    axis: Any = None
+    gather: Callable[[jax.Array], jax.Array] | None = None
+
+    def whole(self, weights):
+        """A tree of weights, gathered. Each is to go through this once, as near to its use as may
+        be: within the body of a scan over layers."""
+        if (gather := self.gather) is None:
+            return weights
+        return jax.tree.map(lambda x: checkpoint_name(gather(x), GATHERED), weights)
+
+    def whole_outside(self, scanned: str, params):
+        """`whole` of all but what lies below the name of a scanned layer."""
+
+        def gather(path, x):
+            inside = any(getattr(key, "key", None) == scanned for key in path)
+            return x if inside else self.whole(x)
+
+        return jax.tree_util.tree_map_with_path(gather, params)
+
+
+ALONE = Layout()
+GATHERED = "gathered"
+# For jax.checkpoint: the backward pass gathers weights again instead of keeping all of them.
+drop_gathered = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+
+
+@dataclasses.dataclass(frozen=True)
 class Detector:
     """An anomaly detector as functions of its variables.
 
     init: key → variables.
-    loss: (params, batch_stats, images uint8 [B, H, W, C], key) →
-        (scalar loss, (terms: name → scalar, new batch_stats)). Training mode.
+    loss: (params, batch_stats, images uint8 [B, H, W, C], keys [B], layout) →
+        (scalar loss, (terms: name → scalar, new batch_stats)). Training mode. Randomness is by
+        image, from its own key, so that it does not depend on how a batch is split.
     score: (variables, images uint8 [B, H, W, C]) → `Scores`. Evaluation mode, no randomness.
     score_terms: the names of `Scores.terms`, in order.
     """
 
     init: Callable[[jax.Array], Variables]
-    loss: Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, tuple[dict, Any]]]
+    loss: Callable[[Any, Any, jax.Array, jax.Array, Layout], tuple[jax.Array, tuple[dict, Any]]]
     score: Callable[[Variables, jax.Array], "Scores"]
     score_terms: tuple[str, ...]
 

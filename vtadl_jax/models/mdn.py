@@ -64,11 +64,11 @@ class MixtureDensity(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, train: bool):
-        """tokens: [B, N, D]. Returns the nll, [B, N] float32. Training needs an rng named 'noise'.
+    def __call__(self, tokens, keys=None):
+        """tokens: [B, N, D]. Returns the nll, [B, N] float32.
 
-        Noise N(0, noise_std) is added to x only: the network must name the density of the clean
-        features from a blurred view of the token.
+        keys: [B] in training, None otherwise. With them noise N(0, noise_std) is added to x only:
+        the network must name the density of the clean features from a blurred view of the token.
         """
         batch, num_tokens, width = tokens.shape
         # Unit scale per token: without it the encoder could raise the density by shrinking tokens.
@@ -79,8 +79,9 @@ class MixtureDensity(nn.Module):
             tokens = jax.lax.stop_gradient(tokens)
         x = tokens.reshape(-1, width)
         y = self._features(x)
-        if train and self.noise_std > 0:
-            x = x + self.noise_std * jax.random.normal(self.make_rng("noise"), x.shape)
+        if keys is not None and self.noise_std > 0:
+            noise = jax.vmap(lambda key: jax.random.normal(key, (num_tokens, width)))(keys)
+            x = x + self.noise_std * noise.reshape(x.shape)
         log_prob = self._conditional(x, y) if self.conditional else self._shared(y)
         return -log_prob.reshape(batch, num_tokens)
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vtadl_jax.models.detector import ALONE, Layout, drop_gathered
 from vtadl_jax.ops.attention import attention
 from vtadl_jax.ops.dense import dense_dot_general
 from vtadl_jax.ops.patches import embed_patches
@@ -71,7 +72,8 @@ class PatchViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, layout: Layout = ALONE):
+        """layout: the blocks' weights are gathered here, block by block; others come whole."""
         tokens = PatchEmbedding(
             self.patch_size, self.width, dtype=self.dtype, name="patch_embedding"
         )(images)
@@ -83,7 +85,12 @@ class PatchViT(nn.Module):
             "position_embedding", nn.initializers.normal(0.02), (1, tokens.shape[1], self.width)
         )
         tokens = tokens + position.astype(self.dtype)
-        block = nn.remat(EncoderBlock, prevent_cse=False) if self.remat else EncoderBlock
+        block: Any = EncoderBlock
+        if layout.gather is not None:
+            block = nn.map_variables(block, "params", layout.whole)
+            block = nn.remat(block, prevent_cse=False, policy=drop_gathered)
+        if self.remat:
+            block = nn.remat(block, prevent_cse=False)
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},

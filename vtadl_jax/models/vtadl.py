@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from vtadl_jax import losses
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.decoder import NUM_LAYERS, Decoder, plan_decoder
-from vtadl_jax.models.detector import Detector, Scores
+from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
 from vtadl_jax.models.mdn import MixtureDensity
+from vtadl_jax.models.parts import call_parts, map_parts
 from vtadl_jax.models.vit import PatchViT
 from vtadl_jax.ops.resize import upsample_maps
 
@@ -24,10 +25,17 @@ class VTADL(nn.Module):
     encoder: PatchViT
     decoder: Decoder
     mixture: MixtureDensity
+    parts: int = 1  # as in `map_parts`, in training
 
-    def __call__(self, images, train: bool):
+    def __call__(self, images):
         tokens = self.encoder(images)
-        return self.decoder(tokens, train), self.mixture(tokens, train)
+        return self.decoder(tokens, train=False), self.mixture(tokens)
+
+    def train(self, images, keys, layout: Layout):
+        """The same with noise and the batch's statistics; keys, layout: as in `Detector.loss`."""
+        tokens = call_parts(self.encoder, self.parts, images, layout=layout)
+        recon = self.decoder(tokens, train=True, axis=layout.axis)
+        return recon, call_parts(self.mixture, self.parts, tokens, keys)
 
 
 def build(config: ConfigDict) -> VTADL:
@@ -50,6 +58,7 @@ def build(config: ConfigDict) -> VTADL:
             shape=plan_decoder((height, width), model.decoder.vector_dim),
             features=tuple(model.decoder.features),
             channels=config.data.channels,
+            parts=config.train.accumulate,
             dtype=dtype,
         ),
         mixture=MixtureDensity(
@@ -63,6 +72,7 @@ def build(config: ConfigDict) -> VTADL:
             fixed_features=model.mdn.fixed_features,
             dtype=dtype,
         ),
+        parts=config.train.accumulate,
     )
 
 
@@ -106,18 +116,21 @@ def vtadl(config: ConfigDict) -> Detector:
 
     def init(key):
         images = jnp.zeros((1, height, width, config.data.channels))
-        return jax.jit(network.init, static_argnames="train")(key, images, train=False)
+        return jax.jit(network.init)(key, images)
 
-    def loss(params, batch_stats, images, key):
+    def loss(params, batch_stats, images, keys, layout=ALONE):
+        params = layout.whole_outside("blocks", params)
         images = losses.to_unit_range(images)
         (recon, nll), updates = network.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
-            train=True,
-            rngs={"noise": key},
+            keys,
+            layout,
+            method="train",
             mutable=["batch_stats"],
         )
-        mse, dissimilarity = losses.reconstruction_terms(images, recon)
+        compare = map_parts(losses.reconstruction_terms, network.parts)
+        mse, dissimilarity = compare(images, recon)
         terms = {"nll": nll.mean(), "mse": mse.mean(), "dissimilarity": dissimilarity.mean()}
         total = (
             weights.nll_weight * terms["nll"]
@@ -128,7 +141,7 @@ def vtadl(config: ConfigDict) -> Detector:
 
     def score(variables, images):
         images = losses.to_unit_range(images)
-        recon, nll = cast(tuple, network.apply(variables, images, train=False))
+        recon, nll = cast(tuple, network.apply(variables, images))
         terms = jnp.stack([*losses.reconstruction_terms(images, recon), nll.max(-1)], axis=-1)
         nll_map = nll.reshape(-1, *grid)
         return Scores(

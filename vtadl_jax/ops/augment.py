@@ -1,8 +1,8 @@
 """Random variation of training images inside the compiled step: mirror, turn, light, colour.
 
 Geometry moves an image and its mask alike. Here are no files, no crops and no change of size, and
-evaluation does not come here. A row's fate depends on the key and its place in the global batch
-only, so that one device and many see the same images.
+evaluation does not come here. An image's fate depends on its own key only, so that one device and
+many see the same images.
 """
 
 import math
@@ -61,14 +61,10 @@ class Draws(NamedTuple):
     saturation: jax.Array  # float32, factor - 1
 
 
-def draw(key, batch_size: int, options: Augmentation) -> Draws:
-    """Row i depends on `key`, i and `options` only, not on `batch_size` or the devices."""
-
-    def row(index):
-        # A number for every field, used or not: turning one on leaves the others as they were.
-        return jax.random.uniform(jax.random.fold_in(key, index), (6,), jnp.float32)
-
-    u = jax.vmap(row)(jnp.arange(batch_size)).T
+def draw(keys, options: Augmentation) -> Draws:
+    """Row i depends on keys[i] and `options` only."""
+    # A number for every field, used or not: turning one on leaves the others as they were.
+    u = jax.vmap(lambda key: jax.random.uniform(key, (6,), jnp.float32))(keys).T
     signed = 2 * u - 1
     return Draws(
         flip_horizontal=(u[0] < 0.5) & options.flip_horizontal,
@@ -80,15 +76,15 @@ def draw(key, batch_size: int, options: Augmentation) -> Draws:
     )
 
 
-def augment(key, images, options: Augmentation, masks=None):
+def augment(keys, images, options: Augmentation, masks=None):
     """Mirror and turn, then change saturation, contrast and brightness, each image by its draws.
 
-    images: uint8 [B, H, W, C], C 1 or 3. masks: [B, H, W], moved as the images by nearest pixel.
-    Contrast turns about the mean of the image as it came. Returns uint8 images, rounded and
-    clipped once, at the end; (images, masks) if masks are given.
+    keys: [B]. images: uint8 [B, H, W, C], C 1 or 3. masks: [B, H, W], moved as the images, by
+    nearest pixel. Contrast turns about the mean of the image as it came. Returns uint8 images,
+    rounded and clipped once, at the end; (images, masks) if masks are given.
     """
     if options.active:
-        draws = draw(key, len(images), options)
+        draws = draw(keys, options)
         images = _augment_images(images, draws, options)
         if masks is not None:
             masks = _flip(masks, draws, options)

@@ -60,8 +60,9 @@ def differences(subjects: Subjects) -> dict[str, float]:
     config.model.mdn.noise_std = 0.0
     loss = jax.jit(jax.value_and_grad(make_detector(config).loss, has_aux=True))
     variables = subjects.variables
+    keys = jax.random.split(jax.random.key(0), len(subjects.images))
     (total, (terms, _)), grads = loss(
-        variables["params"], variables["batch_stats"], subjects.images, jax.random.key(0)
+        variables["params"], variables["batch_stats"], subjects.images, keys
     )
     twin = subjects.twin.train()
     noise_std, twin.mixture.noise_std = twin.mixture.noise_std, 0.0
@@ -154,9 +155,10 @@ def _describe(config: ConfigDict) -> str:
 def _our_step(subjects: Subjects) -> Callable[[], Any]:
     """The step as training compiles it; every call continues from the state of the last."""
     mesh = sharding.make_mesh(1)
-    state = jax.device_put(subjects.state, sharding.replicated(mesh))
+    state = sharding.put_state(mesh, subjects.state)
     batch = sharding.put_batch(mesh, {"image": subjects.images})
-    step = train.compile_train_step(subjects.detector, subjects.tx, mesh, state, batch)
+    step = train.make_train_step(subjects.detector, subjects.tx, mesh, state)
+    step = train.compile_train_step(step, state, batch)
 
     def call():
         nonlocal state

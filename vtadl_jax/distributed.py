@@ -1,0 +1,123 @@
+"""Several processes that train together: how they find each other, and how they part.
+
+On GKE and Slurm the environment says it all; on the VMs of a TPU pod slice VTADL_DISTRIBUTED=1 has
+JAX ask the platform. Elsewhere flags or variables do: --coordinator HOST:PORT --num_processes N
+--process_id I, or VTADL_COORDINATOR and so on, as `launch/local.sh` sets them.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vtadl_jax.errors import UserError
+
+PEER_LOST = 76  # exit code
+HEARTBEAT_SECONDS = 30  # after which a silent process is given up
+START_SECONDS = 300  # to wait for all processes at the start
+FAREWELL_SECONDS = 3600  # to wait at the end for the one that writes the report
+
+
+def cluster_of(environment: Mapping[str, str]) -> str | None:
+    """The kind of cluster that JAX can read from the environment, None outside of one."""
+    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        return "slurm"
+    if "MEGASCALE_COORDINATOR_ADDRESS" in environment:  # several TPU slices
+        return "tpu"
+    workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if workers and len(workers.split(",")) > 1:
+        return "tpu"
+    # A TPU VM without GKE: only its metadata server knows the other hosts.
+    return "tpu" if environment.get("VTADL_DISTRIBUTED") else None
+
+
+def explicit_cluster(
+    environment: Mapping[str, str], coordinator: str = "", count: int = 0, index: int = -1
+) -> tuple[str, int, int] | None:
+    """(coordinator, number of processes, this one), given or from VTADL_* variables.
+
+    None without a coordinator. Raises UserError if the numbers are missing or impossible.
+    """
+    coordinator = coordinator or environment.get("VTADL_COORDINATOR", "")
+    if not coordinator:
+        return None
+    try:
+        count = count or int(environment.get("VTADL_NUM_PROCESSES", "0"))
+        index = index if index >= 0 else int(environment.get("VTADL_PROCESS_ID", "-1"))
+    except ValueError as e:
+        raise UserError(f"VTADL_NUM_PROCESSES or VTADL_PROCESS_ID: {e}: give numbers") from e
+    if not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator {coordinator}: give HOST:PORT of process 0")
+    if count < 1 or not 0 <= index < count:
+        raise UserError(
+            f"--coordinator {coordinator} needs --num_processes N and --process_id 0 to N - 1, got "
+            f"{count} and {index}"
+        )
+    return coordinator, count, index
+
+
+def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Join the other processes if there are any. To be called before JAX touches a device.
+
+    Raises UserError where they cannot be reached.
+    """
+    explicit = explicit_cluster(os.environ, coordinator, num_processes, process_id)
+    cluster = cluster_of(os.environ)
+    if explicit is None and cluster is None:
+        return
+    jax.config.update("jax_enable_preemption_service", True)
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "initialization_timeout": START_SECONDS,
+        "shutdown_timeout_seconds": FAREWELL_SECONDS,
+    }
+    if explicit is not None:
+        names = ("coordinator_address", "num_processes", "process_id")
+        options |= dict(zip(names, explicit, strict=True))
+    try:
+        jax.distributed.initialize(**options)
+    except (RuntimeError, ValueError) as e:
+        where = explicit[0] if explicit else f"the {cluster} environment"
+        raise UserError(
+            f"process could not join the others through {where}: {' '.join(str(e).split())[:200]}: "
+            f"start all processes within {START_SECONDS} s, on a free port that all can reach"
+        ) from e
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, reports and pictures."""
+    return jax.process_index() == 0
+
+
+def agree(value):
+    """A JSON value of process 0, in every process; waits for all of them."""
+    if jax.process_count() == 1:
+        return value
+    raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(raw))))
+    raw = raw if is_main() else np.zeros(size, np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(raw)).tobytes())
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an error of JAX says that another process is gone."""
+    signs = ("Gloo", "gloo", "Connection", "connection", "peer", "heartbeat", "UNAVAILABLE")
+    return jax.process_count() > 1 and any(sign in str(error) for sign in signs)
+
+
+def leave_after_loss(error: Exception) -> None:
+    """Say that another process is gone and end this one, without the farewell that would wait for
+    it."""
+    reason = " ".join(str(error).split())[:200]
+    print(
+        f"process {jax.process_index()} of {jax.process_count()} lost the others ({reason}): rerun "
+        f"the same command in all processes to continue from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(PEER_LOST)
