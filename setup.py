@@ -54,6 +54,7 @@ setup(
             "hypothesis>=6.150,<7",
             "scikit-learn>=1.7,<2",
             "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
+            "kubernetes-validate>=1.37,<2",  # schemas of launch/gke_jobset.yaml
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

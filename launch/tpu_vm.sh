@@ -1,27 +1,53 @@
 #!/usr/bin/env bash
-# Train on one TPU VM (a single host): create it, install, run, fetch the results, delete it.
-# Not run by its authors on a real TPU; the compiled step is the same program as on a CPU.
-# Usage: launch/tpu_vm.sh BUCKET_WITH_DATA CONFIG [OVERRIDE ...]
-#   launch/tpu_vm.sh gs://my-bucket/mvtec_ad configs/mvtec.py:screw --config.dtype=bfloat16
+# Train on Cloud TPU, a single host (v5litepod-4) or a pod slice (v5litepod-256): create it, install on
+# all workers, run on all workers, fetch the results, delete it.
+#
+# Not run by its authors on a real TPU. Run were: the same program as several processes on one
+# machine, the compiler for these slices, and shellcheck on this file.
+#
+# Usage: launch/tpu_vm.sh gs://BUCKET/RUNS gs://BUCKET/DATA CONFIG [OVERRIDE ...]
+#   launch/tpu_vm.sh gs://my-bucket/runs gs://my-bucket/mvtec_ad configs/mvtec.py:screw --config.dtype=bfloat16
+#
+# RUNS holds the run's workdir, checkpoints included, so that an interrupted one continues: a bucket
+# mounted with gcsfuse on every worker. DATA is copied to every worker.
 set -euo pipefail
 
 NAME=${NAME:-vtadl}
 ZONE=${ZONE:-us-west4-a}
-TYPE=${TYPE:-v5litepod-4}
+TYPE=${TYPE:-v5litepod-4}                   # v5litepod-256 for 64 hosts
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
+SPOT=${SPOT:-}                              # 1: preemptible; TERM is answered with a checkpoint
+KEEP=${KEEP:-}                              # 1: do not delete the TPU at the end
 
-data=${1:?give the bucket folder that holds the categories}
-config=${2:?give a config file, such as configs/mvtec.py:screw}
-shift 2
+runs=${1:?give the bucket folder for runs}
+data=${2:?give the bucket folder that holds the categories}
+config=${3:?give a config file, such as configs/mvtec.py:screw}
+shift 3
+run_name=$(basename "${config/:/-}" .py)
+bucket=${runs#gs://}
 
-on_vm() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --command="$1"; }
+tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }
+on_all() { tpu ssh "$NAME" --worker=all --command="$1"; }
 
-gcloud compute tpus tpu-vm create "$NAME" --zone="$ZONE" --accelerator-type="$TYPE" --version="$RUNTIME"
-trap 'gcloud compute tpus tpu-vm delete "$NAME" --zone="$ZONE" --quiet' EXIT
-git archive --format=tar HEAD | gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" \
-  --command="mkdir -p vtadl_jax && tar -x -C vtadl_jax"
-on_vm "cd vtadl_jax && python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
-on_vm "mkdir -p data && gcloud storage cp -r '$data/*' data/"
-on_vm "cd vtadl_jax && .venv/bin/python -m vtadl_jax.main --config $config \
-  --config.data.root=../data --workdir=../run $(printf '%q ' "$@")"
-gcloud compute tpus tpu-vm scp --recurse --zone="$ZONE" "$NAME":run "./runs/$NAME"
+if ! tpu describe "$NAME" > /dev/null 2>&1; then
+  tpu create "$NAME" --accelerator-type="$TYPE" --version="$RUNTIME" ${SPOT:+--spot}
+fi
+if [ -z "$KEEP" ]; then
+  trap 'tpu delete "$NAME" --quiet' EXIT
+fi
+
+source=$(mktemp -d)
+git archive --format=tar.gz --output="$source/vtadl_jax.tar.gz" HEAD
+tpu scp "$source/vtadl_jax.tar.gz" "$NAME": --worker=all
+on_all "mkdir -p vtadl_jax data runs && tar -xzf vtadl_jax.tar.gz -C vtadl_jax"
+on_all "cd vtadl_jax && python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+on_all "gcloud storage cp -r '$data/*' data/"
+on_all "mountpoint -q runs || gcsfuse --implicit-dirs --only-dir '${bucket#*/}' '${bucket%%/*}' runs"
+
+# VTADL_DISTRIBUTED has JAX ask the platform for the other hosts. All workers run the same command; a
+# lost one ends the others, and running this script again continues.
+overrides=$([ $# -eq 0 ] || printf '%q ' "$@")
+on_all "cd vtadl_jax && VTADL_DISTRIBUTED=1 .venv/bin/python -m vtadl_jax.main --config $config \
+  --config.data.root=../data --workdir=../runs/$run_name $overrides"
+mkdir -p runs
+gcloud storage cp -r "$runs/$run_name" runs/

@@ -111,6 +111,8 @@ class Checkpoints:
         """
         if step == self._manager.latest_step():
             return
+        self.wait()
+        self._check_room(sum(x.nbytes for x in jax.tree.leaves(state)))
         about = {"config": config, "calibration": calibration}
         args = ocp.args.Composite(
             **{
@@ -202,6 +204,20 @@ class Checkpoints:
                 except FileNotFoundError:
                     continue  # an old checkpoint, deleted meanwhile
 
+    def _check_room(self, needed: int) -> None:
+        """Before orbax finds out in the middle. Raises UserError."""
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._no_room(f"it takes {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free")
+
+    def _no_room(self, reason: str) -> UserError:
+        good = self.latest_step
+        kept = "there is no other" if good is None else f"the last good one is of step {good}"
+        return UserError(
+            f"a checkpoint could not be written to {self.directory}: {reason}; {kept}: make room "
+            f"and rerun the same command"
+        )
+
     def _guard(self, action: Callable[[], Any]) -> Any:
         """Run what may find that the disk refused a checkpoint, now or in the background."""
         try:
@@ -210,14 +226,7 @@ class Checkpoints:
             reason = disk_trouble(error)
             if reason is None:
                 raise
-            good = self.latest_step
-            kept = (
-                f"the last good checkpoint is step {good}" if good is not None else "there is none"
-            )
-            raise UserError(
-                f"a checkpoint could not be written to {self.directory}: {reason}; {kept}: make "
-                f"room and rerun the same command"
-            ) from error
+            raise self._no_room(reason) from error
 
     def wait(self) -> None:
         """Until what was saved is on disk. Raises UserError if that failed."""

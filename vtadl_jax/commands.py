@@ -10,6 +10,13 @@ from absl import logging as absl_logging
 from vtadl_jax.errors import UserError
 
 
+def quiet_libraries() -> None:
+    """What libraries log as errors they raise as well, and one line is to say it."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    for name in ("orbax", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def run_command(
     values: flags.FlagValues,
     argv: Sequence[str],
@@ -19,8 +26,7 @@ def run_command(
 ) -> int:
     """Parse `argv` into `values`, then `run`. Returns the exit code: that of `run`, 2 for a
     mistake, 130 after Ctrl-C. `values` must define a flag `help`; `usage` is shown for it."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
+    quiet_libraries()
     try:
         values.unparse_flags()
         try:

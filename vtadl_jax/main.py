@@ -5,13 +5,11 @@ Exit codes: 0 done, 2 a mistake the user can mend (one line says which), 3 the l
 """
 
 import contextlib
-import logging
 import sys
 from pathlib import Path
 
 import jax
 from absl import flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
@@ -19,6 +17,7 @@ from vtadl_jax import distributed, preemption, sharding, train
 from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints, disk_trouble
+from vtadl_jax.commands import quiet_libraries
 from vtadl_jax.data.records import split_holdout
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.distributed import agree, is_main
@@ -149,8 +148,7 @@ def _in_processes() -> str:
 
 
 def main(argv: list[str]) -> int:
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("orbax").setLevel(logging.ERROR)
+    quiet_libraries()
     try:
         config, name = config_lib.parse_flags(argv)
         category = config.data.category or Path(config.data.root).name

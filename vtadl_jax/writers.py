@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 _silent = False
@@ -36,11 +38,16 @@ def track(items: Iterable, total: int, what: str):
 
 
 class MetricWriter:
-    """Scalars to `metrics.jsonl` and TensorBoard event files in the workdir."""
+    """Scalars to `metrics.jsonl` and TensorBoard event files in the workdir.
+
+    Events are written where they come up: tensorboardX's own SummaryWriter leaves that to a thread,
+    and waits for it for ever once a full disk has killed it.
+    """
 
     def __init__(self, workdir: Path):
         self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
 
     def write(self, step: int, scalars: dict[str, float], prefix: str) -> None:
         record = {"step": step, **{f"{prefix}/{k}": v for k, v in scalars.items()}}
@@ -48,7 +55,9 @@ class MetricWriter:
         self._lines.flush()
         for name, value in scalars.items():
             if math.isfinite(value):
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+                summary = scalar(f"{prefix}/{name}", value)
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._board.flush()
 
     def close(self) -> None:
         self._lines.close()

@@ -1,0 +1,148 @@
+"""Several processes: how they are found, that they train as one, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.factory import tiny_dataset
+from vtadl_jax import distributed, sharding
+from vtadl_jax.benchmarks.measures import crashes
+from vtadl_jax.errors import UserError
+from vtadl_jax.workdir import load_run
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}, "slurm"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "tpu"),
+        ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, "tpu"),
+        ({"VTADL_DISTRIBUTED": "1"}, "tpu"),
+    ],
+)
+def test_clusters_are_known_by_their_environment(environment, kind):
+    assert distributed.cluster_of(environment) == kind
+
+
+def test_processes_are_numbered_by_flags_or_variables():
+    variables = {
+        "VTADL_COORDINATOR": "a:1",
+        "VTADL_NUM_PROCESSES": "4",
+        "VTADL_PROCESS_ID": "2",
+    }
+    assert distributed.explicit_cluster({}) is None
+    assert distributed.explicit_cluster(variables) == ("a:1", 4, 2)
+    assert distributed.explicit_cluster(variables, "b:2", 3, 0) == ("b:2", 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "message"),
+    [
+        ({}, ("a:1",), "--coordinator a:1 needs --num_processes N .*, got 0 and -1"),
+        ({}, ("a:1", 2, 2), "needs .*, got 2 and 2"),
+        ({}, ("a", 2, 0), "--coordinator a: give HOST:PORT"),
+        ({"VTADL_COORDINATOR": "a:1", "VTADL_NUM_PROCESSES": "two"}, (), "'two'.*: give numbers"),
+    ],
+)
+def test_what_is_missing_to_start_is_said(environment, flags, message):
+    with pytest.raises(UserError, match=message):
+        distributed.explicit_cluster(environment, *flags)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
+
+
+def scalars(workdir, prefix):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if any(name.startswith(prefix) for name in line)]
+    return {row["step"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def two_processes(dataset, tmp_path_factory):
+    """A run of two processes with two devices each: its place and what it said."""
+    if sys.platform == "win32":
+        pytest.skip("launch/local.sh needs bash")
+    place = crashes.Place(tmp_path_factory.mktemp("two"), dataset, processes=2, devices=2)
+    program = place.start()
+    assert program.wait() == 0, program.text
+    return place, program.text
+
+
+@pytest.mark.multiprocess
+def test_two_processes_train_as_one_process_does(dataset, two_processes, tmp_path):
+    place, text = two_processes
+    assert "on 4 cpu device(s) in 2 processes" in text
+    alone = crashes.Place(tmp_path, dataset)
+    program = alone.start()
+    assert program.wait() == 0, program.text
+    one, two = (scalars(p.workdir, "train/") for p in (alone, place))
+    assert one.keys() == two.keys()
+    assert two[1]["train/loss"] == pytest.approx(one[1]["train/loss"], rel=1e-5)
+    last = max(one)
+    assert two[last]["train/loss"] == pytest.approx(one[last]["train/loss"], rel=1e-2)
+    results = [json.loads((p.workdir / "results.json").read_text()) for p in (alone, place)]
+    assert results[0]["num_test_images"] == results[1]["num_test_images"]
+    assert results[1]["pixel_auroc"] == pytest.approx(results[0]["pixel_auroc"], abs=0.02)
+
+
+@pytest.mark.multiprocess
+def test_one_process_writes(two_processes):
+    place, text = two_processes
+    assert text.count("images to train") == 1
+    rows = (place.workdir / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows if "train/loss" in row]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == crashes.NUM_STEPS
+
+
+@pytest.mark.multiprocess
+def test_a_checkpoint_of_two_processes_is_read_by_one(two_processes):
+    place, _ = two_processes
+    run = load_run(place.workdir, sharding.make_mesh(1))
+    assert run.step == crashes.NUM_STEPS
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.variables))
+
+
+@pytest.mark.multiprocess
+def test_a_lost_process_ends_the_other_in_bounded_time_and_term_saves(dataset, tmp_path):
+    place = crashes.Place(tmp_path, dataset, processes=2)
+    program = place.start()
+    program.until_said("step 3/")
+    children = crashes.children(program.process.pid)
+    os.kill(children[-1], signal.SIGKILL)
+    struck = time.monotonic()
+    assert program.wait() in (distributed.PEER_LOST, 137)
+    assert time.monotonic() - struck < distributed.HEARTBEAT_SECONDS + 30
+    assert "lost the others" in program.text or "killed" in program.text
+    again = place.start()
+    again.until_said("step 12/")
+    again.process.send_signal(signal.SIGTERM)
+    assert again.wait() == 75, again.text
+    assert "told to stop, saved step" in again.text
+
+
+def test_processes_that_cannot_meet_are_told(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "vtadl_jax.main", "--config=configs/demo.py", "--coordinator=a"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 2
+    assert run.stderr == "error: --coordinator a: give HOST:PORT of process 0\n"
