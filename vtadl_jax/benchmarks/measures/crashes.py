@@ -379,6 +379,6 @@ def _sealed(place: Place) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that one has started."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    return [int(child) for child in listed.split()]
+    """The training processes that `launch/local.sh` has started; it has helpers, too."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [int(p) for p in listed if b"vtadl_jax.main" in Path(f"/proc/{p}/cmdline").read_bytes()]
