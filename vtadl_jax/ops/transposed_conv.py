@@ -18,6 +18,9 @@ import jax.numpy as jnp
 FEW_OUTPUTS, LONG_SUM, LARGE_MAP = 16, 1024, 2**13
 # From so many phases on, and up to so many pixels, a kernel's gradient is faster as products.
 MANY_PHASES, MIDDLE_MAP = 64, 2**14
+# It is at its best with so many outputs; where a layer has half of them or fewer and its kernel is
+# at least so wide, several neighbouring columns are made at once.
+BEST_OUTPUTS, WIDE_KERNEL = 24, 5
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -89,9 +92,8 @@ def polyphase(x, kernel, *, stride: int, padding: int):
     batch, height, width, channels = x.shape
     kh, kw, _, features = kernel.shape
     if stride == 1:
-        return _conv(
-            x, kernel[::-1, ::-1], padding=((kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2)
-        )
+        ends = (kh - 1 - padding,) * 2, (kw - 1 - padding,) * 2
+        return _conv_by_columns(x, kernel[::-1, ::-1], ends)
     (th, tw), (qh, qw) = _phases(x.shape, kernel.shape, stride)
     s = stride
     taps = jnp.pad(kernel, ((0, th * s - kh), (0, tw * s - kw), (0, 0), (0, 0)))
@@ -107,8 +109,10 @@ def polyphase(x, kernel, *, stride: int, padding: int):
 def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
     """Gradient with respect to x: a convolution of g that steps by the stride."""
     kh, kw, _, features = kernel.shape
-    few = kh * kw * features > LONG_SUM
-    return _conv(g, kernel.transpose(0, 1, 3, 2), stride, ((padding,) * 2, (padding,) * 2), few)
+    kernel, ends = kernel.transpose(0, 1, 3, 2), ((padding,) * 2,) * 2
+    if stride == 1:
+        return _conv_by_columns(g, kernel, ends)
+    return _conv(g, kernel, stride, ends, kh * kw * features > LONG_SUM)
 
 
 def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
@@ -159,12 +163,32 @@ def _phases(x_shape, kernel_shape, stride: int):
     return (th, tw), (x_shape[1] + th - 1, x_shape[2] + tw - 1)
 
 
-def _conv(x, kernel, stride=1, padding=((0, 0), (0, 0)), few_outputs=False):
+def _conv_by_columns(x, kernel, padding):
+    """x ⋆ kernel, n neighbouring columns as one pixel with n times the outputs: the kernel at n
+    offsets in a window wider by n - 1, which steps by n columns."""
+    kh, kw, channels, features = kernel.shape
+    n = BEST_OUTPUTS // features if kw >= WIDE_KERNEL else 1
+    if n < 2:
+        return _conv(x, kernel, 1, padding, kh * kw * channels > LONG_SUM)
+    top, (left, right) = padding
+    width = x.shape[2] + left + right - kw + 1
+    blocks = -(-width // n)
+    offsets = [jnp.pad(kernel, ((0, 0), (i, n - 1 - i), (0, 0), (0, 0))) for i in range(n)]
+    wide = jnp.stack(offsets, 3).reshape(kh, kw + n - 1, channels, n * features)
+    out = _conv(x, wide, (1, n), (top, (left, right + blocks * n - width)))
+    return out.reshape(*out.shape[:2], blocks * n, features)[:, :, :width]
+
+
+def _conv(
+    x, kernel, stride: int | tuple[int, int] = 1, padding=((0, 0), (0, 0)), few_outputs=False
+):
     """x ⋆ kernel; with `few_outputs`, so many output channels at a time."""
+
+    strides = (stride, stride) if isinstance(stride, int) else stride
 
     def call(part):
         return jax.lax.conv_general_dilated(
-            x, part, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, part, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
     outputs = kernel.shape[-1]
