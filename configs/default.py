@@ -50,6 +50,9 @@ def get_config() -> ConfigDict:
     c.model.num_heads = 8
     c.model.mlp_dim = 1024
     c.model.class_token = True  # the extra row of the paper's position table
+    c.model.qkv_bias = False  # on queries, keys and values; pretrained encoders: True
+    c.model.final_norm = False  # a LayerNorm on the encoded tokens; pretrained encoders: True
+    c.model.norm_epsilon = 1e-5  # of the encoder's LayerNorms; pretrained encoders: 1e-6
     c.model.remat = False  # recompute a block's activations in the backward pass
 
     c.model.decoder = ConfigDict()

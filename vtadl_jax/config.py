@@ -110,6 +110,7 @@ _AT_LEAST = {
     "model.num_heads": 1,
     "model.mlp_dim": 1,
     "model.decoder.vector_dim": 1,
+    "model.norm_epsilon": 0,
     "model.mdn.noise_std": 0,
     "train.accumulate": 1,
     "optimizer.learning_rate": 0,

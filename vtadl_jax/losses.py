@@ -17,12 +17,16 @@ def to_uint8(images):
     return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
+def squared_error(images, recon):
+    """Mean squared error of each image, [B, H, W, C] → [B] float32."""
+    # Row sums first: XLA's CPU adds three axes at once in one long float32 sum.
+    return jnp.square(images - recon).mean((2, 3)).mean(1)
+
+
 def reconstruction_terms(images, recon):
     """Per-image mean squared error and 1 - SSIM, each [B] float32; images, recon: [B, H, W, C].
 
     Eq. 9 adds 0.5·SSIM to a loss that is minimised; read literally that would make reconstructions
     dissimilar, so the dissimilarity 1 - SSIM is what is meant and used.
     """
-    # Row sums first: XLA's CPU adds three axes at once in one long float32 sum.
-    mse = jnp.square(images - recon).mean((2, 3)).mean(1)
-    return mse, 1.0 - ssim(images, recon, DATA_RANGE)
+    return squared_error(images, recon), 1.0 - ssim(images, recon, DATA_RANGE)

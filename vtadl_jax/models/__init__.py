@@ -6,9 +6,10 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import Detector
+from vtadl_jax.models.official import official
 from vtadl_jax.models.vtadl import vtadl
 
-DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {"vtadl": vtadl}
+DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {"vtadl": vtadl, "official": official}
 
 
 def make_detector(config: ConfigDict) -> Detector:

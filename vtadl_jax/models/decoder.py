@@ -86,16 +86,17 @@ def tap_geometry(stride: int) -> tuple[int, int]:
 
 
 class UpParams(nn.Module):
-    """The parameters of a transposed convolution, as a dict; see `tap_geometry` for its shape."""
+    """The parameters of a transposed convolution with size × size taps, as a dict."""
 
     channels: int
     features: int
+    size: int
     stride: int
     use_bias: bool
 
     @nn.compact
     def __call__(self):
-        size, _ = tap_geometry(self.stride)
+        size = self.size
         # Every output pixel sees (size / stride)² taps of each channel: that is the fan-in.
         fan_in = self.channels * (size / self.stride) ** 2
         init = nn.initializers.normal((2 / fan_in) ** 0.5)
@@ -214,7 +215,14 @@ class Decoder(nn.Module):
         x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
         widths = (self.shape.channels, *self.features, self.channels)
         ups = [
-            UpParams(widths[i], widths[i + 1], stride, i == NUM_LAYERS - 1, name=f"up{i}")()
+            UpParams(
+                widths[i],
+                widths[i + 1],
+                tap_geometry(stride)[0],
+                stride,
+                i == NUM_LAYERS - 1,
+                name=f"up{i}",
+            )()
             for i, stride in enumerate(self.shape.strides)
         ]
         norms, variables = zip(

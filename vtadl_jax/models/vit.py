@@ -30,24 +30,30 @@ class PatchEmbedding(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and MLP, each after a LayerNorm and inside a residual. tokens [B, N, D] → same."""
+    """Attention and MLP, each after a LayerNorm and inside a residual. tokens [B, N, D] → same.
+
+    attention_scale: of the logits; None for one over the root of a head's width.
+    """
 
     num_heads: int
     mlp_dim: int
+    qkv_bias: bool = False
+    norm_epsilon: float = LAYER_NORM_EPSILON
+    attention_scale: float | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, tokens, _=None):
         width = tokens.shape[-1]
         options: dict[str, Any] = {"dtype": self.dtype, "dot_general": dense_dot_general}
-        h = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(tokens)
+        h = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm_attention")(tokens)
         heads = (3, self.num_heads, width // self.num_heads)
-        qkv = nn.DenseGeneral(heads, use_bias=False, name="qkv", **options)(h)
+        qkv = nn.DenseGeneral(heads, use_bias=self.qkv_bias, name="qkv", **options)(h)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        h = attention(q, k, v)
+        h = attention(q, k, v, self.attention_scale)
         h = nn.DenseGeneral(width, axis=(-2, -1), name="attention_out", **options)(h)
         tokens = tokens + h
-        h = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(tokens)
+        h = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm_mlp")(tokens)
         h = nn.Dense(self.mlp_dim, name="mlp_in", **options)(h)
         h = nn.Dense(width, name="mlp_out", **options)(nn.gelu(h, approximate=False))
         return tokens + h, None
@@ -59,7 +65,8 @@ class PatchViT(nn.Module):
     images: [B, H, W, C] in [-1, 1]. Returns [B, N, width], N = (H/P)·(W/P). The layers are one
     scanned block, so the program does not grow with depth; parameters carry a leading depth axis.
     The class token, the extra row of the paper's position table, takes part in attention and is
-    dropped at the end.
+    dropped at the end. Pretrained encoders (`weights/pretrained.py`) have biases on query, key and
+    value, a LayerNorm at the end and an epsilon of 1e-6.
     """
 
     patch_size: int
@@ -68,6 +75,10 @@ class PatchViT(nn.Module):
     num_heads: int
     mlp_dim: int
     class_token: bool = True
+    qkv_bias: bool = False
+    final_norm: bool = False
+    norm_epsilon: float = LAYER_NORM_EPSILON
+    attention_scale: float | None = None
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -97,5 +108,15 @@ class PatchViT(nn.Module):
             split_rngs={"params": True},
             length=self.depth,
         )
-        tokens, _ = blocks(self.num_heads, self.mlp_dim, self.dtype, name="blocks")(tokens, None)
+        tokens, _ = blocks(
+            self.num_heads,
+            self.mlp_dim,
+            self.qkv_bias,
+            self.norm_epsilon,
+            self.attention_scale,
+            self.dtype,
+            name="blocks",
+        )(tokens, None)
+        if self.final_norm:
+            tokens = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm")(tokens)
         return tokens[:, 1:] if self.class_token else tokens

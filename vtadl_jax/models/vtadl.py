@@ -51,6 +51,9 @@ def build(config: ConfigDict) -> VTADL:
             num_heads=model.num_heads,
             mlp_dim=model.mlp_dim,
             class_token=model.class_token,
+            qkv_bias=model.qkv_bias,
+            final_norm=model.final_norm,
+            norm_epsilon=model.norm_epsilon,
             remat=model.remat,
             dtype=dtype,
         ),
@@ -76,9 +79,9 @@ def build(config: ConfigDict) -> VTADL:
     )
 
 
-def check(config: ConfigDict) -> None:
-    """Raise UserError, naming field, value and remedy, for sizes that can't be built."""
-    model, mdn = config.model, config.model.mdn
+def check_encoder(config: ConfigDict) -> None:
+    """Raise UserError, naming field, value and remedy, for an encoder that can't be built."""
+    model = config.model
     for side in config.image_size:
         if side % model.patch_size:
             raise UserError(
@@ -90,6 +93,12 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"model.width {model.width} is not divisible by model.num_heads {model.num_heads}"
         )
+
+
+def check(config: ConfigDict) -> None:
+    """Raise UserError, naming field, value and remedy, for sizes that can't be built."""
+    model, mdn = config.model, config.model.mdn
+    check_encoder(config)
     if len(model.decoder.features) != NUM_LAYERS - 1:
         raise UserError(
             f"model.decoder.features {tuple(model.decoder.features)}: give the widths of the "

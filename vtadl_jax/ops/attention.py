@@ -9,8 +9,8 @@ KEPT_TOKENS = 256
 BLOCK = 256  # queries
 
 
-def attention(q, k, v):
-    """softmax(q kᵀ / √d) v of every head; softmax in float32.
+def attention(q, k, v, scale: float | None = None):
+    """softmax(scale · q kᵀ) v of every head; softmax in float32. scale: None for 1 / √d.
 
     q, k, v: [B, N, heads, d]. Returns [B, N, heads, d]. Longer sequences go block of queries by
     block, and the weights [B, heads, block, N] are computed again for the gradient, so none of
@@ -18,7 +18,7 @@ def attention(q, k, v):
     """
     tokens = q.shape[1]
     if tokens <= KEPT_TOKENS:
-        return jax.nn.dot_product_attention(q, k, v)
+        return jax.nn.dot_product_attention(q, k, v, scale=scale)
     blocks = -(-tokens // BLOCK)
     size = -(-tokens // blocks)
     padded = jnp.pad(q, ((0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)))
@@ -26,14 +26,15 @@ def attention(q, k, v):
 
     @jax.checkpoint
     def of_block(queries):
-        return jax.nn.dot_product_attention(queries, k, v)
+        return jax.nn.dot_product_attention(queries, k, v, scale=scale)
 
     out = jax.lax.map(of_block, padded.swapaxes(0, 1)).swapaxes(0, 1)
     return out.reshape(len(q), blocks * size, *q.shape[2:])[:, :tokens]
 
 
-def attention_reference(q, k, v):
+def attention_reference(q, k, v, scale: float | None = None):
     """The definition, all weights at once."""
-    weights = jnp.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    weights = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k)
     weights = jnp.exp(weights - weights.max(-1, keepdims=True))
     return jnp.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)

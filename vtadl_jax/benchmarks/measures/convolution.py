@@ -9,8 +9,8 @@ import numpy as np
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.measures.torch_variants import LAYOUTS, fastest, in_layout
 from vtadl_jax.benchmarks.peers import require_torch
-from vtadl_jax.benchmarks.peers.torch_vtadl import DECODER as OFFICIAL_LAYERS
 from vtadl_jax.benchmarks.timing import Candidate, compare
+from vtadl_jax.models.official import DECODER as OFFICIAL_LAYERS
 from vtadl_jax.ops.ssim import ssim as our_ssim
 from vtadl_jax.ops.transposed_conv import output_side, transposed_conv
 
