@@ -32,11 +32,10 @@ def config():
 def subject(config):
     """(network, its golden variables, golden images NHWC)."""
     golden.skip_without_golden()
-    entries = [names.autoencoder_entries(config), names.mixture_entries(config)]
-    arrays = golden.state_dicts()
-    for part, found in zip(entries, arrays, strict=True):
-        names.check_arrays(part, found, "golden")
-    variables = names.to_variables(sum(entries, []), arrays[0] | arrays[1])
+    entries = names.autoencoder_entries(config) + names.mixture_entries(config)
+    autoencoder, mixture = golden.state_dicts()
+    names.check_arrays(entries, autoencoder | mixture, "golden")
+    variables = names.to_variables(entries, autoencoder | mixture)
     return build(config), variables, jnp.array(golden.images().transpose(0, 2, 3, 1))
 
 

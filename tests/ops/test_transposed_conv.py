@@ -81,6 +81,18 @@ def test_many_outputs_and_long_sums_are_cut_without_a_difference(monkeypatch, ke
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kernel", "features"), [((11, 11), 3), ((6, 6), 8), ((3, 7), 11)])
+def test_columns_made_together_are_those_made_alone(monkeypatch, kernel, features):
+    x, w = draw(0, 2, 9, 13, 8, features, kernel)
+    grad = jax.grad(lambda x, w: jax.numpy.sin(ops.transposed_conv(x, w, 1, 1)).sum(), (0, 1))
+    together, alone = [], []
+    for results, best in ((together, ops.BEST_OUTPUTS), (alone, 1)):
+        monkeypatch.setattr(ops, "BEST_OUTPUTS", best)
+        results += [ops.transposed_conv(x, w, 1, 1), *grad(x, w)]
+    for got, want in zip(together, alone, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_program_for_the_cpu_has_no_dilated_convolution():
     x, w = draw(0, 1, 8, 8, 4, 4, (4, 4))
     grad = jax.grad(lambda x, w: ops.transposed_conv(x, w, 2, 1).sum(), argnums=(0, 1))
