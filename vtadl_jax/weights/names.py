@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -138,6 +139,12 @@ def mixture_entries(config: ConfigDict) -> list[Entry]:
     ]
 
 
+def counters(step: int) -> Arrays:
+    """What PyTorch's BatchNorms count, after so many steps; our variables have no such thing."""
+    layers = range(len(DECODER) - 1)
+    return {f"decoder.decoder2.{3 * i + 1}.{COUNTER}": np.array(step, np.int64) for i in layers}
+
+
 def check_arrays(entries: list[Entry], arrays: Mapping[str, np.ndarray], where: str) -> None:
     """Raise UserError, naming all of them, for arrays that are missing, left over, of another shape
     or not of finite numbers. where: the file, for the message."""
@@ -149,7 +156,7 @@ def check_arrays(entries: list[Entry], arrays: Mapping[str, np.ndarray], where: 
                 troubles.append(f"{name} is left over")
         elif array.shape != wanted[name]:
             troubles.append(f"{name} is {list(array.shape)}, not {list(wanted[name])}")
-        elif array.dtype.kind not in "fV":  # V: bfloat16, as numpy sees it
+        elif array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
             troubles.append(f"{name} is of {array.dtype}, not of floats")
         elif not np.isfinite(array.astype(np.float32)).all():
             troubles.append(f"{name} has values that are not finite")

@@ -1,0 +1,359 @@
+"""Pretrained encoders: the tokens of the network they come from, at any grid and patch size."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config
+from vtadl_jax import main
+from vtadl_jax.errors import UserError
+from vtadl_jax.models import make_detector
+from vtadl_jax.models.vit import PatchViT
+from vtadl_jax.weights import pretrained
+
+WIDTH, DEPTH, HEADS, MLP, PATCH, GRID = 16, 2, 4, 24, 4, 5
+OPTIONS = {"qkv_bias": True, "final_norm": True, "norm_epsilon": 1e-6}
+
+
+def timm_arrays(seed=0, patch=PATCH, grid=GRID):
+    """A ViT's state dict under timm's names, random."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "cls_token": (1, 1, WIDTH),
+        "pos_embed": (1, grid**2 + 1, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 3, patch, patch),
+        "patch_embed.proj.bias": (WIDTH,),
+        "norm.weight": (WIDTH,),
+        "norm.bias": (WIDTH,),
+        "head.weight": (10, WIDTH),
+        "head.bias": (10,),
+    }
+    for i in range(DEPTH):
+        for name, (rows, columns) in {
+            "attn.qkv": (3 * WIDTH, WIDTH),
+            "attn.proj": (WIDTH, WIDTH),
+            "mlp.fc1": (MLP, WIDTH),
+            "mlp.fc2": (WIDTH, MLP),
+        }.items():
+            shapes[f"blocks.{i}.{name}.weight"] = (rows, columns)
+            shapes[f"blocks.{i}.{name}.bias"] = (rows,)
+        for name in ("norm1", "norm2"):
+            shapes[f"blocks.{i}.{name}.weight"] = shapes[f"blocks.{i}.{name}.bias"] = (WIDTH,)
+    return {n: 0.3 * rng.standard_normal(shape, np.float32) for n, shape in shapes.items()}
+
+
+def google_arrays(timm, stacked=False, prefix=""):
+    """The same network as Google's files hold it; stacked: a layer axis, newer numbers of parts."""
+    head = (HEADS, WIDTH // HEADS)
+    arrays = {
+        "cls": timm["cls_token"],
+        "Transformer/posembed_input/pos_embedding": timm["pos_embed"],
+        "embedding/kernel": timm["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": timm["patch_embed.proj.bias"],
+        "Transformer/encoder_norm/scale": timm["norm.weight"],
+        "Transformer/encoder_norm/bias": timm["norm.bias"],
+        "head/kernel": timm["head.weight"].T,
+        "head/bias": timm["head.bias"],
+        "pre_logits/bias": timm["head.bias"],
+    }
+    layers = []
+    for i in range(DEPTH):
+        attention, mlp = "MultiHeadDotProductAttention_1", "MlpBlock_3"
+        layer = {}
+        part = {n.removeprefix(f"blocks.{i}."): a for n, a in timm.items() if f"blocks.{i}." in n}
+        for name, weight, bias in zip(
+            ("query", "key", "value"),
+            np.split(part["attn.qkv.weight"], 3),
+            np.split(part["attn.qkv.bias"], 3),
+            strict=True,
+        ):
+            layer[f"{attention}/{name}/kernel"] = weight.T.reshape(WIDTH, *head)
+            layer[f"{attention}/{name}/bias"] = bias.reshape(head)
+        layer[f"{attention}/out/kernel"] = part["attn.proj.weight"].T.reshape(*head, WIDTH)
+        layer[f"{attention}/out/bias"] = part["attn.proj.bias"]
+        for ours, theirs in (("Dense_0", "mlp.fc1"), ("Dense_1", "mlp.fc2")):
+            layer[f"{mlp}/{ours}/kernel"] = part[f"{theirs}.weight"].T
+            layer[f"{mlp}/{ours}/bias"] = part[f"{theirs}.bias"]
+        for ours, theirs in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
+            layer[f"{ours}/scale"] = part[f"{theirs}.weight"]
+            layer[f"{ours}/bias"] = part[f"{theirs}.bias"]
+        layers.append(layer)
+    if stacked:
+        renamed = {"Attention_1": "Attention_0", "MlpBlock_3": "MlpBlock_0", "Norm_2": "Norm_1"}
+        for name in layers[0]:
+            new = name
+            for old, number in renamed.items():
+                new = new.replace(old, number)
+            arrays[f"Transformer/encoderblock/{new}"] = np.stack([layer[name] for layer in layers])
+        arrays["pos_embedding"] = arrays.pop("Transformer/posembed_input/pos_embedding")
+    else:
+        for i, layer in enumerate(layers):
+            arrays |= {f"Transformer/encoderblock_{i}/{n}": a for n, a in layer.items()}
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def reference(arrays, images):
+    """timm's forward pass in numpy, float64. images: [B, H, W, 3]. Returns the patch tokens."""
+    a = {name: np.float64(array) for name, array in arrays.items()}
+    erf = np.vectorize(math.erf)
+
+    def norm(x, name):
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        return x * a[f"{name}.weight"] + a[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ a[f"{name}.weight"].T + a[f"{name}.bias"]
+
+    kernel = a["patch_embed.proj.weight"]
+    patch, (batch, height, width, _) = kernel.shape[-1], images.shape
+    cut = images.reshape(batch, height // patch, patch, width // patch, patch, 3)
+    x = np.einsum("bipjqc,dcpq->bijd", cut, kernel).reshape(batch, -1, WIDTH)
+    x = x + a["patch_embed.proj.bias"]
+    x = np.concatenate([np.repeat(a["cls_token"], batch, 0), x], 1) + a["pos_embed"]
+    for i in range(DEPTH):
+        root = f"blocks.{i}"
+        qkv = linear(norm(x, f"{root}.norm1"), f"{root}.attn.qkv")
+        q, k, v = qkv.reshape(batch, -1, 3, HEADS, WIDTH // HEADS).transpose(2, 0, 3, 1, 4)
+        logits = q @ k.swapaxes(-1, -2) / math.sqrt(WIDTH // HEADS)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        mixed = (weights / weights.sum(-1, keepdims=True)) @ v
+        x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(x.shape), f"{root}.attn.proj")
+        h = linear(norm(x, f"{root}.norm2"), f"{root}.mlp.fc1")
+        x = x + linear(h * 0.5 * (1 + erf(h / math.sqrt(2))), f"{root}.mlp.fc2")
+    return norm(x, "norm")[:, 1:]
+
+
+def encoder(patch=PATCH, **options):
+    sizes = {
+        "patch_size": patch,
+        "width": WIDTH,
+        "depth": DEPTH,
+        "num_heads": HEADS,
+        "mlp_dim": MLP,
+    }
+    return PatchViT(**(sizes | OPTIONS | options))
+
+
+def load(path, *, patch=PATCH, grid=(GRID, GRID), channels=3, pixels="unit", **options):
+    """(our encoder, its parameters from the file)."""
+    network = encoder(patch, **options)
+    images = jnp.zeros((1, grid[0] * patch, grid[1] * patch, channels))
+    like = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
+    found = pretrained.read_encoder(path)
+    return network, pretrained.fit(found, like, grid, patch, pixels)
+
+
+def save(path, arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def images_of(height, width=None, seed=1):
+    return np.random.default_rng(seed).uniform(-1, 1, (2, height, width or height, 3))
+
+
+FILES = {
+    "timm": lambda timm: timm,
+    "google": google_arrays,
+    "google, stacked": lambda timm: google_arrays(timm, stacked=True, prefix="params/"),
+    "google, an old optimiser's": lambda timm: google_arrays(timm, prefix="opt/target/"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_tokens_are_those_of_the_network_it_comes_from(tmp_path, kind):
+    timm = timm_arrays()
+    network, params = load(save(tmp_path / "vit.npz", FILES[kind](timm)))
+    images = images_of(PATCH * GRID)
+    got = network.apply({"params": params}, images.astype(np.float32))
+    np.testing.assert_allclose(got, reference(timm, images), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_those_of_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra torch)")
+    timm = timm_arrays()
+    path = tmp_path / "vit.pt"
+    torch.save({"model": {name: torch.tensor(array) for name, array in timm.items()}}, path)
+    network, params = load(path)
+    images = images_of(PATCH * GRID).astype(np.float32)
+    t = {name: torch.tensor(array) for name, array in timm.items()}
+    F = torch.nn.functional
+    x = F.conv2d(
+        torch.tensor(images.transpose(0, 3, 1, 2).copy()), t["patch_embed.proj.weight"],
+        t["patch_embed.proj.bias"], stride=PATCH,
+    ).flatten(2).transpose(1, 2)  # fmt: skip
+    x = torch.cat([t["cls_token"].expand(2, -1, -1), x], 1) + t["pos_embed"]
+    for i in range(DEPTH):
+        p = {n.removeprefix(f"blocks.{i}."): a for n, a in t.items()}
+        h = F.layer_norm(x, (WIDTH,), p["norm1.weight"], p["norm1.bias"], 1e-6)
+        qkv = F.linear(h, p["attn.qkv.weight"], p["attn.qkv.bias"])
+        q, k, v = qkv.reshape(2, -1, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + F.linear(h, p["attn.proj.weight"], p["attn.proj.bias"])
+        h = F.layer_norm(x, (WIDTH,), p["norm2.weight"], p["norm2.bias"], 1e-6)
+        h = F.gelu(F.linear(h, p["mlp.fc1.weight"], p["mlp.fc1.bias"]))
+        x = x + F.linear(h, p["mlp.fc2.weight"], p["mlp.fc2.bias"])
+    want = F.layer_norm(x, (WIDTH,), t["norm.weight"], t["norm.bias"], 1e-6)[:, 1:]
+    got = network.apply({"params": params}, images)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_standardised_pixels_and_grey_images_are_absorbed(tmp_path):
+    timm = timm_arrays()
+    path = save(tmp_path / "vit.npz", timm)
+    grey = images_of(PATCH * GRID)[..., :1]
+    mean, deviation = pretrained.IMAGENET
+    want = reference(timm, ((np.repeat(grey, 3, -1) + 1) / 2 - mean) / deviation)
+    for channels in (1, 3):
+        network, params = load(path, channels=channels, pixels="imagenet")
+        images = np.repeat(grey, channels, -1).astype(np.float32)
+        got = network.apply({"params": params}, images)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_layer_scale_becomes_part_of_the_weights(tmp_path):
+    plain, rng = timm_arrays(), np.random.default_rng(3)
+    scaled, folded = dict(plain), dict(plain)
+    for i in range(DEPTH):
+        for scale, layer in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+            gamma = scaled[f"blocks.{i}.{scale}.gamma"] = rng.standard_normal(WIDTH, np.float32)
+            name = f"blocks.{i}.{layer}"
+            folded[f"{name}.weight"] = plain[f"{name}.weight"] * gamma[:, None]
+            folded[f"{name}.bias"] = plain[f"{name}.bias"] * gamma
+    got, want = (load(save(tmp_path / f"{i}.npz", a))[1] for i, a in enumerate((scaled, folded)))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("patch", [8, 12, 6])
+def test_a_larger_patch_has_the_token_of_the_patch_before_it_was_enlarged(patch):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((4, 4, 3, 8)).astype(np.float32)
+    small = rng.standard_normal((4, 4, 3)).astype(np.float32)
+    large = jax.image.resize(small, (patch, patch, 3), "cubic")
+    got = np.einsum("pqc,pqcd->d", large, pretrained.resize_patch_kernel(kernel, patch))
+    np.testing.assert_allclose(got, np.einsum("pqc,pqcd->d", small, kernel), rtol=1e-3, atol=1e-3)
+
+
+def test_a_smaller_patch_keeps_flat_patches(tmp_path):
+    kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 5)).astype(np.float32)
+    # No kernel of 4 × 4 can tell all patches of 8 × 8 apart; flat ones it can.
+    got = pretrained.resize_patch_kernel(kernel, 4)
+    assert got.shape == (4, 4, 3, 5)
+    assert np.isfinite(got).all()
+    assert np.abs(got).max() < 10 * np.abs(kernel).max()
+
+
+def test_positions_are_resampled_as_torch_does():
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra torch)")
+    table = np.random.default_rng(0).standard_normal((1, 1 + 49, 6)).astype(np.float32)
+    for grid in ((4, 4), (10, 12), (7, 3)):
+        got = pretrained.resize_positions(table, grid, 1)
+        image = torch.tensor(table[:, 1:]).reshape(1, 7, 7, 6).permute(0, 3, 1, 2)
+        want = torch.nn.functional.interpolate(image, grid, mode="bicubic", antialias=True)
+        np.testing.assert_array_equal(got[:, :1], table[:, :1])
+        want = want.permute(0, 2, 3, 1).reshape(1, -1, 6)
+        np.testing.assert_allclose(got[:, 1:], want, rtol=1e-3, atol=1e-4)
+    assert pretrained.resize_positions(table, (7, 7), 1) is table
+
+
+def test_another_grid_and_patch_give_nearly_the_tokens_of_the_image_before(tmp_path):
+    """A smooth image twice as large, patches twice as large: the same tokens."""
+    timm = timm_arrays()
+    path = save(tmp_path / "vit.npz", google_arrays(timm))
+    images = images_of(2, seed=5)
+    small = np.asarray(jax.image.resize(images, (2, 20, 20, 3), "cubic"))
+    cut = small.reshape(2, 5, 4, 5, 4, 3)
+    large = jax.image.resize(cut, (2, 5, 8, 5, 8, 3), "cubic").reshape(2, 40, 40, 3)
+    network, params = load(path, patch=8)
+    got = network.apply({"params": params}, large)
+    np.testing.assert_allclose(got, reference(timm, small), rtol=1e-3, atol=1e-3)
+    wide, params = load(path, grid=(5, 9))
+    assert wide.apply({"params": params}, np.zeros((1, 20, 36, 3), np.float32)).shape == (1, 45, 16)
+
+
+def test_a_class_token_without_position_gets_none(tmp_path):
+    timm = timm_arrays()
+    timm["pos_embed"][:, 0] = 0
+    short = timm | {"pos_embed": timm["pos_embed"][:, 1:]}
+    got, want = (load(save(tmp_path / f"{i}.npz", a))[1] for i, a in enumerate((short, timm)))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"depth": 1}, "it has 2 layers: --config.model.depth=2"),
+        ({}, {"depth": 3}, "blocks.2.attention_out.bias is not in it"),
+        ({}, {"width": 8}, "patch_embed.proj.bias is 16 wide, ours 8: --config.model.width=16"),
+        ({}, {"mlp_dim": 20}, r"blocks.0.mlp.fc1.bias is \[24\], ours \[20\]"),
+        ({}, {"qkv_bias": False}, "qkv.bias has no place here: --config.model.qkv_bias=True"),
+        ({}, {"final_norm": False}, "norm.bias has no place here: --config.model.final_norm=True"),
+        (
+            {},
+            {"class_token": False},
+            "cls_token has no place here: --config.model.class_token=True",
+        ),
+        ({"norm.weight": None}, {}, "norm.scale is not in it: --config.model.final_norm=False"),
+        ({"dist_token": np.zeros((1, 1, 16))}, {}, "dist_token has no place here"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, change, options, message):
+    arrays = {n: a for n, a in (timm_arrays() | change).items() if a is not None}
+    path = save(tmp_path / "vit.npz", arrays)
+    with pytest.raises(UserError, match=message):
+        load(path, **options)
+
+
+def test_heads_of_googles_files_are_checked(tmp_path):
+    path = save(tmp_path / "vit.npz", google_arrays(timm_arrays()))
+    with pytest.raises(UserError, match=r"attention_out|MultiHeadDotProductAttention_1"):
+        load(path, num_heads=2)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = save(tmp_path / "other.npz", {"conv.weight": np.zeros(3)})
+    with pytest.raises(UserError, match="neither Google's ViT"):
+        pretrained.read_encoder(path)
+
+
+def start_config(path, **fields):
+    options = {f"model__{name}": value for name, value in OPTIONS.items()}
+    sizes = {"model__width": WIDTH, "model__depth": DEPTH, "model__num_heads": HEADS}
+    return tiny_config(init_from=str(path), model__mlp_dim=MLP, **sizes, **options, **fields)
+
+
+def test_a_run_starts_from_the_file_and_only_its_encoder(tmp_path):
+    path = save(tmp_path / "vit.npz", timm_arrays())
+    config = start_config(path)
+    detector = make_detector(config)
+    plain = detector.init(jax.random.key(0))
+    started = pretrained.start_from(detector, config).init(jax.random.key(0))
+    assert jax.tree.structure(started) == jax.tree.structure(plain)
+    assert jax.tree.map(np.shape, started) == jax.tree.map(np.shape, plain)
+    blocks = started["params"]["encoder"]["blocks"]
+    want = timm_arrays()["blocks.1.mlp.fc1.weight"].T
+    np.testing.assert_array_equal(blocks["mlp_in"]["kernel"][1], want)
+    for part in ("decoder", "mixture"):
+        jax.tree.map(np.testing.assert_array_equal, started["params"][part], plain["params"][part])
+    with pytest.raises(UserError, match="detector 'official' has no encoder for"):
+        pretrained.start_from(detector, start_config(path, detector="official"))
+
+
+@pytest.mark.slow
+def test_the_file_is_read_at_a_fresh_start_only(tmp_path):
+    from tests.factory import tiny_dataset
+
+    data = tiny_dataset(tmp_path / "parts")
+    path = save(tmp_path / "vit.npz", timm_arrays())
+    fields = {"data__root": str(data), "data__category": "gear"}
+    with pytest.raises(UserError, match=r"none\.npz: no such file"):
+        main.run(start_config(tmp_path / "none.npz", **fields), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    main.run(start_config(path, num_train_steps=2, **fields), tmp_path / "run")
+    path.unlink()
+    results = main.run(start_config(path, num_train_steps=4, **fields), tmp_path / "run")
+    assert results["step"] == 4

@@ -1,0 +1,85 @@
+"""Named arrays from and to the files that other programs use."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.weights.torch_file import read_torch
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by name from `.safetensors`, `.npz`, or a PyTorch file under any other name.
+
+    Runs nothing that is in the file. Raises UserError for a file that can't be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: give that of the weights")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is cut short or not an .npz file ({error})") from error
+    return read_torch(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict: `.safetensors` without torch, else PyTorch's zip format by torch.
+
+    The file appears whole or not at all. Raises UserError where it can't be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        if path.suffix == ".safetensors":
+            _safetensors().save_file(dict(arrays), temporary)
+        else:
+            torch = _torch()
+            torch.save({name: torch.tensor(array) for name, array in arrays.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} can't be written ({error}): give another path") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError before the work if `write_arrays` can't write there after it."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: {path.parent} is not a folder: create it first")
+    if path.suffix == ".safetensors":
+        _safetensors()
+    else:
+        _torch()
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    library = _safetensors()
+    try:
+        return library.load_file(path)
+    except Exception as error:  # the library's own, of no common base
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is cut short or not a .safetensors file ({reason})") from error
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(
+            "safetensors is not installed: pip install 'vtadl_jax[weights]', or use a .pt file"
+        ) from error
+    return safetensors.numpy
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "torch is not installed: pip install 'vtadl_jax[torch]', or write .safetensors"
+        ) from error
+    return torch

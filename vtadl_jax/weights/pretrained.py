@@ -1,0 +1,309 @@
+"""Pretrained ViT encoders for ours: Google's `.npz` files and timm's state dicts.
+
+`read_encoder` brings either under our names; `fit` resizes position embeddings to the grid and the
+patch kernel to the patch size, and refuses by name what does not fit. Scores, losses and training
+know nothing of it. Sources: Dosovitskiy et al., 2021 (ViT); Beyer et al., 2023 (FlexiViT, the
+patch kernel); timm's `resample_abs_pos_embed`.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.models.detector import Detector
+from vtadl_jax.weights.files import read_arrays
+
+Arrays = dict[str, np.ndarray]
+Layer = Callable[[np.ndarray], np.ndarray]
+PATCH, PATCH_BIAS = "patch_embedding.kernel", "patch_embedding.bias"
+CLASS, POSITION = "class_token", "position_embedding"
+# Mean and deviation of ImageNet's pixels in [0, 1], which DeiT, DINO and others subtract.
+IMAGENET = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+# Of the classifier that the encoder was trained with.
+HEADS = re.compile(r"(head|head_dist|fc_norm|pre_logits|MAPHead_\d+)[./]")
+_GOOGLE = (
+    (r"^(params|opt/target)/", ""),
+    (r"^Transformer/posembed_input/", ""),
+    (r"^pos_embedding$", POSITION),
+    (r"^cls$", CLASS),
+    (r"^embedding/", "patch_embedding/"),
+    (r"^Transformer/encoder_norm/", "norm/"),
+    (r"^Transformer/encoderblock(_(?P<layer>\d+))?/", r"blocks/\g<layer>/"),
+    (r"/LayerNorm_0/", "/norm_attention/"),
+    (r"/LayerNorm_[12]/", "/norm_mlp/"),
+    (r"/MultiHeadDotProductAttention_[01]/out/", "/attention_out/"),
+    (r"/MultiHeadDotProductAttention_[01]/", "/"),
+    (r"/MlpBlock_[03]/Dense_0/", "/mlp_in/"),
+    (r"/MlpBlock_[03]/Dense_1/", "/mlp_out/"),
+)
+_TIMM = (
+    (r"^pos_embed$", POSITION),
+    (r"^cls_token$", CLASS),
+    (r"^patch_embed\.proj\.", "patch_embedding."),
+    (r"\.norm1\.", ".norm_attention."),
+    (r"\.norm2\.", ".norm_mlp."),
+    (r"\.attn\.qkv\.", ".qkv."),
+    (r"\.attn\.proj\.", ".attention_out."),
+    (r"\.mlp\.fc1\.", ".mlp_in."),
+    (r"\.mlp\.fc2\.", ".mlp_out."),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """arrays: under our names joined by dots, a layer's as 'blocks.3.qkv.kernel', in our layouts
+    but for heads that the file does not tell apart; origin: the file's name of each."""
+
+    path: Path
+    arrays: Arrays
+    origin: dict[str, str]
+
+
+def read_encoder(path: Path) -> Encoder:
+    """Raises UserError for a file that can't be read or is neither Google's nor timm's."""
+    arrays = read_arrays(path)
+    arrays = {name: array for name, array in arrays.items() if not HEADS.match(_bare(name))}
+    if any("encoderblock" in name for name in arrays):
+        return _from_google(path, arrays)
+    if "patch_embed.proj.weight" in arrays:
+        return _from_timm(path, arrays)
+    raise UserError(
+        f"{path} holds neither Google's ViT (Transformer/encoderblock_0/…) nor timm's "
+        f"(patch_embed.proj.weight, blocks.0.…): give such a file"
+    )
+
+
+def _bare(name: str) -> str:
+    return re.sub(_GOOGLE[0][0], "", name)
+
+
+def _renamed(name: str, rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _from_google(path: Path, found: Arrays) -> Encoder:
+    """Kernels are in our layout. Layers come one by one, or all in one array with a leading axis;
+    queries, keys and values as three arrays or as one."""
+    arrays: Arrays = {}
+    origin: dict[str, str] = {}
+    for name, array in found.items():
+        ours = _renamed(name, _GOOGLE).replace("/", ".")
+        layers = {ours: array}
+        if ours.startswith("blocks.."):
+            layers = {ours.replace("..", f".{i}.", 1): layer for i, layer in enumerate(array)}
+        arrays |= layers
+        origin |= dict.fromkeys(layers, name)
+    for name in [name for name in arrays if ".query." in name]:
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(part in arrays for part in parts):
+            ours = name.replace(".query.", ".qkv.")
+            arrays[ours] = np.stack(
+                [arrays.pop(part) for part in parts], axis=name.endswith("kernel")
+            )
+            origin[ours] = origin[name]
+    return Encoder(path, arrays, origin)
+
+
+def _from_timm(path: Path, found: Arrays) -> Encoder:
+    """[out, in] → [in, out]; LayerScale, a factor on what a branch adds, goes into its weights."""
+    arrays: Arrays = {}
+    origin: dict[str, str] = {}
+    for name, array in found.items():
+        ours = _renamed(name, _TIMM)
+        if ".norm_" in f".{ours}" or ours.startswith("norm."):
+            ours = ours.replace(".weight", ".scale")
+        elif ours.endswith(".weight"):
+            ours = ours.replace(".weight", ".kernel")
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+        arrays[ours], origin[ours] = array, name
+    for name in [name for name in arrays if re.search(r"\.ls[12]\.gamma$", name)]:
+        root, _, which = name.removesuffix(".gamma").rpartition(".")
+        gamma = arrays.pop(name)
+        branch = "attention_out" if which == "ls1" else "mlp_out"
+        for leaf in ("kernel", "bias"):
+            if (target := f"{root}.{branch}.{leaf}") in arrays:
+                arrays[target] = arrays[target] * gamma
+    return Encoder(path, arrays, origin)
+
+
+def fit(encoder: Encoder, like: Any, grid: tuple[int, int], patch_size: int, pixels: str) -> Any:
+    """The encoder's parameters, a tree of float32 arrays with the shapes of `like`.
+
+    like: the parameters of our encoder, or their shapes. grid: (rows, columns) of patches. pixels:
+    'unit' if it was trained on images in [-1, 1], as ours, 'imagenet' if on standardised ones.
+    Raises UserError naming the file's arrays that have another shape or no place, and ours that
+    have none in the file.
+    """
+    arrays = {name: array.astype(np.float32) for name, array in encoder.arrays.items()}
+    wanted = _flat_shapes(like)
+    channels = wanted[PATCH][0] // patch_size**2
+    if arrays.get(PATCH, np.empty(0)).ndim == 4 and PATCH_BIAS in arrays:
+        kernel, arrays[PATCH_BIAS] = absorb(arrays[PATCH], arrays[PATCH_BIAS], pixels, channels)
+        kernel = resize_patch_kernel(kernel, patch_size)
+        arrays[PATCH] = kernel.reshape(-1, kernel.shape[-1])
+    if POSITION in arrays:
+        position = arrays[POSITION]
+        rows = position.shape[-2]
+        if CLASS in arrays and CLASS in wanted and math.isqrt(rows) ** 2 == rows:
+            # Some files (DeiT III) give the class token no position.
+            position = np.concatenate([np.zeros_like(position[:, :1]), position], 1)
+        arrays[POSITION] = resize_positions(position, grid, int(CLASS in wanted))
+    troubles, fitted = [], {}
+    for name, shape in wanted.items():
+        if name not in arrays:
+            troubles.append(f"{name} is not in it{_remedy(name, False)}")
+            continue
+        array = arrays[name]
+        # timm's files have heads side by side: any number of them that divides the width.
+        if (
+            array.size == math.prod(shape)
+            and name.startswith("blocks.")
+            and array.ndim < len(shape)
+        ):
+            array = array.reshape(shape)
+        if array.shape != shape:
+            troubles.append(f"{encoder.origin[name]} is {list(array.shape)}, ours {list(shape)}")
+        fitted[name] = array
+    left = [name for name in arrays if name not in wanted]
+    deeper = [
+        name for name in left if name.startswith("blocks.") and _layer(name) >= _depth(wanted)
+    ]
+    if deeper:
+        depth = 1 + max(_layer(name) for name in deeper)
+        troubles.insert(0, f"it has {depth} layers: --config.model.depth={depth}")
+    for name in sorted(set(left) - set(deeper)):
+        troubles.append(f"{encoder.origin[name]} has no place here{_remedy(name, True)}")
+    width, ours = arrays.get(PATCH_BIAS, np.empty(0)).shape[-1], wanted[PATCH_BIAS][0]
+    if width != ours:  # of which all the other troubles follow
+        name = encoder.origin.get(PATCH_BIAS, PATCH_BIAS)
+        troubles.insert(0, f"{name} is {width} wide, ours {ours}: --config.model.width={width}")
+    if troubles:
+        more = f" (and {len(troubles) - 3} more)" if len(troubles) > 3 else ""
+        raise UserError(f"init_from {encoder.path}: {'; '.join(troubles[:3])}{more}")
+    return _nested(fitted, like)
+
+
+def _remedy(name: str, there: bool) -> str:
+    """Which option makes an array of ours come or go."""
+    options = {".qkv.bias": "qkv_bias", "norm.scale": "final_norm", "norm.bias": "final_norm"}
+    options |= {CLASS: "class_token"}
+    for ending, option in options.items():
+        if name.endswith(ending):
+            return f": --config.model.{option}={there}"
+    return ""
+
+
+def _layer(name: str) -> int:
+    part = name.split(".")[1]
+    return int(part) if part.isdigit() else -1
+
+
+def _depth(wanted: Mapping[str, Any]) -> int:
+    return 1 + max(_layer(name) for name in wanted if name.startswith("blocks."))
+
+
+def _flat_shapes(like: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, our scanned layers one by one."""
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(like):
+        keys = [entry.key for entry in path]
+        if keys[0] == "blocks":
+            for i in range(leaf.shape[0]):
+                shapes[".".join(["blocks", str(i), *keys[1:]])] = tuple(leaf.shape[1:])
+        else:
+            shapes[".".join(keys)] = tuple(leaf.shape)
+    return shapes
+
+
+def _nested(arrays: Arrays, like: Any) -> Any:
+    def leaf(path, shape):
+        keys = [entry.key for entry in path]
+        if keys[0] != "blocks":
+            return np.ascontiguousarray(arrays[".".join(keys)])
+        names = (".".join(["blocks", str(i), *keys[1:]]) for i in range(shape.shape[0]))
+        return np.stack([arrays[name] for name in names])
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def absorb(kernel, bias, pixels: str, channels: int):
+    """Patch kernel [P, P, 3, D] and bias [D] for our images, in [-1, 1] and of 1 or 3 channels.
+
+    Exact: the standardisation (x - mean) / deviation is linear, and a grey image is one of three
+    equal channels.
+    """
+    if pixels == "imagenet":
+        mean, deviation = IMAGENET
+        bias = bias + np.einsum("pqcd,c->d", kernel, (0.5 - mean) / deviation)
+        kernel = kernel * (0.5 / deviation)[:, None]
+    if channels == 1 and kernel.shape[2] == 3:
+        kernel = kernel.sum(2, keepdims=True)
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def resize_patch_kernel(kernel: np.ndarray, patch_size: int) -> np.ndarray:
+    """[P, P, C, D] → [P', P', C, D] by FlexiViT's pseudo-inverse.
+
+    Of a patch enlarged from P to P', the new kernel makes exactly the token that the old one makes
+    of the patch before; interpolating the kernel itself would change its norm and its meaning.
+    """
+    if kernel.shape[0] == patch_size:
+        return kernel
+    # In float64: the pseudo-inverse of a reduction is poorly conditioned.
+    enlarge = np.asarray(resize_matrix(kernel.shape[0], patch_size), np.float64)
+    inverse = np.linalg.pinv(enlarge.T)
+    return np.einsum("up,vq,pqcd->uvcd", inverse, inverse, kernel, optimize=True).astype(np.float32)
+
+
+def resize_positions(table: np.ndarray, grid: tuple[int, int], extra: int) -> np.ndarray:
+    """[1, extra + n·n, D] → [1, extra + rows·columns, D], bicubic with antialiasing as timm's.
+
+    The first `extra` rows, the class token's, have no place on the grid and stay. A table whose
+    rows are no square is returned as it is.
+    """
+    first, rest = table[:, :extra], table[:, extra:]
+    side = math.isqrt(rest.shape[1])
+    if side**2 != rest.shape[1] or (side, side) == grid:
+        return table
+    down, along = (np.asarray(resize_matrix(side, n)) for n in grid)
+    image = rest.reshape(side, side, -1)
+    resized = np.einsum("up,vq,pqd->uvd", down, along, image, optimize=True)
+    return np.concatenate([first, resized.reshape(1, -1, table.shape[-1])], 1).astype(np.float32)
+
+
+def resize_matrix(old: int, new: int):
+    """[new, old]: bicubic resampling along one axis, at pixel centres, antialiased."""
+    return jax.image.resize(np.eye(old, dtype=np.float32), (new, old), "cubic")
+
+
+def start_from(detector: Detector, config: ConfigDict) -> Detector:
+    """The detector whose `init` takes its encoder from `config.init_from`; the file is read now.
+
+    Raises UserError for a file that can't be read or does not fit the config.
+    """
+    if config.detector != "vtadl":
+        raise UserError(
+            f"init_from: detector {config.detector!r} has no encoder for a pretrained ViT: use "
+            f"detector 'vtadl'"
+        )
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))["params"]["encoder"]
+    patch = config.model.patch_size
+    grid = (config.image_size[0] // patch, config.image_size[1] // patch)
+    found = read_encoder(Path(config.init_from).expanduser())
+    encoder = fit(found, shapes, grid, patch, config.init_pixels)
+
+    def init(key):
+        variables = detector.init(key)
+        return {**variables, "params": {**variables["params"], "encoder": encoder}}
+
+    return dataclasses.replace(detector, init=init)

@@ -1,0 +1,285 @@
+"""State dicts in PyTorch's files as numpy arrays, without torch and without running what is inside.
+
+A `.pt` file is a pickle, a program for a small machine that can call anything. Here the machine
+knows four names, those that tensors are made of, and each stands for a harmless function of ours.
+Reads zip archives (PyTorch 1.6 and later) and the older format of consecutive pickles.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vtadl_jax.errors import UserError
+
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+ZIP_MAGIC = b"PK\x03\x04"
+# Pickles of state dicts hold names and shapes; a thousand tensors take 0.2 MB.
+MAX_PICKLE = 2**26
+DTYPES: dict[str, Any] = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class NotAStateDict(Exception):
+    """Why a file is refused; becomes one line with the file's name before it."""
+
+
+class _Inert:
+    """What a pickle may name or make. Its BUILD instruction would write into any object, frozen
+    or not, and into ours between two files: these refuse."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise NotAStateDict("it alters what it describes")
+
+
+@dataclasses.dataclass(frozen=True)
+class _StorageType(_Inert):
+    """What a pickle's name of a storage class stands for; it can't be called."""
+
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage(_Inert):
+    """A flat array that follows in the file. key: its name there; count: its elements."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor(_Inert):
+    """A strided view of a storage. offset, strides: in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker(_Inert):
+    """A function that a pickle may call."""
+
+    function: Callable[..., _Tensor]
+
+    def __call__(self, *args: Any) -> _Tensor:
+        return self.function(*args)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
+    """Stands for torch._utils._rebuild_tensor_v2; the rest are flags of autograd and hooks."""
+    sizes = (offset, *shape, *strides)
+    if not isinstance(storage, _Storage) or len(shape) != len(strides):
+        raise NotAStateDict("it describes a tensor that can't be")
+    if not all(type(n) is int and n >= 0 for n in sizes):
+        raise NotAStateDict("it describes a tensor of impossible sizes")
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    count = math.prod(shape)
+    # A view with strides of 0 could be larger than any memory; state dicts have none.
+    if count > storage.count or (count and last >= storage.count):
+        raise NotAStateDict("it describes a tensor that reaches beyond its values")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(tensor, *_) -> _Tensor:
+    """Stands for torch._utils._rebuild_parameter."""
+    if not isinstance(tensor, _Tensor):
+        raise NotAStateDict("it describes a parameter that can't be")
+    return tensor
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Maker(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Maker(_rebuild_parameter),
+    **{("torch", name): _StorageType(np.dtype(dtype)) for name, dtype in DTYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows no names but those of `_ALLOWED`; the tensors it makes have no values yet."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ALLOWED.get((module, name))
+        if found is None:
+            raise NotAStateDict(
+                f"it wants to call {module}.{name}, and nothing of it was run: save "
+                f"model.state_dict(), from a source that you trust"
+            )
+        return found
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, _, count, *view = pid
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
+            raise NotAStateDict("it refers to something that is not a tensor's storage")
+        if any(part is not None for part in view):
+            raise NotAStateDict("its tensors are views, as PyTorch before 0.4 wrote them")
+        if type(key) is not str or type(count) is not int or count < 0:
+            raise NotAStateDict("it refers to a storage that can't be")
+        return _Storage(key, storage_type.dtype, count)
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict, by name; see `tensors_of` for what may surround it.
+
+    Raises UserError for a file that can't be read, is cut short, is no state dict, or whose pickle
+    names anything but tensors.
+    """
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
+                return _read_zip(stream)
+            stream.seek(0)
+            return _read_legacy(stream)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}: give a readable file") from error
+    except NotAStateDict as error:
+        raise UserError(f"{path} is not read: {error}") from error
+    # Bytes from anywhere can fail in the unpickler in any way; none of them is a state dict.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is cut short or not a PyTorch file ({reason or type(error).__name__}): "
+            f"copy it again"
+        ) from error
+
+
+def _read_zip(stream) -> dict[str, np.ndarray]:
+    """<name>/data.pkl with the structure, <name>/data/<key> with the values of each storage."""
+    with zipfile.ZipFile(stream) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):
+            raise NotAStateDict("it holds no state dict, or a TorchScript program: save one")
+        root = pickles[0].removesuffix("data.pkl")
+
+        def read(name: str, limit: int) -> bytes:
+            info = archive.getinfo(name)
+            # PyTorch compresses nothing; a small archive can't then unpack to a huge one.
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+                raise NotAStateDict(f"its part {name} has {info.file_size} bytes, or is compressed")
+            return archive.read(info)  # checks the sum of its bits
+
+        order = read(f"{root}byteorder", 16) if f"{root}byteorder" in names else b"little"
+        if order != b"little":
+            raise NotAStateDict("its bytes are in big-endian order")
+        structure = _Unpickler(io.BytesIO(read(pickles[0], MAX_PICKLE))).load()
+
+        def values(storage: _Storage) -> np.ndarray:
+            size = storage.count * storage.dtype.itemsize
+            data = read(f"{root}data/{storage.key}", size)
+            if len(data) != size:
+                raise NotAStateDict(f"its storage {storage.key} has {len(data)} of {size} bytes")
+            return np.frombuffer(data, storage.dtype)
+
+        return _resolve(structure, values)
+
+
+def _read_legacy(stream) -> dict[str, np.ndarray]:
+    """Pickles of a magic number, a version, the machine, the structure and the storages' keys, then
+    for each key a count of elements (int64) and the elements."""
+
+    def load() -> Any:
+        return _Unpickler(stream).load()
+
+    try:
+        magic = load()
+    except (NotAStateDict, pickle.UnpicklingError, EOFError) as error:
+        if isinstance(error, NotAStateDict):
+            raise
+        raise NotAStateDict("it is not a PyTorch file") from error
+    if magic != LEGACY_MAGIC or load() != LEGACY_PROTOCOL:
+        raise NotAStateDict("it is not a PyTorch file")
+    machine = load()
+    if not machine.get("little_endian", True):
+        raise NotAStateDict("its bytes are in big-endian order")
+    structure = load()
+    wanted = _storages(structure)
+    found: dict[str, np.ndarray] = {}
+    for key in load():
+        header = stream.read(8)
+        storage = wanted.get(key)
+        if len(header) != 8:
+            raise NotAStateDict(f"it ends before its storage {key}: copy it again")
+        if storage is None or struct.unpack("<q", header)[0] != storage.count:
+            raise NotAStateDict(f"its storage {key} is not as it was announced")
+        size = storage.count * storage.dtype.itemsize
+        data = stream.read(size)
+        if len(data) != size:
+            raise NotAStateDict(f"its storage {key} has {len(data)} of {size} bytes: copy it again")
+        found[key] = np.frombuffer(data, storage.dtype)
+    return _resolve(structure, lambda storage: found[storage.key])
+
+
+def tensors_of(structure: Any) -> dict[str, _Tensor]:
+    """The state dict in what a file held: itself, or under 'state_dict' or 'model' beside an epoch,
+    an optimiser and the like. The prefix that DataParallel adds to all names is taken off."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(structure, Mapping) and isinstance(structure.get(key), Mapping):
+            structure = structure[key]
+            break
+    if not isinstance(structure, Mapping) or not structure:
+        raise NotAStateDict(f"it holds a {type(structure).__name__}, not a state dict")
+    for name, value in structure.items():
+        if not isinstance(name, str) or not isinstance(value, _Tensor):
+            raise NotAStateDict(f"its entry {name!r} is not a tensor: save model.state_dict()")
+    prefix = "module."
+    cut = len(prefix) if all(name.startswith(prefix) for name in structure) else 0
+    return {name[cut:]: value for name, value in structure.items()}
+
+
+def _storages(structure: Any) -> dict[str, _Storage]:
+    """Of all tensors anywhere in the structure, by key: the older format lists them all."""
+    found: dict[str, _Storage] = {}
+    waiting, seen = [structure], set()  # the same list may occur in itself, or many times
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, _Tensor):
+            found[item.storage.key] = item.storage
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return found
+
+
+def _resolve(structure: Any, values: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors with their values, each an array of its own."""
+    assert sys.byteorder == "little", "values are read in the order of this machine"
+    flat: dict[_Storage, np.ndarray] = {}
+    arrays = {}
+    for name, tensor in tensors_of(structure).items():
+        storage = tensor.storage
+        if storage not in flat:
+            flat[storage] = values(storage)
+        strides = [step * storage.dtype.itemsize for step in tensor.strides]
+        view = np.lib.stride_tricks.as_strided(
+            flat[storage][tensor.offset :], tensor.shape, strides, writeable=False
+        )
+        arrays[name] = view.copy()
+    return arrays
