@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
     c.batch_size = 8  # images a step, over all devices
     c.num_train_steps = 0  # 0: num_epochs over the training images instead
     c.num_epochs = 400
+    c.init_from = ""  # pretrained ViT encoder to start from: .npz, .safetensors, .pt; empty: random
+    c.init_pixels = "unit"  # what it was trained on: 'unit' [-1, 1]; 'imagenet' mean and deviation
 
     c.data = ConfigDict()
     c.data.source = "mvtec_layout"  # where the images are: a name of vtadl_jax.data.sources

@@ -51,6 +51,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
         ("num_train_steps", -3, "num_train_steps -3: use 0 or more"),
         ("log_every_steps", 0, "log_every_steps 0: use 1 or more"),
         ("optimizer__learning_rate", float("nan"), "learning_rate nan"),
+        ("init_pixels", "grey", "init_pixels 'grey': use 'unit' or 'imagenet'"),
+        ("init_from", "/no/such.npz", "/no/such.npz: no such file"),
         ("dtype", "float33", "dtype 'float33': use 'float32' or 'bfloat16'"),
         ("image_size", (32,), r"image_size \(32,\): give height and width"),
         ("data__channels", 4, "data.channels 4"),

@@ -138,6 +138,8 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"{name} {values[name]}: use {least} or more")
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {config.dtype!r}: use 'float32' or 'bfloat16'")
+    if config.init_pixels not in ("unit", "imagenet"):
+        raise UserError(f"init_pixels {config.init_pixels!r}: use 'unit' or 'imagenet'")
     if len(config.image_size) != 2 or min(config.image_size) < 1:
         raise UserError(f"image_size {tuple(config.image_size)}: give height and width, as 512,512")
     if config.data.channels not in (1, 3):

@@ -30,7 +30,8 @@ from vtadl_jax.optimizer import make_optimizer
 from vtadl_jax.preemption import StopRequest
 from vtadl_jax.scoring import Evaluator
 from vtadl_jax.sweep import ALL, run_all
-from vtadl_jax.workdir import make_geometry
+from vtadl_jax.weights.pretrained import start_from
+from vtadl_jax.workdir import has_checkpoint, make_geometry
 from vtadl_jax.writers import MetricWriter, NoWriter, say, silence
 
 _WORKDIR = flags.DEFINE_string(
@@ -77,6 +78,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     geometry = make_geometry(config)
     augmentation = Augmentation(**config.data.augment)
     detector = make_detector(config)
+    if config.init_from and not has_checkpoint(workdir):
+        detector = start_from(detector, config)
     check_weights(config.eval.term_weights, detector.score_terms)
     best = best_by(config.keep_best, detector.score_terms)
     splits = load_splits(config)

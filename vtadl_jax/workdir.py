@@ -65,6 +65,11 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run would continue there, without touching anything."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def make_geometry(config: ConfigDict) -> Geometry:
     """How images reach the network's size."""
     return Geometry(tuple(config.image_size), tuple(config.data.resize) or None, config.data.fit)
