@@ -2,10 +2,11 @@
 that the method's authors published in torch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from vtadl_jax import sharding, train
@@ -20,9 +21,19 @@ from vtadl_jax.benchmarks.measures.torch_variants import (
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, compare, relative_difference
 from vtadl_jax.models import make_detector
+from vtadl_jax.models.detector import Detector
 from vtadl_jax.optimizer import make_optimizer
 
 SAME, OFFICIAL = "torch, the same network", "torch, official network"
+
+
+class Trainable(Protocol):
+    """What `our_step` needs: the images [B, H, W, C] uint8, and what is trained on them."""
+
+    detector: Detector
+    tx: optax.GradientTransformation
+    state: train.TrainState
+    images: np.ndarray
 
 
 class Subjects:
@@ -76,23 +87,23 @@ def differences(subjects: Subjects) -> dict[str, float]:
     }
     ours = dict(named_arrays(grads))
     theirs = {name: np.asarray(p.grad) for name, p in twin.named_parameters()}
-    result["gradient norm"] = relative_difference(_norm(theirs), _norm(ours))
+    result["gradient norm"] = relative_difference(norm_of(theirs), norm_of(ours))
     twin.zero_grad(set_to_none=True)
     return result
 
 
-def _norm(arrays: dict[str, np.ndarray]) -> np.ndarray:
+def norm_of(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.sqrt(np.sum([np.square(array, dtype=np.float64).sum() for array in arrays.values()]))
 
 
 def training_step(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
     """Loss, gradients and Adam with L2 on one batch. compiled: also try torch.compile."""
-    title = f"training step, {_describe(config)}, batch {config.batch_size}"
+    title = f"training step, {describe(config)}, batch {config.batch_size}"
     progress(f"{title}: equal numbers?")
     subjects = Subjects(config)
     checked = differences(subjects)
     progress(f"{title}: compiling ours")
-    candidates = [Candidate("ours", _our_step(subjects))]
+    candidates = [Candidate("ours", our_step(subjects))]
     with compiler_cache():
         twin = subjects.twin.train()
         flops = count_flops(twin, subjects.torch_images)
@@ -114,7 +125,7 @@ def training_step(repeats: int, config: ConfigDict, compiled: bool = True) -> li
 
 def one_image(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
     """Score terms, anomaly map and reconstruction of one image, in evaluation mode."""
-    title = f"scoring one image, {_describe(config)}"
+    title = f"scoring one image, {describe(config)}"
     progress(title)
     subjects = Subjects(config)
     score = jax.jit(subjects.detector.score)
@@ -146,13 +157,13 @@ def one_image(repeats: int, config: ConfigDict, compiled: bool = True) -> list[G
         return [compare(title, candidates, repeats)]
 
 
-def _describe(config: ConfigDict) -> str:
+def describe(config: ConfigDict) -> str:
     height, width = config.image_size
     mdn = config.model.mdn
     return f"{height}×{width}, P {config.model.patch_size}, K {mdn.num_components}"
 
 
-def _our_step(subjects: Subjects) -> Callable[[], Any]:
+def our_step(subjects: Trainable) -> Callable[[], Any]:
     """The step as training compiles it; every call continues from the state of the last."""
     mesh = sharding.make_mesh(1)
     state = sharding.put_state(mesh, subjects.state)

@@ -13,19 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtadl_jax.benchmarks.peers.torch_ops import SSIM, patchify, upsample_maps
+from vtadl_jax.models.official import DECODER
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH, DEPTH, NUM_HEADS, MLP_DIM = 512, 64, 512, 6, 8, 1024
 NUM_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 NUM_COMPONENTS, MAP_SIGMA = 10, 4.0
-# (in, out, kernel, stride, padding); sides 8 → 15 → 49 → 245 → 497 → 502 → 512.
-DECODER = (
-    (8, 16, 3, 2, 1),
-    (16, 32, 9, 3, 1),
-    (32, 32, 7, 5, 1),
-    (32, 16, 9, 2, 0),
-    (16, 8, 6, 1, 0),
-    (8, 3, 11, 1, 0),
-)
 
 
 class Attention(nn.Module):
