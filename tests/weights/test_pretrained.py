@@ -12,7 +12,7 @@ from vtadl_jax import main
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.models.vit import PatchViT
-from vtadl_jax.weights import pretrained
+from vtadl_jax.weights import pretrained, resample
 
 WIDTH, DEPTH, HEADS, MLP, PATCH, GRID = 16, 2, 4, 24, 4, 5
 OPTIONS = {"qkv_bias": True, "final_norm": True, "norm_epsilon": 1e-6}
@@ -206,7 +206,7 @@ def test_standardised_pixels_and_grey_images_are_absorbed(tmp_path):
     timm = timm_arrays()
     path = save(tmp_path / "vit.npz", timm)
     grey = images_of(PATCH * GRID)[..., :1]
-    mean, deviation = pretrained.IMAGENET
+    mean, deviation = resample.IMAGENET
     want = reference(timm, ((np.repeat(grey, 3, -1) + 1) / 2 - mean) / deviation)
     for channels in (1, 3):
         network, params = load(path, channels=channels, pixels="imagenet")
@@ -234,14 +234,14 @@ def test_a_larger_patch_has_the_token_of_the_patch_before_it_was_enlarged(patch)
     kernel = rng.standard_normal((4, 4, 3, 8)).astype(np.float32)
     small = rng.standard_normal((4, 4, 3)).astype(np.float32)
     large = jax.image.resize(small, (patch, patch, 3), "cubic")
-    got = np.einsum("pqc,pqcd->d", large, pretrained.resize_patch_kernel(kernel, patch))
+    got = np.einsum("pqc,pqcd->d", large, resample.resize_patch_kernel(kernel, patch))
     np.testing.assert_allclose(got, np.einsum("pqc,pqcd->d", small, kernel), rtol=1e-3, atol=1e-3)
 
 
 def test_a_smaller_patch_keeps_flat_patches(tmp_path):
     kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 5)).astype(np.float32)
     # No kernel of 4 × 4 can tell all patches of 8 × 8 apart; flat ones it can.
-    got = pretrained.resize_patch_kernel(kernel, 4)
+    got = resample.resize_patch_kernel(kernel, 4)
     assert got.shape == (4, 4, 3, 5)
     assert np.isfinite(got).all()
     assert np.abs(got).max() < 10 * np.abs(kernel).max()
@@ -251,13 +251,13 @@ def test_positions_are_resampled_as_torch_does():
     torch = pytest.importorskip("torch", reason="torch is not installed (extra torch)")
     table = np.random.default_rng(0).standard_normal((1, 1 + 49, 6)).astype(np.float32)
     for grid in ((4, 4), (10, 12), (7, 3)):
-        got = pretrained.resize_positions(table, grid, 1)
+        got = resample.resize_positions(table, grid, 1)
         image = torch.tensor(table[:, 1:]).reshape(1, 7, 7, 6).permute(0, 3, 1, 2)
         want = torch.nn.functional.interpolate(image, grid, mode="bicubic", antialias=True)
         np.testing.assert_array_equal(got[:, :1], table[:, :1])
         want = want.permute(0, 2, 3, 1).reshape(1, -1, 6)
         np.testing.assert_allclose(got[:, 1:], want, rtol=1e-3, atol=1e-4)
-    assert pretrained.resize_positions(table, (7, 7), 1) is table
+    assert resample.resize_positions(table, (7, 7), 1) is table
 
 
 def test_another_grid_and_patch_give_nearly_the_tokens_of_the_image_before(tmp_path):
