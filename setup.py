@@ -47,11 +47,14 @@ setup(
         "cuda": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
+        "weights": ["safetensors>=0.7,<1"],  # .safetensors files of other programs
+        "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9,<0.2"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
+            "safetensors>=0.7,<1",
             "scikit-learn>=1.7,<2",
             "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
             "kubernetes-validate>=1.37,<2",  # schemas of launch/gke_jobset.yaml
