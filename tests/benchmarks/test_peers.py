@@ -1,14 +1,11 @@
 """The peers do the work that they are timed for: the official network its golden numbers, the
 paper's network the same as ours."""
 
-import importlib.util
-import json
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
+from tests import golden
 from tests.factory import tiny_config
 from vtadl_jax.models import make_detector
 
@@ -19,26 +16,18 @@ from vtadl_jax.benchmarks.peers.from_flax import load_variables, named_arrays  #
 from vtadl_jax.benchmarks.peers.torch_paper import PaperVTADL  # noqa: E402
 from vtadl_jax.benchmarks.peers.torch_vtadl import OfficialVTADL  # noqa: E402
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-STEM = "official_vtadl_seed11"
-
 
 @pytest.fixture(scope="module")
 def official():
     """(network with the golden parameters, images, golden arrays, golden gradient norms)."""
-    if not (GOLDEN / f"{STEM}.npz").is_file():
-        pytest.skip("no golden numbers of the official network beside the repository")
-    spec = importlib.util.spec_from_file_location("make_params", GOLDEN / "make_params.py")
-    make_params = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_params)
+    golden.skip_without_golden()
     network = OfficialVTADL(noise_std=0.0)
     for part, arrays in zip(
-        (network.autoencoder, network.mixture), make_params.state_dicts(STEM), strict=True
+        (network.autoencoder, network.mixture), golden.state_dicts(), strict=True
     ):
         part.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-    norms = json.loads((GOLDEN / f"{STEM}.json").read_text())["grad_norms"]
-    golden = dict(np.load(GOLDEN / f"{STEM}.npz"))
-    return network, torch.tensor(make_params.images(STEM)), golden, norms
+    images = torch.tensor(golden.images())
+    return network, images, golden.numbers(), golden.gradient_norms()
 
 
 def assert_near(got, want, tolerance=1e-5):
@@ -48,7 +37,7 @@ def assert_near(got, want, tolerance=1e-5):
 
 
 def test_official_network_evaluates_to_the_golden_numbers(official):
-    network, images, golden, _ = official
+    network, images, numbers, _ = official
     network.eval()
     with torch.no_grad():
         tokens, recon, patch_nll, mse, ssim = network.terms(images)
@@ -64,18 +53,18 @@ def test_official_network_evaluates_to_the_golden_numbers(official):
         "mse": mse,
     }
     for name, value in got.items():
-        assert_near(value, golden[name])
+        assert_near(value, numbers[name])
     # Of noise against noise: a mean of 1.6 million values of both signs, near zero.
-    assert float(ssim) == pytest.approx(float(golden["ssim"]), abs=1e-6)
+    assert float(ssim) == pytest.approx(float(numbers["ssim"]), abs=1e-6)
 
 
 def test_official_network_trains_by_the_golden_numbers(official):
-    network, images, golden, norms = official
+    network, images, numbers, norms = official
     loss, terms = network.train()(images)
     loss.backward()
-    assert_near(loss.detach(), golden["train_loss"])
+    assert_near(loss.detach(), numbers["train_loss"])
     for name, key in (("mse", "train_mse"), ("ssim", "train_ssim"), ("nll", "train_mdn")):
-        assert_near(terms[name].detach(), golden[key], 1e-4)
+        assert_near(terms[name].detach(), numbers[key], 1e-4)
     named = {
         **dict(network.autoencoder.named_parameters()),
         **{f"mdn.{name}": value for name, value in network.mixture.named_parameters()},

@@ -299,6 +299,16 @@ def test_a_class_token_without_position_gets_none(tmp_path):
         ),
         ({"norm.weight": None}, {}, "norm.scale is not in it: --config.model.final_norm=False"),
         ({"dist_token": np.zeros((1, 1, 16))}, {}, "dist_token has no place here"),
+        ({"pos_embed": np.zeros((26, 16))}, {}, r"pos_embed is \[26, 16\], ours \[1, 26, 16\]"),
+        (
+            {"pos_embed": np.zeros((1, 24, 16))},
+            {},
+            r"pos_embed is \[1, 24, 16\], ours \[1, 26, 16\]",
+        ),
+        ({"patch_embed.proj.weight": np.zeros((16, 1, 4, 4))}, {}, "patch_embed.proj.weight is"),
+        ({"patch_embed.proj.weight": np.zeros((16, 3, 4, 8))}, {}, "patch_embed.proj.weight is"),
+        ({"blocks.0.ls1.gamma": np.zeros(7)}, {}, "blocks.0.ls1.gamma has no place here"),
+        ({"norm.bias": np.full(16, np.nan)}, {}, "norm.bias has values that are not finite"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, change, options, message):

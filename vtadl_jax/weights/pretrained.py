@@ -127,11 +127,13 @@ def _from_timm(path: Path, found: Arrays) -> Encoder:
         arrays[ours], origin[ours] = array, name
     for name in [name for name in arrays if re.search(r"\.ls[12]\.gamma$", name)]:
         root, _, which = name.removesuffix(".gamma").rpartition(".")
-        gamma = arrays.pop(name)
         branch = "attention_out" if which == "ls1" else "mlp_out"
-        for leaf in ("kernel", "bias"):
-            if (target := f"{root}.{branch}.{leaf}") in arrays:
-                arrays[target] = arrays[target] * gamma
+        targets = [f"{root}.{branch}.{leaf}" for leaf in ("kernel", "bias")]
+        if all(target in arrays for target in targets):
+            if arrays[name].shape != arrays[targets[1]].shape:
+                continue  # left over, which `fit` reports
+            gamma = arrays.pop(name)
+            arrays |= {target: arrays[target] * gamma for target in targets}
     return Encoder(path, arrays, origin)
 
 
@@ -146,11 +148,12 @@ def fit(encoder: Encoder, like: Any, grid: tuple[int, int], patch_size: int, pix
     arrays = {name: array.astype(np.float32) for name, array in encoder.arrays.items()}
     wanted = _flat_shapes(like)
     channels = wanted[PATCH][0] // patch_size**2
-    if arrays.get(PATCH, np.empty(0)).ndim == 4 and PATCH_BIAS in arrays:
+    # What is not as it should be stays as it is, and has another shape than ours.
+    if PATCH_BIAS in arrays and _is_patch_kernel(arrays.get(PATCH), arrays[PATCH_BIAS]):
         kernel, arrays[PATCH_BIAS] = absorb(arrays[PATCH], arrays[PATCH_BIAS], pixels, channels)
         kernel = resize_patch_kernel(kernel, patch_size)
         arrays[PATCH] = kernel.reshape(-1, kernel.shape[-1])
-    if POSITION in arrays:
+    if POSITION in arrays and arrays[POSITION].ndim == 3:
         position = arrays[POSITION]
         rows = position.shape[-2]
         if CLASS in arrays and CLASS in wanted and math.isqrt(rows) ** 2 == rows:
@@ -172,6 +175,8 @@ def fit(encoder: Encoder, like: Any, grid: tuple[int, int], patch_size: int, pix
             array = array.reshape(shape)
         if array.shape != shape:
             troubles.append(f"{encoder.origin[name]} is {list(array.shape)}, ours {list(shape)}")
+        elif not np.isfinite(array).all():
+            troubles.append(f"{encoder.origin[name]} has values that are not finite")
         fitted[name] = array
     left = [name for name in arrays if name not in wanted]
     deeper = [
@@ -190,6 +195,13 @@ def fit(encoder: Encoder, like: Any, grid: tuple[int, int], patch_size: int, pix
         more = f" (and {len(troubles) - 3} more)" if len(troubles) > 3 else ""
         raise UserError(f"init_from {encoder.path}: {'; '.join(troubles[:3])}{more}")
     return _nested(fitted, like)
+
+
+def _is_patch_kernel(kernel: np.ndarray | None, bias: np.ndarray) -> bool:
+    """[P, P, 3, D] and [D]."""
+    if kernel is None or kernel.ndim != 4:
+        return False
+    return kernel.shape[0] == kernel.shape[1] and kernel.shape[2:] == (3, *bias.shape)
 
 
 def _remedy(name: str, there: bool) -> str:
