@@ -1,5 +1,6 @@
 """The published network here and in PyTorch, with the same parameters on the same images."""
 
+import copy
 import json
 import resource
 import subprocess
@@ -74,6 +75,11 @@ class Pair:
             arrays |= found
         self.variables = names.to_variables([*self.entries[0], *self.entries[1]], arrays)
         self.ours = Side(config, self.images, self.variables)
+        self._start = copy.deepcopy(self.peer.state_dict())
+
+    def restore_peer(self) -> None:
+        """Undo what training did to the peer, and its forward pass to the running statistics."""
+        self.peer.load_state_dict(self._start)
 
     def our_arrays(self, tree: Any) -> dict[str, np.ndarray]:
         return names.to_arrays([*self.entries[0], *self.entries[1]], tree)
@@ -86,6 +92,7 @@ def differences(pair: Pair) -> dict[str, float]:
     length of their difference over the length of the peer's.
     """
     torch = require_torch()
+    pair.restore_peer()
     config = pair.config.copy_and_resolve_references()
     config.model.mdn.noise_std = 0.0
     network, peer = build(config), pair.peer
@@ -147,6 +154,7 @@ def one_image(
     """Score terms, anomaly map and reconstruction of one image."""
     title = "scoring one image, official network"
     progress(title)
+    pair.restore_peer()
 
     def our_call(side: Side, variables: Any) -> Callable[[], Any]:
         score, variables = jax.jit(side.detector.score), jax.device_put(variables)
