@@ -80,7 +80,7 @@ def _write_run(workdir: Path, config: ConfigDict, state: train.TrainState) -> No
         workdir.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         try:
-            checkpoints.save(0, state, start)
+            checkpoints.save(0, state, start, config=config.to_dict())
             checkpoints.wait()
         finally:
             checkpoints.close()

@@ -21,6 +21,10 @@ from vtadl_jax.weights import names
 FLOAT_FLOOR = 1e-6  # of a mean of 1.6 million values of both signs, near zero
 
 
+def keys_for(images, seed=0):
+    return jax.random.split(jax.random.key(seed), len(images))
+
+
 @pytest.fixture(scope="module")
 def config():
     config = official_config.get_config()
@@ -50,7 +54,7 @@ def test_evaluates_to_the_golden_numbers(config, subject):
 
     @jax.jit
     def run(variables, images):
-        tokens, recon, nll = network.apply(variables, images, train=False)
+        tokens, recon, nll = network.apply(variables, images)
         parameters = network.apply(
             variables, tokens.reshape(-1, 512), method=network.mixture_parameters
         )
@@ -81,7 +85,12 @@ def test_trains_by_the_golden_numbers(config, subject):
 
     def loss_of(params):
         return objective(
-            network, config.loss, params, variables["batch_stats"], images, jax.random.key(0)
+            network,
+            config.loss,
+            params,
+            variables["batch_stats"],
+            images,
+            jax.random.split(jax.random.key(0), len(images)),
         )
 
     (loss, (terms, _)), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
@@ -121,7 +130,12 @@ def test_ten_steps_follow_the_peers_losses(config, subject):
         params, stats = variables["params"], variables["batch_stats"]
         loss_and_grads = jax.value_and_grad(objective, argnums=2, has_aux=True)
         (loss, (_, stats)), grads = loss_and_grads(
-            network, config.loss, params, stats, images, jax.random.key(0)
+            network,
+            config.loss,
+            params,
+            stats,
+            images,
+            jax.random.split(jax.random.key(0), len(images)),
         )
         updates, opt_state = tx.update(grads, opt_state, params)
         return (
@@ -194,7 +208,8 @@ def test_noise_is_of_training_only_and_reaches_both_halves():
     images = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
     loss = jax.jit(detector.loss)
     params, stats = variables["params"], variables["batch_stats"]
-    first, second = (loss(params, stats, images, jax.random.key(i))[1][0] for i in range(2))
+    keys = (keys_for(images, i) for i in range(2))
+    first, second = (loss(params, stats, images, k)[1][0] for k in keys)
     assert all(first[name] != second[name] for name in ("nll", "mse", "ssim"))
     scores = jax.jit(detector.score)(variables, images)
     assert scores.terms.shape == (1, 3)

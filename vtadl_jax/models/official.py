@@ -16,8 +16,15 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import losses
 from vtadl_jax.errors import UserError
-from vtadl_jax.models.decoder import NORM_MOMENTUM, NormParams, UpParams, batch_norm
-from vtadl_jax.models.detector import Detector, Scores
+from vtadl_jax.models.decoder import (
+    NORM_MOMENTUM,
+    NormParams,
+    UpParams,
+    batch_moments,
+    normalize,
+)
+from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
+from vtadl_jax.models.parts import call_parts, map_parts
 from vtadl_jax.models.vit import PatchViT
 from vtadl_jax.models.vtadl import SCORE_TERMS, check_encoder
 from vtadl_jax.ops.dense import weight_product
@@ -84,28 +91,43 @@ def squash(s):
 
 
 class OfficialDecoder(nn.Module):
-    """vector [B, 512] → image [B, 512, 512, 3] float32 in (-1, 1)."""
+    """vector [B, 512] → image [B, 512, 512, 3] float32 in (-1, 1). parts: as in `map_parts`."""
 
+    parts: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, vector, train: bool):
+    def __call__(self, vector, train: bool, axis=None):
         x = vector.reshape(-1, *BASE).transpose(0, 2, 3, 1)  # channel first, as PyTorch views it
+        before = None  # the BatchNorm on the way to a layer
         for i, (inputs, features, size, stride, padding) in enumerate(DECODER):
             up = UpParams(inputs, features, size, stride, use_bias=True, name=f"up{i}")()
             up = jax.tree.map(lambda value: value.astype(self.dtype), up)
-            x = transposed_conv(x.astype(self.dtype), up["kernel"], stride, padding) + up["bias"]
+
+            def layer(x, up=up, before=before, stride=stride, padding=padding):
+                if before is not None:
+                    x = normalize(x, before[0], **before[1])
+                return (
+                    transposed_conv(x.astype(self.dtype), up["kernel"], stride, padding)
+                    + up["bias"]
+                )
+
+            x = map_parts(layer, self.parts if train else 1)(x)
             if i < len(DECODER) - 1:
                 norm, running = NormParams(features, name=f"norm{i}")()
-                moments = None if train else tuple(v.value for v in running)
-                x, (mean, var) = batch_norm(x, **norm, moments=moments, pixels=1)
-                x = nn.relu(x)
-                if train and not self.is_initializing():
-                    count = x.size // features
-                    # PyTorch normalises by the variance of n values, and keeps that of n - 1.
-                    for old, new in zip(running, (mean, var * count / (count - 1)), strict=True):
-                        old.value = NORM_MOMENTUM * old.value + (1 - NORM_MOMENTUM) * new
+                if train:
+                    moments = batch_moments(x, features, axis)
+                    self._keep(running, moments, x.size // features)
+                else:
+                    moments = tuple(v.value for v in running)
+                before = moments, norm
         return jnp.tanh(x.astype(jnp.float32))
+
+    def _keep(self, running, moments, count: int):
+        """PyTorch normalises by the variance of n values, and keeps that of n - 1."""
+        mean, var = moments
+        for old, new in zip(running, (mean, var * count / (count - 1)), strict=True):
+            old.value = NORM_MOMENTUM * old.value + (1 - NORM_MOMENTUM) * new
 
 
 class DiagonalMixture(nn.Module):
@@ -147,25 +169,29 @@ class DiagonalMixture(nn.Module):
 
 
 class OfficialVTADL(nn.Module):
-    """images [B, 512, 512, 3] in [0, 1] → tokens, reconstruction, patch losses [B, N].
-
-    Training with noise needs an rng named 'noise'.
-    """
+    """images [B, 512, 512, 3] in [0, 1] → tokens, reconstruction, patch losses [B, N]."""
 
     encoder: PatchViT
     capsule: Capsule
     decoder: OfficialDecoder
     mixture: DiagonalMixture
     noise_std: float = 0.2
+    parts: int = 1  # as in `map_parts`, in training
 
-    def __call__(self, images, train: bool):
+    def __call__(self, images):
         tokens = self.encoder(images)
-        if train and self.noise_std > 0:
+        return tokens, self.decoder(self.capsule(tokens), train=False), self.mixture(tokens)
+
+    def train(self, images, keys, layout: Layout):
+        """The same with noise and the batch's statistics; keys, layout: as in `Detector.loss`."""
+        tokens = call_parts(self.encoder, self.parts, images, layout=layout)
+        if self.noise_std > 0:
             # QUIRK: decoder and density both see the noise, and the density explains the noisy
             # token; the paper adds it before the mixture.
-            noise = jax.random.normal(self.make_rng("noise"), tokens.shape, tokens.dtype)
-            tokens = tokens + self.noise_std * noise
-        return tokens, self.decoder(self.capsule(tokens), train), self.mixture(tokens)
+            draw = functools.partial(jax.random.normal, shape=tokens.shape[1:], dtype=tokens.dtype)
+            tokens = tokens + self.noise_std * jax.vmap(draw)(keys)
+        recon = self.decoder(self.capsule(tokens), train=True, axis=layout.axis)
+        return tokens, recon, call_parts(self.mixture, self.parts, tokens)
 
     def mixture_parameters(self, tokens):
         return self.mixture.parameters_of(tokens)
@@ -188,9 +214,10 @@ def build(config: ConfigDict) -> OfficialVTADL:
             dtype=dtype,
         ),
         capsule=Capsule(dtype),
-        decoder=OfficialDecoder(dtype),
+        decoder=OfficialDecoder(config.train.accumulate, dtype),
         mixture=DiagonalMixture(model.mdn.num_components, model.width, dtype),
         noise_std=model.mdn.noise_std,
+        parts=config.train.accumulate,
     )
 
 
@@ -218,23 +245,34 @@ def to_unit_interval(images):
     return images.astype(jnp.float32) / 255
 
 
-def objective(network: OfficialVTADL, weights: ConfigDict, params, batch_stats, images, key):
+def objective(
+    network: OfficialVTADL,
+    weights: ConfigDict,
+    params,
+    batch_stats,
+    images,
+    keys,
+    layout: Layout = ALONE,
+):
     """The published loss, 5·MSE - 0.5·SSIM + Σ patch losses. images: [B, 512, 512, 3] in [0, 1].
 
     Returns (loss, (terms, new batch_stats)). QUIRK: patch losses are summed over an image, which
     makes the term 10⁴ times the others; the paper does not say.
     """
+    params = layout.whole_outside("blocks", params)
     (_, recon, nll), updates = network.apply(
         {"params": params, "batch_stats": batch_stats},
         images,
-        train=True,
-        rngs={"noise": key},
+        keys,
+        layout,
+        method="train",
         mutable=["batch_stats"],
     )
+    compare = map_parts(functools.partial(ssim, data_range=1.0), network.parts)
     terms = {
         "nll": nll.sum(-1).mean(),
         "mse": losses.squared_error(images, recon).mean(),
-        "ssim": ssim(images, recon, 1.0).mean(),
+        "ssim": compare(images, recon).mean(),
     }
     total = (
         weights.nll_weight * terms["nll"]
@@ -251,15 +289,15 @@ def official(config: ConfigDict) -> Detector:
 
     def init(key):
         images = jnp.zeros((1, *IMAGE_SIZE, 3))
-        return jax.jit(network.init, static_argnames="train")(key, images, train=False)
+        return jax.jit(network.init)(key, images)
 
-    def loss(params, batch_stats, images, key):
+    def loss(params, batch_stats, images, keys, layout=ALONE):
         images = to_unit_interval(images)
-        return objective(network, config.loss, params, batch_stats, images, key)
+        return objective(network, config.loss, params, batch_stats, images, keys, layout)
 
     def score(variables, images):
         images = to_unit_interval(images)
-        _, recon, nll = cast(tuple, network.apply(variables, images, train=False))
+        _, recon, nll = cast(tuple, network.apply(variables, images))
         dissimilarity = 1.0 - ssim(images, recon, 1.0)
         terms = (losses.squared_error(images, recon), dissimilarity, nll.max(-1))
         nll_map = nll.reshape(-1, *grid)

@@ -97,7 +97,7 @@ def differences(pair: Pair) -> dict[str, float]:
     config.model.mdn.noise_std = 0.0
     network, peer = build(config), pair.peer
     images = to_unit_interval(pair.images)
-    evaluate = jax.jit(lambda variables, images: network.apply(variables, images, train=False))
+    evaluate = jax.jit(lambda variables, images: network.apply(variables, images))
     ours = evaluate(pair.variables, images)
     with torch.no_grad():
         theirs = peer.eval().terms(pair.peer_images)[:3]
@@ -108,7 +108,8 @@ def differences(pair: Pair) -> dict[str, float]:
 
     def loss_of(params):
         stats = pair.variables["batch_stats"]
-        return objective(network, config.loss, params, stats, images, jax.random.key(0))
+        keys = jax.random.split(jax.random.key(0), len(images))
+        return objective(network, config.loss, params, stats, images, keys)
 
     (loss, (terms, _)), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
         pair.variables["params"]
