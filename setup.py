@@ -22,7 +22,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vtadl_jax*"]),
-    package_data={"vtadl_jax.report": ["page.html", "page.css", "page.js"]},
+    package_data={
+        "vtadl_jax.report": ["page.html", "page.css", "page.js"],
+        "vtadl_jax.compiling": ["page.css"],
+    },
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8,<0.13",

@@ -6,7 +6,7 @@ each holds a share of it, and weights are gathered where they are used.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +22,16 @@ PARALLEL = ("jit", "pmap")
 MIN_SHARDED = 2**12
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh of data × fsdp devices that share the batch; data = -1 takes all there are.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of data × fsdp devices that share the batch; data = -1 takes all there are, or all of
+    `devices`.
 
     Axes are Auto: flax linen modules do not carry shardings in their types. Raises UserError for
     numbers that the devices do not allow; with several processes all devices must take part.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     there = f"{len(devices)} {devices[0].platform} device(s) are there"
     if not 1 <= fsdp <= len(devices):
         raise UserError(f"mesh.fsdp {fsdp}: {there}: use 1 to {len(devices)}")

@@ -1,0 +1,73 @@
+"""The command as people type it, for this machine's own devices."""
+
+import json
+
+import pytest
+
+from tests.cli import run_cli
+from vtadl_jax.compiling.topology import find_target
+from vtadl_jax.errors import UserError
+
+CONFIG = """from tests.factory import tiny_config
+
+
+def get_config(argument=""):
+    return tiny_config(model__depth=int(argument or 2))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "tiny.py").write_text(CONFIG, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_reports_and_compares_with_another_config(folder):
+    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", "--step=eval", "--dump")
+    done = run_cli("vtadl_jax.compile", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "tiny, eval step on local" in done.stdout
+    stem = folder / "tiny-eval-local"
+    reading = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert reading["fits"]
+    assert reading["programs"] == 1
+    assert reading["work"]["flops"] > 0
+    assert reading["memory"]["arguments"] > 4 * reading["program"]["num_parameters"]
+    assert reading["program"]["fields"]["model.depth"] == 2
+    for kind in ("md", "html", "after.hlo.txt", "before.hlo.txt", "stablehlo.mlir"):
+        assert (folder / f"{stem.name}.{kind}").stat().st_size > 500
+    # Against itself with another depth.
+    done = run_cli("vtadl_jax.compile", *arguments[:3], f"--against={folder / 'tiny.py'}:5")
+    assert done.returncode == 0, done.stderr
+    assert "config.model.depth  5       2" in done.stdout
+    written = json.loads((folder / "tiny-eval-local-against-tiny.json").read_text(encoding="utf-8"))
+    assert written["before"]["program"]["fields"]["model.depth"] == 5
+    # The reading of the first call was kept: no two compilations take the same time.
+    assert written["after"]["seconds"] == reading["seconds"]
+    assert written["before"]["seconds"] != reading["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--step=test", "--step test: use train, eval, predict"),
+        ("--topology=v9:2x2", "topology 'v9:2x2': give local, or a chip"),
+        ("--against=nowhere.json", "--against nowhere.json can't be read"),
+        ("--sweep=2x2", "sweep '2x2': begin with a chip"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(folder, argument, message):
+    done = run_cli(
+        "vtadl_jax.compile", f"--config={folder / 'tiny.py'}", f"--output={folder}", argument
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_topology_without_the_compiler_names_the_extra(monkeypatch):
+    monkeypatch.setattr("vtadl_jax.compiling.topology.has_tpu_compiler", lambda: False)
+    with pytest.raises(UserError, match=r"pip install 'vtadl_jax\[tpu\]'"):
+        find_target("v5e:2x2")

@@ -1,0 +1,112 @@
+"""Cycles, collectives and their origins, counted by hand on a small module."""
+
+import pytest
+
+from tests.compiling.hlo_text import MODULE
+from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling.origin import Origins, is_backward, module_of, place_of
+
+
+@pytest.fixture(scope="module")
+def module():
+    return hlo.parse(MODULE)
+
+
+@pytest.fixture(scope="module")
+def scheduled(module):
+    return costs.schedule(module)[0]
+
+
+def test_loop_bodies_count_as_often_as_they_run(module, scheduled):
+    assert costs.schedule(module)[1] == 0
+    times = {s.instruction.name: s.times for s in scheduled}
+    assert times["fusion.1"] == 6
+    assert times["less"] == 7
+    assert times["copy.1"] == 1
+    assert "dot" not in times  # it is part of a fusion, which is estimated whole
+    # fusion 1000 + add 10, six times, and a copy.
+    expected = {"total": 6 * 1010 + 300, "once": 1010 + 300, "without_estimate": 1}
+    assert costs.cycles(scheduled) == expected
+
+
+def test_a_loop_whose_end_is_not_clear_counts_once_and_is_told():
+    changed = hlo.parse(MODULE.replace("direction=LT", "direction=GT"))
+    scheduled, unknown = costs.schedule(changed)
+    assert unknown == 1
+    assert costs.cycles(scheduled)["total"] == 1010 + 300
+
+
+def test_programs_without_estimates_have_no_cycles():
+    plain = hlo.parse(MODULE.replace("estimated_cycles", "other"))
+    assert costs.cycles(costs.schedule(plain)[0])["total"] is None
+
+
+def test_a_fusion_is_named_by_the_product_in_it(module, scheduled):
+    origins = Origins(module)
+    dearest = costs.dearest(origins, scheduled, 1)[0]
+    assert dearest["name"] == "fusion.1"
+    assert dearest["module"] == "encoder/blocks/qkv"
+    assert dearest["backward"]
+    assert dearest["source"] == "models/vit.py:93"
+    assert (dearest["cycles"], dearest["times"]) == (6000, 6)
+
+
+def test_what_has_no_name_is_named_by_what_it_works_on(module, scheduled):
+    modules = costs.by_module(Origins(module), scheduled)
+    # The copy reads the loop's result; the counter's addition has nothing that is named.
+    assert modules["encoder"] == {"forward": 300, "backward": 0}
+    assert modules["encoder/blocks/qkv"] == {"forward": 0, "backward": 6000}
+    assert sum(sum(ways.values()) for ways in modules.values()) == 6360
+
+
+def test_collectives_count_bytes_groups_and_executions(module, scheduled):
+    found = {c["name"]: c for c in costs.collectives(Origins(module), scheduled, 8)}
+    looped, gather, sums = (found[n] for n in ("all-reduce.1", "gather", "all-reduce.2"))
+    size = 8 * 128 * 2
+    assert (looped["times"], looped["group_size"], looped["bytes"]) == (6, 4, 6 * size)
+    assert looped["wire_bytes"] == 6 * size * 2 * 3 / 4
+    assert looped["modules"] == ["encoder/blocks/qkv"]
+    assert (gather["group_size"], gather["bytes"]) == (4, 4 * size)
+    assert gather["wire_bytes"] == 3 * size
+    assert (sums["group_size"], sums["arrays"], sums["bytes"]) == (2, 2, 8)
+    assert sums["carries"] == "sums"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("replica_groups={{0,1,2,3}}", 4),
+        ("replica_groups={{0,2},{1,3}}", 2),
+        ("replica_groups=[1,256]<=[256]", 256),
+        ("replica_groups=[16,2]<=[2,16]T(1,0)", 2),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=8] {'axis_1'}", 8),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=8] {'axis_0':(1)2,'axis_1'}", 16),
+        ("replica_groups={}", 32),
+    ],
+)
+def test_group_sizes_in_every_way_they_are_printed(text, size):
+    assert costs.group_size(text, 32) == size
+
+
+@pytest.mark.parametrize(
+    ("op_name", "module"),
+    [
+        ("jit(train_step)/transpose(jvp(VTADL))/decoder/layer4/conv", "decoder/layer4"),
+        ("jit(f)/jvp(Net)/encoder/while/body/closed_call/blocks/qkv/dot", "encoder/blocks/qkv"),
+        ("jit(train_step)/jvp(VTADL)/mixture/mixture._conditional/loc/add", "mixture/loc"),
+        ("jit(train_step)/jvp()/cond/branch_0_fun/mbchw,vw->mbchv/dot_general", ""),
+        ("jit(train_step)/optimizer/add", "optimizer"),
+        ("jit(f)/jit(clip)/min", ""),
+        ("state.params['mixture']", ""),
+    ],
+)
+def test_modules_are_read_from_jaxs_paths(op_name, module):
+    assert module_of(op_name) == module
+    assert is_backward(op_name) == ("transpose" in op_name)
+
+
+def test_places_are_short():
+    frame = hlo.Frame("/somewhere/vtadl_jax/ops/ssim.py", 3, "f")
+    assert place_of(frame) == "ops/ssim.py:3"
+    assert place_of(hlo.Frame("/lib/optax/_src/update.py", 42, "f")) == "_src/update.py:42"
+    assert place_of(None) == ""

@@ -1,0 +1,82 @@
+"""The reader of XLA's text: on a module written by hand, and on what XLA prints here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.compiling.hlo_text import MODULE
+from vtadl_jax.compiling import hlo
+
+
+@pytest.fixture(scope="module")
+def module():
+    return hlo.parse(MODULE)
+
+
+def instruction(module, computation, name):
+    return module.computations[computation].by_name[name]
+
+
+def test_computations_and_instructions_are_all_there(module):
+    assert module.entry == "main"
+    assert list(module.computations) == ["add", "fused", "body", "condition", "main"]
+    assert [i.opcode for i in module.computations["condition"].instructions] == [
+        "constant",
+        "parameter",
+        "get-tuple-element",
+        "compare",
+    ]
+    assert module.computations["condition"].root.name == "less"
+    assert module.num_aliased == 2
+
+
+def test_types_survive_their_layouts(module):
+    loop = instruction(module, "main", "loop")
+    assert loop.opcode == "while"
+    assert loop.operands == ("start",)
+    assert loop.arrays == [("s32", ()), ("bf16", (8, 128))]
+    assert loop.num_bytes == 4 + 8 * 128 * 2
+    assert loop.called == {"condition": ["condition"], "body": ["body"]}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("pred", 8), ("bf16", 16), ("f32", 32), ("u8", 8), ("f8e4m3fn", 8), ("token", 0), ("s4", 4)],
+)
+def test_bytes_of_element_types(dtype, size):
+    assert hlo.array_bytes(dtype, (4, 6)) == 24 * size // 8
+
+
+def test_estimates_and_what_the_compiler_does_not_estimate(module):
+    assert instruction(module, "body", "fusion.1").cycles == 1000
+    assert instruction(module, "main", "x.1").cycles is None
+    assert instruction(module, "main", "unknown").cycles is None
+
+
+def test_stacks_run_from_the_innermost_call_outwards(module):
+    frames = module.stack(instruction(module, "fused", "dot"))
+    assert [(f.file, f.line, f.function) for f in frames] == [
+        ("/lib/flax/linen/linear.py", 7, "Dense.__call__"),
+        ("/checkout/vtadl_jax/models/vit.py", 93, "PatchViT.__call__"),
+    ]
+    assert module.stack(instruction(module, "main", "copy.1")) == ()
+
+
+def test_text_without_an_entry_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.parse("HloModule nothing\n")
+
+
+def test_what_xla_prints_here_is_read():
+    def step(x):
+        return jax.lax.fori_loop(0, 5, lambda _, y: jnp.sin(y @ x), x).sum()
+
+    text = jax.jit(step).lower(jnp.ones((16, 16))).compile().as_text()
+    module = hlo.parse(text)
+    opcodes = {i.opcode for i in module.instructions()}
+    assert {"while", "parameter", "constant"} <= opcodes
+    # Every operand that is named exists where it is used.
+    for computation in module.computations.values():
+        for found in computation.instructions:
+            assert set(found.operands) <= computation.by_name.keys()
+    assert any(f.file == __file__ for i in module.instructions() for f in module.stack(i))

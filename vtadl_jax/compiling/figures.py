@@ -1,0 +1,84 @@
+"""What follows from a reading and the chip's peaks: times, rates and the schedule's length."""
+
+import dataclasses
+from typing import Any
+
+from vtadl_jax.compiling.chips import Chip
+from vtadl_jax.compiling.reading import Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Of one call on one device; seconds. None where the compiler or the table says nothing.
+
+    roofline: the larger of FLOPs and bytes at the chip's peaks; compute: summed cycles at its
+    clock; links: what collectives send, at the rate of all of a chip's links; call: compute and
+    links, as if they did not overlap.
+    """
+
+    flops: float | None
+    bytes: float | None
+    intensity: float | None
+    roofline: float | None
+    bound: str
+    compute: float | None
+    links: float | None
+    call: float | None
+    images_per_second: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A whole training: epochs of so many images, in calls of a batch."""
+
+    images: int
+    epochs: int
+    calls: int
+    seconds: float | None
+    roofline_seconds: float | None
+
+
+def chip_of(reading: Reading) -> Chip | None:
+    fields = reading["program"]["chip"]
+    return Chip(**fields) if fields else None
+
+
+def figures(reading: Reading) -> Figures:
+    chip, program = chip_of(reading), reading["program"]
+    flops, num_bytes = reading["work"]["flops"], reading["work"]["bytes"]
+    intensity = flops / num_bytes if flops and num_bytes else None
+    roofline, bound, compute, links, call = None, "", None, None, None
+    if chip and intensity is not None:
+        roofline = chip.roofline_seconds(flops, num_bytes)
+        bound = "products" if intensity >= chip.ridge else "memory"
+    total = reading["cycles"]["total"]
+    if chip and total is not None:
+        compute = chip.seconds(total)
+        links = reading["collective_totals"]["wire_bytes"] / chip.ici_bandwidth
+        call = compute + links
+    rate = program["images"] / call if call else None
+    return Figures(flops, num_bytes, intensity, roofline, bound, compute, links, call, rate)
+
+
+def schedule(reading: Reading, images: int) -> Schedule:
+    """As training counts: num_epochs over `images` in whole batches, or num_train_steps."""
+    found, fields = figures(reading), reading["program"]["fields"]
+    calls = fields["num_train_steps"] or max(
+        fields["num_epochs"] * images // reading["program"]["images"], 1
+    )
+
+    def times(seconds: float | None) -> float | None:
+        return None if seconds is None else seconds * calls
+
+    return Schedule(images, fields["num_epochs"], calls, times(found.call), times(found.roofline))
+
+
+def change(before: float | None, after: float | None) -> float | None:
+    """Relative; None where it has no meaning."""
+    if before is None or after is None or not before:
+        return None
+    return after / before - 1
+
+
+def as_dict(value: Any) -> dict:
+    return dataclasses.asdict(value)

@@ -1,0 +1,214 @@
+"""One program compiled and read: everything that a report says of it, as plain data for JSON."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vtadl_jax import __version__
+from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling.origin import Origins
+from vtadl_jax.compiling.program import Program, lower_step
+from vtadl_jax.compiling.topology import Target, versions
+from vtadl_jax.config import flatten
+
+SCHEMA = 1
+NUM_DEAREST = 10
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass
+class DoesNotFit(Exception):
+    """The compiler found no way to keep the program within the memory of a device."""
+
+    needed: int
+    limit: int
+
+
+Reading = dict[str, Any]
+
+
+def read_step(
+    config: ConfigDict,
+    name: str,
+    target: Target,
+    step: str,
+    images_per_device: int = 0,
+    cache: Path | None = None,
+    dump: Path | None = None,
+) -> Reading:
+    """Lower, compile and read a step. cache: a folder of readings, where one of this very program
+    is looked up first and the new one is put; dump: a prefix for files of the program's texts.
+
+    A reading whose 'fits' is False has only what lowering tells, and the memory asked for.
+    """
+    program = lower_step(config, target, step, images_per_device)
+    stored = cache / f"{_key(program, target)}.json" if cache else None
+    if stored and stored.is_file() and dump is None:
+        reading = json.loads(stored.read_text(encoding="utf-8"))
+    else:
+        reading = _compile(program, target, dump)
+        if stored:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            write_json(stored, reading)
+    return {"program": _describe(program, config, name, target), **reading}
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _key(program: Program, target: Target) -> str:
+    """Of everything that the compiler sees, source lines included."""
+    text = program.lowered.as_text(debug_info=True)
+    # Where the checkout lies is no part of the program; the version of this reader is.
+    parts = (text, target.name, __version__, str(SCHEMA), json.dumps(versions()))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode())
+    return digest.hexdigest()[:24]
+
+
+def _describe(program: Program, config: ConfigDict, name: str, target: Target) -> dict:
+    chip = target.chip
+    return {
+        "config": name,
+        "fields": {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config)},
+        "step": program.step,
+        "topology": target.name,
+        "chip": dataclasses.asdict(chip) if chip else None,
+        "device_kind": target.devices[0].device_kind,
+        "num_devices": program.num_devices,
+        "mesh": dict(program.mesh.shape),
+        "images": program.images,
+        "images_per_device": program.images_per_device,
+        "dtype": config.dtype,
+        "num_parameters": program.num_parameters,
+        "parameter_bytes": program.parameter_bytes,
+        "versions": {"vtadl_jax": __version__, **versions()},
+    }
+
+
+def _compile(program: Program, target: Target, dump: Path | None) -> Reading:
+    if dump is not None:
+        _dump_lowered(program, dump)
+    start = time.perf_counter()
+    with _counting_programs() as compiled_programs:
+        try:
+            compiled = program.lowered.compile()
+        except jax.errors.JaxRuntimeError as e:
+            needed = _memory_asked(str(e))
+            if needed is None:
+                raise
+            seconds = {**program.seconds, "compile": time.perf_counter() - start}
+            return {"fits": False, "memory": needed, "seconds": seconds}
+    seconds = {**program.seconds, "compile": time.perf_counter() - start}
+    text = compiled.as_text()
+    if dump is not None:
+        _write(dump, "after.hlo.txt", text)
+    return {
+        "fits": True,
+        "seconds": seconds,
+        **read_text(text, program.num_devices),
+        "work": _work(compiled),
+        "memory": _memory(compiled),
+        "programs": len(compiled_programs),
+    }
+
+
+def read_text(text: str, num_devices: int) -> Reading:
+    """What an optimised program's text tells."""
+    module = hlo.parse(text)
+    origins = Origins(module)
+    scheduled, unknown = costs.schedule(module)
+    found = costs.collectives(origins, scheduled, num_devices)
+    return {
+        "cycles": costs.cycles(scheduled),
+        "loops_of_unknown_length": unknown,
+        "modules": costs.by_module(origins, scheduled),
+        "dearest": costs.dearest(origins, scheduled, NUM_DEAREST),
+        "collectives": found,
+        "collective_totals": {
+            "instructions": len(found),
+            "executed": sum(c["times"] for c in found),
+            "bytes": sum(c["bytes"] for c in found),
+            "wire_bytes": sum(c["wire_bytes"] for c in found),
+        },
+        "counts": costs.counts(scheduled),
+        "aliased_outputs": module.num_aliased,
+    }
+
+
+def _work(compiled) -> dict[str, float | None]:
+    analysis = compiled.cost_analysis() or {}
+    flops, num_bytes = analysis.get("flops"), analysis.get("bytes accessed")
+    return {"flops": flops, "bytes": num_bytes}
+
+
+def _memory(compiled) -> dict[str, int]:
+    """Bytes on each device. needed: state, batch, results and what the program takes for itself."""
+    m = compiled.memory_analysis()
+    if m is None:
+        return {}
+    needed = (
+        m.argument_size_in_bytes
+        + m.output_size_in_bytes
+        - m.alias_size_in_bytes
+        + m.temp_size_in_bytes
+        + m.generated_code_size_in_bytes
+    )
+    return {
+        "arguments": m.argument_size_in_bytes,
+        "outputs": m.output_size_in_bytes,
+        "aliased": m.alias_size_in_bytes,
+        "temporary": m.temp_size_in_bytes,
+        "program": m.generated_code_size_in_bytes,
+        "peak": m.peak_memory_in_bytes,
+        "needed": needed,
+    }
+
+
+def _memory_asked(message: str) -> dict[str, int] | None:
+    """From 'Used 20.31G of 15.75G hbm'; None if the message is of another failure."""
+    found = re.search(r"Used ([0-9.]+)([KMGT]?) of ([0-9.]+)([KMGT]?) hbm", message)
+    if not found:
+        return None
+    unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed, limit = (round(float(found.group(i)) * unit[found.group(i + 1)]) for i in (1, 3))
+    return {"needed": needed, "limit": limit}
+
+
+@contextlib.contextmanager
+def _counting_programs() -> Iterator[list[float]]:
+    """Durations of the compilations that happen meanwhile."""
+    seen: list[float] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED:
+            seen.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def _dump_lowered(program: Program, prefix: Path) -> None:
+    _write(prefix, "stablehlo.mlir", program.lowered.as_text(debug_info=True))
+    _write(prefix, "before.hlo.txt", program.lowered.as_text("hlo"))
+
+
+def _write(prefix: Path, kind: str, text: str) -> None:
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    prefix.with_name(f"{prefix.name}.{kind}").write_text(text, encoding="utf-8")

@@ -1,0 +1,168 @@
+"""One step over slices of growing size: what a chip does, sends and holds on each.
+
+Weak: so many images a chip. Strong: so many images in all, shared out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vtadl_jax.compiling import figures as figures_lib
+from vtadl_jax.compiling.figures import change
+from vtadl_jax.compiling.reading import Reading, read_step
+from vtadl_jax.compiling.sections import Section
+from vtadl_jax.compiling.topology import find_target
+from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
+from vtadl_jax.errors import UserError
+
+KINDS = ("weak", "strong")
+
+
+def topologies(text: str) -> list[str]:
+    """'v5e:1x1,2x2' → ['v5e:1x1', 'v5e:2x2']: a chip holds for the shapes after it."""
+    names: list[str] = []
+    for part in text.split(","):
+        chip = names[-1].partition(":")[0] if names else ""
+        names.append(part.strip() if ":" in part else f"{chip}:{part.strip()}")
+    if names[0].startswith(":"):
+        raise UserError(f"sweep {text!r}: begin with a chip, as v5e:1x1,2x2,4x4")
+    return names
+
+
+def study(
+    config: ConfigDict,
+    name: str,
+    shapes: Sequence[str],
+    step: str,
+    *,
+    images_per_device: int,
+    images_in_all: int,
+    cache: Path,
+    progress: Callable[[str], None],
+) -> dict[str, list[Reading]]:
+    """Readings by kind, one a topology; programs that both kinds need are compiled once. Sizes
+    that do not share out evenly are left out of the strong kind."""
+    found: dict[str, list[Reading]] = {kind: [] for kind in KINDS}
+    jobs = []
+    for shape in shapes:
+        size = find_target(shape).size
+        jobs.append(("weak", shape, images_per_device))
+        if images_in_all and images_in_all % size == 0:
+            jobs.append(("strong", shape, images_in_all // size))
+    for number, (kind, shape, images) in enumerate(jobs, 1):
+        progress(f"{number} of {len(jobs)}: {shape}, {kind}, {images} images a device")
+        reading = read_step(config, name, find_target(shape), step, images, cache)
+        found[kind].append(reading)
+        progress(_told(reading))
+    return found
+
+
+def _told(reading: Reading) -> str:
+    if not reading["fits"]:
+        return f"  does not fit: {mib(reading['memory']['needed'])} needed"
+    compiled = duration(reading["seconds"]["compile"])
+    return f"  {thousands(reading['cycles']['total'])} cycles, compiled in {compiled}"
+
+
+def sections(found: dict[str, list[Reading]], num_images: int) -> list[Section]:
+    made = [_table(kind, found[kind], num_images) for kind in KINDS if found[kind]]
+    return [*made, _collectives(found["weak"])] if found["weak"] else made
+
+
+def _table(kind: str, readings: Sequence[Reading], num_images: int) -> Section:
+    base = next((r for r in readings if r["fits"]), None)
+    rows = []
+    for r in readings:
+        p = r["program"]
+        row = [p["topology"], thousands(p["num_devices"]), f"{p['images_per_device']:g}"]
+        if not r["fits"] or base is None:
+            rows.append([*row, f"needs {mib(r['memory']['needed'])}", *["–"] * 6])
+            continue
+        f, s = figures_lib.figures(r), figures_lib.schedule(r, num_images)
+        grown = change(base["cycles"]["total"], r["cycles"]["total"])
+        rows.append(
+            [
+                *row,
+                thousands(r["cycles"]["total"]),
+                percent(grown, signed=True) if kind == "weak" else "",
+                mib(r["collective_totals"]["wire_bytes"]),
+                duration(f.call),
+                si(f.images_per_second),
+                mib(r["memory"]["needed"]),
+                f"{duration(s.seconds)} ({thousands(s.calls)} steps)",
+            ]
+        )
+    header = [
+        "topology",
+        "chips>",
+        "images a chip>",
+        "cycles of a chip>",
+        "growth>" if kind == "weak" else ">",
+        "sent by a chip>",
+        "a step>",
+        "images/s>",
+        "memory>",
+        "whole training>",
+    ]
+    note = (
+        "Cycles are those outside collectives. A step adds what a chip sends at the rate of its "
+        "links, as if nothing overlapped; the training is the same number of images on each."
+    )
+    return Section(f"{kind.capitalize()} scaling", header, rows, note)
+
+
+def _collectives(readings: Sequence[Reading]) -> Section:
+    rows = []
+    for r in readings:
+        if not r["fits"]:
+            continue
+        p, totals = r["program"], r["collective_totals"]
+        gradients = sum(c["bytes"] for c in r["collectives"] if c["carries"] != "sums")
+        rows.append(
+            [
+                p["topology"],
+                thousands(totals["instructions"]),
+                thousands(totals["executed"]),
+                mib(gradients),
+                mib(totals["bytes"] - gradients),
+                mib(totals["wire_bytes"]),
+                f"{totals['wire_bytes'] / gradients:.3f}" if gradients else "–",
+            ]
+        )
+    header = [
+        "topology",
+        "in the program>",
+        "executed>",
+        "with gradients>",
+        "sums only>",
+        "sent by a chip>",
+        "sent / gradients>",
+    ]
+    note = "A ring sends 2 (n - 1) / n of what it reduces."
+    return Section("Collectives, weak scaling", header, rows, note)
+
+
+def curves(readings: Sequence[Reading], num_images: int) -> list[tuple]:
+    """(name, unit, x, y) to draw: log2 of the devices against what changes with them."""
+    fitting = [r for r in readings if r["fits"] and r["cycles"]["total"] is not None]
+    x = [math.log2(r["program"]["num_devices"]) for r in fitting]
+    found = [figures_lib.figures(r) for r in fitting]
+    return [
+        ("cycles of a chip", "M", x, [r["cycles"]["total"] / 1e6 for r in fitting]),
+        (
+            "bytes sent by a chip",
+            "MiB",
+            x,
+            [r["collective_totals"]["wire_bytes"] / 2**20 for r in fitting],
+        ),
+        ("memory of a chip", "GiB", x, [r["memory"]["needed"] / 2**30 for r in fitting]),
+        ("images a second", "", x, [f.images_per_second or 0 for f in found]),
+        (
+            "whole training",
+            "s",
+            x,
+            [figures_lib.schedule(r, num_images).seconds or 0 for r in fitting],
+        ),
+    ]
