@@ -1,5 +1,6 @@
 """Training losses and the image-level terms they share with scoring (paper §IV)."""
 
+import jax
 import jax.numpy as jnp
 
 from vtadl_jax.ops.ssim import ssim
@@ -29,4 +30,7 @@ def reconstruction_terms(images, recon):
     Eq. 9 adds 0.5·SSIM to a loss that is minimised; read literally that would make reconstructions
     dissimilar, so the dissimilarity 1 - SSIM is what is meant and used.
     """
-    return squared_error(images, recon), 1.0 - ssim(images, recon, DATA_RANGE)
+    with jax.named_scope("mse"):
+        mse = squared_error(images, recon)
+    with jax.named_scope("ssim"):
+        return mse, 1.0 - ssim(images, recon, DATA_RANGE)

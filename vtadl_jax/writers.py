@@ -6,10 +6,8 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 _silent = False
@@ -41,18 +39,26 @@ class MetricWriter:
     """Scalars to `metrics.jsonl` and TensorBoard event files in the workdir.
 
     Events are written where they come up: tensorboardX's own SummaryWriter leaves that to a thread,
-    and waits for it for ever once a full disk has killed it.
+    and waits for it for ever once a full disk has killed it. The package is imported at the first
+    report, not before the first step: it imports torch where there is one, which takes seconds.
     """
 
     def __init__(self, workdir: Path):
         self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._folder = workdir / "tensorboard"
+        self._folder.mkdir(exist_ok=True)
+        self._board: Any = None
 
     def write(self, step: int, scalars: dict[str, float], prefix: str) -> None:
         record = {"step": step, **{f"{prefix}/{k}": v for k, v in scalars.items()}}
         self._lines.write(json.dumps(record) + "\n")
         self._lines.flush()
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        if self._board is None:
+            self._board = EventsWriter(str(self._folder / "events"))
         for name, value in scalars.items():
             if math.isfinite(value):
                 summary = scalar(f"{prefix}/{name}", value)
@@ -61,7 +67,8 @@ class MetricWriter:
 
     def close(self) -> None:
         self._lines.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class NoWriter:

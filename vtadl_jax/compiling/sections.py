@@ -133,7 +133,7 @@ def _schedule(reading: Reading, num_images: int) -> Section:
     rows = [
         ["steps", thousands(s.calls), f"{s.epochs} epochs of {s.images} images"],
         ["by cycles and links", duration(s.seconds), ""],
-        ["by the roofline", duration(s.roofline_seconds), "no chip reaches it"],
+        ["by the roofline", duration(s.roofline_seconds), "with XLA's count of bytes"],
     ]
     return Section("The whole training", ["", "value>", ""], rows, "Input and evaluation aside.")
 

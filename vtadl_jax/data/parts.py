@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Array = NDArray[Any]  # float32 throughout; a float64 scalar from np.cos would widen it
 
@@ -179,6 +178,8 @@ LOOKS = {
 @cache
 def noise_tile(kind: str) -> Array:
     """[TILE, TILE] float32 periodic noise of unit variance: 'grain', 'brush' or 'cloud'."""
+    from scipy import ndimage  # here, because it takes a while and most processes need none
+
     white = np.random.default_rng(20210).standard_normal((TILE, TILE)).astype(np.float32)
 
     def octave(*sigma: float) -> Array:
@@ -329,6 +330,8 @@ def _floor_light(raster: Raster, cover: Array, broad: Array) -> Array:
 
 def _blur(field: Array, sigma: float) -> Array:
     """A wide Gaussian, at the final resolution because the result has no finer detail."""
+    from scipy import ndimage
+
     small = pool(field)
     small = ndimage.gaussian_filter(small, sigma * len(small), truncate=2.5)
     return small.repeat(SUPERSAMPLE, axis=0).repeat(SUPERSAMPLE, axis=1)

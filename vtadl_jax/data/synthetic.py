@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from vtadl_jax.data import parts
 from vtadl_jax.data.parts import Array, Edit, Raster, Scene, smoothstep
@@ -136,6 +135,8 @@ def _missing(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
 
 def _contamination(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
     """A textile fibre (twice `size` long) or a curled metal chip on the part, with its shadow."""
+    from scipy import ndimage
+
     metal = rng.random() < 0.5
     along, distance = _curve(raster, rng, (1.3 if metal else 2.0) * size, 0.25)
     width = np.float32((0.007 if metal else 0.0045) + 0.02 * size)
@@ -216,6 +217,8 @@ def _break(
 
 def _apply(raster: Raster, clean: Array, edit: Edit) -> tuple[Array, Mask]:
     """Shade with an edit and mark the pixels of its footprint that changed visibly."""
+    from scipy import ndimage  # here, because it takes a while and only drawing needs it
+
     cover = parts.coverage(raster)
     if edit.removed is None:
         touched = footprint = (edit.extent() > 0.01) & (cover > 0.02)

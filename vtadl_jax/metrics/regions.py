@@ -15,7 +15,6 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from vtadl_jax.metrics.ranking import (
     as_binary,
@@ -137,6 +136,8 @@ def label_regions(masks: Images) -> tuple[list[NDArray[np.int32]], int]:
 
 def label_one(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """Components of one mask (int32, 1..count) and their number."""
+    from scipy import ndimage  # here, because it takes a while and most processes need none
+
     regions, count = ndimage.label(mask, structure=_EIGHT_CONNECTED, output=np.int32)
     return regions, int(count)
 
