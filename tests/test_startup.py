@@ -1,0 +1,61 @@
+"""The compilation cache beside the runs, and the account of the time before the first step."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.cli import run_cli
+from vtadl_jax import startup
+
+PROGRAM = """
+import sys, jax, jax.numpy as jnp
+from pathlib import Path
+from vtadl_jax import startup
+print(startup.use_compilation_cache(Path(sys.argv[1])))
+with startup.watching_cache() as use:
+    jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4))).block_until_ready()
+print(use)
+"""
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    first, second = (run_cli("-c", PROGRAM, str(tmp_path / "runs")) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    folder, told = first.stdout.splitlines()
+    assert folder == str(tmp_path / "runs" / startup.CACHE)
+    assert "0 hits" in told
+    misses = int(told.split(", ")[1].split()[0])
+    assert misses > 0
+    assert second.stdout.splitlines()[1] == f"compilation cache: {misses} hits, 0 misses"
+
+
+def test_a_place_that_the_user_chose_is_kept(tmp_path):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    assert before  # conftest sets it
+    assert str(startup.use_compilation_cache(tmp_path)) == before
+    assert jax.config.values["jax_compilation_cache_dir"] == before
+
+
+def test_laps_add_up_to_the_time_since_the_process_began():
+    watch = startup.Stopwatch()
+    watch.lap("imports")
+    with watch.aside("compile"):
+        time.sleep(0.05)
+    watch.lap("data")
+    time.sleep(0.02)
+    watch.lap("imports")
+    assert watch.parts["data"] >= 0.05
+    assert watch.beside["compile"] >= 0.05
+    assert watch.total == pytest.approx(sum(watch.parts.values()))
+    assert str(watch).startswith(f"first step {watch.total:.1f}s after the process began: imports")
+    assert "; meanwhile compile 0." in str(watch)
+
+
+def test_a_process_that_compiles_nothing_says_so():
+    with startup.watching_cache() as use:
+        pass
+    assert str(use) == "compilation cache not asked"
+    jnp.zeros(3)
