@@ -60,6 +60,8 @@ def get_config() -> ConfigDict:
     c.model.decoder = ConfigDict()
     c.model.decoder.vector_dim = 512  # length of the reconstruction vector
     c.model.decoder.features = (64, 64, 32, 16)  # channels of the four hidden layers
+    c.model.decoder.norm_statistics = "global"  # of batch norm, over the whole batch; 'device': of
+    # each device's share, as is common with pmap: numbers then depend on the number of devices
 
     c.model.mdn = ConfigDict()
     c.model.mdn.num_components = 150

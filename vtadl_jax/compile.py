@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
-from vtadl_jax.compiling import comparing, page, scaling, search, sections, writing
+from vtadl_jax.compiling import comparing, forms, page, scaling, search, sections, writing
 from vtadl_jax.compiling.program import STEPS
 from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step, write_json
 from vtadl_jax.compiling.topology import LOCAL, Target, find_target
@@ -46,6 +46,10 @@ _STRONG = flags.DEFINE_integer(
     "images_in_all", 256, "Of the sweep's strong scaling; 0: weak only.", lower_bound=0
 )
 _DUMP = flags.DEFINE_bool("dump", False, "Also write StableHLO, and HLO before and after XLA.")
+_FORMS = flags.DEFINE_string(
+    "forms", "", "Other forms of operations than the target's, as ops.ssim=cpu; see forms.py."
+)
+_NAME = flags.DEFINE_string("name", "", "Of the report's files; '': the config's.")
 _OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.")
 
 
@@ -60,6 +64,7 @@ def report(config: ConfigDict, name: str, target: Target, output: Path) -> Readi
         _IMAGES.value,
         output / "programs",
         stem if _DUMP.value else None,
+        forms.parse(_FORMS.value),
     )
     if _SEARCH.value:
         reading["largest_batch"] = find_largest(config, name, target, reading, output)
@@ -91,7 +96,15 @@ def find_largest(
 
     def measure(images: int) -> search.Fit:
         say(f"trying {images} images a device")
-        found = read_step(config, name, target, _STEP.value, images, output / "programs")
+        found = read_step(
+            config,
+            name,
+            target,
+            _STEP.value,
+            images,
+            output / "programs",
+            forms=forms.parse(_FORMS.value),
+        )
         say(f"  {'fits' if found['fits'] else 'does not fit'}: {mib(found['memory']['needed'])}")
         return fit(found, images)
 
@@ -196,6 +209,7 @@ def load_config(text: str) -> ConfigDict:
 
 def run(argv: list[str]) -> int:
     config, name = config_lib.parse_flags(argv)
+    name = _NAME.value or name
     config_lib.check_values(config)
     if _STEP.value not in STEPS:
         raise UserError(f"--step {_STEP.value}: use {', '.join(STEPS)}")

@@ -22,9 +22,7 @@ PARALLEL = ("jit", "pmap")
 MIN_SHARDED = 2**12
 
 
-def make_mesh(
-    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of data × fsdp devices that share the batch; data = -1 takes all there are, or all of
     `devices`.
 

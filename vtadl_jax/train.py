@@ -90,12 +90,14 @@ def train_step(
         state.params, state.batch_stats, images, keys, layout
     )
     if axis is not None:
-        loss, terms, grads = jax.lax.pmean((loss, terms, grads), axis)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
-    if ema_params is not None:
-        ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+        # All at once: the compiler makes few exchanges of what is asked for together.
+        loss, terms, batch_stats, grads = jax.lax.pmean((loss, terms, batch_stats, grads), axis)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
     next_state = state.replace(
         step=state.step + 1,
         params=params,

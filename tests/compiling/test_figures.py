@@ -32,6 +32,7 @@ def reading():
             "num_parameters": 1000,
             "parameter_bytes": 4000,
             "versions": {"jax": "1"},
+            "forms": {},
         },
         "fits": True,
         "seconds": {"trace": 1.0, "lower": 2.0, "compile": 30.0},

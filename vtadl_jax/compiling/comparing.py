@@ -22,7 +22,7 @@ def comparison(before: Reading, after: Reading) -> list[Section]:
 def _settings(before: Reading, after: Reading) -> Section:
     a, b = before["program"], after["program"]
     rows = []
-    for name in ("config", "step", "topology", "num_devices", "images_per_device"):
+    for name in ("config", "step", "topology", "num_devices", "images_per_device", "forms"):
         if a[name] != b[name]:
             rows.append([name, str(a[name]), str(b[name])])
     fields = sorted(a["fields"].keys() | b["fields"].keys())

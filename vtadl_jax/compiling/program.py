@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vtadl_jax import sharding, train
+from vtadl_jax.compiling.forms import chosen as chosen_forms
 from vtadl_jax.compiling.topology import LOCAL, Target
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
@@ -23,8 +25,7 @@ STEPS = ("train", "eval", "predict")
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A step lowered for a mesh. images: of one call, over all its devices; seconds: what tracing
-    and lowering took; gradient_bytes: of all parameters' gradients, each in the type in which
-    devices exchange it (0 where there are none)."""
+    and lowering took; parameter_bytes: of all parameters, wherever they lie."""
 
     step: str
     lowered: Any
@@ -43,11 +44,17 @@ class Program:
         return self.images / self.mesh.size
 
 
-def lower_step(config: ConfigDict, target: Target, step: str, images_per_device: int) -> Program:
+def lower_step(
+    config: ConfigDict,
+    target: Target,
+    step: str,
+    images_per_device: int,
+    forms: Mapping[str, str] | None = None,
+) -> Program:
     """Trace and lower a step for a target's devices.
 
     images_per_device: 0 takes the config's batch sizes: here over all devices, as training does;
-    on a topology for each of them. 'predict' is one image on one device.
+    on a topology for each of them. 'predict' is one image on one device. forms: see `forms.py`.
 
     Raises UserError for an unknown step, and what the config's own checks raise.
     """
@@ -57,7 +64,8 @@ def lower_step(config: ConfigDict, target: Target, step: str, images_per_device:
     images = batch_of(config, target, step, mesh, images_per_device)
     make = _train if step == "train" else _score
     start = time.perf_counter()
-    traced, variables = make(config, mesh, images)
+    with chosen_forms(forms or {}):
+        traced, variables = make(config, mesh, images)
     traced_at = time.perf_counter()
     lowered = traced.lower()
     done = time.perf_counter()
@@ -76,40 +84,37 @@ def lower_step(config: ConfigDict, target: Target, step: str, images_per_device:
 def make_mesh(config: ConfigDict, target: Target, step: str) -> Mesh:
     if step == "predict":
         return sharding.make_mesh(1, devices=target.devices[:1])
-    return sharding.make_mesh(config.mesh.data, devices=target.devices)
+    mesh = sharding.make_mesh(**config.mesh, devices=target.devices)
+    sharding.check_parallel(config.train.parallel, mesh)
+    return mesh
 
 
 def batch_of(config: ConfigDict, target: Target, step: str, mesh: Mesh, per_device: int) -> int:
     if step == "predict":
         return per_device or 1
-    name, size = "batch_size", config.batch_size
+    name, size, parts = "batch_size", config.batch_size, config.train.accumulate
     if step == "eval":
-        name, size = "eval.batch_size", config.eval.batch_size
-    if per_device:
-        return per_device * mesh.size
-    if target.name != LOCAL:
-        return size * mesh.size
-    sharding.check_batch(name, size, mesh)
+        name, size, parts = "eval.batch_size", config.eval.batch_size, 1
+    if per_device or target.name != LOCAL:
+        size = (per_device or size) * mesh.size
+    sharding.check_batch(name, size, mesh, parts)
     return size
 
 
 def _train(config: ConfigDict, mesh: Mesh, images: int):
     detector, tx = make_detector(config), make_optimizer(config.optimizer, num_steps=1000)
     ema_decay = config.optimizer.ema_decay
-    everywhere = sharding.replicated(mesh)
     make_state = functools.partial(train.create_state, detector, tx, config.seed, ema_decay)
-    state = _with_sharding(jax.eval_shape(make_state), everywhere)
-    step = jax.jit(
-        functools.partial(
-            train.train_step,
-            detector=detector,
-            tx=tx,
-            ema_decay=ema_decay,
-            augmentation=Augmentation(**config.data.augment),
-            mesh=mesh,
-        ),
-        donate_argnums=0,
-        out_shardings=(everywhere, everywhere),
+    state = jax.eval_shape(make_state)
+    state = _with_sharding(state, sharding.state_sharding(mesh, state))
+    step: Any = train.make_train_step(
+        detector,
+        tx,
+        mesh,
+        state,
+        ema_decay=ema_decay,
+        augmentation=Augmentation(**config.data.augment),
+        parallel=config.train.parallel,
     )
     split = sharding.batch_sharding(mesh)
     batch = {
@@ -123,7 +128,7 @@ def _score(config: ConfigDict, mesh: Mesh, images: int):
     detector = make_detector(config)
     everywhere = sharding.replicated(mesh)
     variables = jax.eval_shape(detector.init, jax.random.key(0))
-    variables = _with_sharding(variables, everywhere)
+    variables = _with_sharding(variables, jax.tree.map(lambda _: everywhere, variables))
     step = jax.jit(detector.score, out_shardings=everywhere)
     shape = _image_shape(config, images, sharding.batch_sharding(mesh))
     return step.trace(variables, shape), variables
@@ -134,8 +139,7 @@ def _image_shape(config: ConfigDict, images: int, split) -> jax.ShapeDtypeStruct
     return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)
 
 
-def _with_sharding(tree, placed):
+def _with_sharding(tree, shardings):
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-        tree,
+        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree, shardings
     )

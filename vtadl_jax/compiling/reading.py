@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ def read_step(
     images_per_device: int = 0,
     cache: Path | None = None,
     dump: Path | None = None,
+    forms: Mapping[str, str] | None = None,
 ) -> Reading:
     """Lower, compile and read a step. cache: a folder of readings, where one of this very program
     is looked up first and the new one is put; dump: a prefix for files of the program's texts.
 
     A reading whose 'fits' is False has only what lowering tells, and the memory asked for.
     """
-    program = lower_step(config, target, step, images_per_device)
+    program = lower_step(config, target, step, images_per_device, forms)
     stored = cache / f"{_key(program, target)}.json" if cache else None
     if stored and stored.is_file() and dump is None:
         reading = json.loads(stored.read_text(encoding="utf-8"))
@@ -59,7 +60,8 @@ def read_step(
         if stored:
             stored.parent.mkdir(parents=True, exist_ok=True)
             write_json(stored, reading)
-    return {"program": _describe(program, config, name, target), **reading}
+    described = _describe(program, config, name, target)
+    return {"program": {**described, "forms": dict(forms or {})}, **reading}
 
 
 def write_json(path: Path, value: Any) -> None:

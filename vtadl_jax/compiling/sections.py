@@ -36,10 +36,11 @@ def title(reading: Reading) -> str:
 def subtitle(reading: Reading) -> str:
     p = reading["program"]
     versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items())
+    forms = "".join(f"; {name} in its form {form!r}" for name, form in p["forms"].items())
     images = f"{p['images_per_device']:g} image{'s' * (p['images_per_device'] != 1)} a device"
     return (
         f"{p['num_devices']} × {p['device_kind']}, {images}, {p['images']} in all; {p['dtype']}; "
-        f"{si(p['num_parameters'])} parameters; {versions}"
+        f"{si(p['num_parameters'])} parameters{forms}; {versions}"
     )
 
 

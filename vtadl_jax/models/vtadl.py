@@ -62,6 +62,7 @@ def build(config: ConfigDict) -> VTADL:
             features=tuple(model.decoder.features),
             channels=config.data.channels,
             parts=config.train.accumulate,
+            norm_statistics=model.decoder.norm_statistics,
             dtype=dtype,
         ),
         mixture=MixtureDensity(
@@ -103,6 +104,13 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"model.decoder.features {tuple(model.decoder.features)}: give the widths of the "
             f"{NUM_LAYERS - 1} hidden layers"
+        )
+    if (statistics := model.decoder.norm_statistics) not in ("global", "device"):
+        raise UserError(f"model.decoder.norm_statistics {statistics!r}: use 'global' or 'device'")
+    if statistics == "device" and config.train.parallel != "pmap":
+        raise UserError(
+            "model.decoder.norm_statistics 'device' needs one device's program mapped over all: "
+            "use --config.train.parallel=pmap, or 'global'"
         )
     if mdn.covariance not in ("full", "diag"):
         raise UserError(f"model.mdn.covariance {mdn.covariance!r}: use 'full' or 'diag'")
