@@ -101,6 +101,11 @@ def get_config() -> ConfigDict:
     c.keep_best = ""  # and the best by this: a score term's mean over held-out images (least), or
     # image_auroc, pixel_auroc, aupro of an evaluation (most); '': the first term, 'none': no more
 
+    c.profile = ConfigDict()  # a trace of some steps, into the workdir's profile/
+    c.profile.first_step = 10  # of this process, counted from 0
+    c.profile.num_steps = 0  # 0: no trace
+    c.profile.memory = False  # also what is in device memory after them, for pprof
+
     c.eval = ConfigDict()
     c.eval.batch_size = 8
     c.eval.map_sigma = 4.0  # pixels, Gaussian smoothing of the map; 0: none

@@ -39,7 +39,8 @@ def test_a_place_that_the_user_chose_is_kept(tmp_path):
     assert jax.config.values["jax_compilation_cache_dir"] == before
 
 
-def test_laps_add_up_to_the_time_since_the_process_began():
+def test_laps_add_up_to_the_time_since_the_process_began(monkeypatch):
+    monkeypatch.setattr(startup.Stopwatch, "_process_told", False)
     watch = startup.Stopwatch()
     watch.lap("imports")
     with watch.aside("compile"):
@@ -52,6 +53,9 @@ def test_laps_add_up_to_the_time_since_the_process_began():
     assert watch.total == pytest.approx(sum(watch.parts.values()))
     assert str(watch).startswith(f"first step {watch.total:.1f}s after the process began: imports")
     assert "; meanwhile compile 0." in str(watch)
+    second = startup.Stopwatch()
+    second.lap("data")
+    assert str(second).startswith("first step 0.0s after the run began: data 0.0s")
 
 
 def test_a_process_that_compiles_nothing_says_so():

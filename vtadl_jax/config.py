@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "eval",
     "mesh",
     "train",
+    "profile",
 )
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -113,6 +114,8 @@ _AT_LEAST = {
     "model.norm_epsilon": 0,
     "model.mdn.noise_std": 0,
     "train.accumulate": 1,
+    "profile.first_step": 0,
+    "profile.num_steps": 0,
     "optimizer.learning_rate": 0,
     "optimizer.weight_decay": 0,
     "optimizer.warmup_steps": 0,

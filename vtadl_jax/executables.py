@@ -9,15 +9,22 @@ import hashlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vtadl_jax import train
 from vtadl_jax.compiling.topology import package_root, versions
+from vtadl_jax.config import flatten
+from vtadl_jax.startup import CACHE
 from vtadl_jax.writers import say
+
+FOLDER = "executables"
 
 # Fields of a config that no compiled step depends on.
 _ASIDE = (
@@ -41,8 +48,6 @@ def key_of(config: ConfigDict, devices: Any, arguments: Any, num_steps: int) -> 
     arguments: their shapes, types and shardings; num_steps: of the learning rate's schedule. The
     source of this package counts by its bytes: an edit anywhere makes another key.
     """
-    from vtadl_jax.config import flatten
-
     fields = {
         name: value
         for name, value in flatten(config)
@@ -71,6 +76,34 @@ def _source_digest(folder: Path) -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def kept_step(
+    config: ConfigDict,
+    workdir: Path,
+    mesh: Mesh,
+    make_step: Callable[[], Any],
+    state: Any,
+    batch: Any,
+    num_steps: int,
+) -> Any:
+    """The train step for these shapes: the one that is kept, else compiled now and kept.
+
+    With several processes each would have to keep a part; there it is only compiled.
+    """
+    if jax.process_count() > 1:
+        say("--serialize keeps no step of several processes: compiling")
+        return train.compile_train_step(make_step(), state, batch)
+    devices = mesh.devices.flatten().tolist()
+    folder = jax.config.values["jax_compilation_cache_dir"] or workdir.parent / CACHE
+    key = key_of(config, devices, (state, batch), num_steps)
+    path = Path(folder) / FOLDER / f"{key}.bin"
+    if (compiled := load(path, devices)) is not None:
+        say(f"took the compiled step from {path}")
+        return compiled
+    compiled = train.compile_train_step(make_step(), state, batch)
+    save(path, compiled)
+    return compiled
 
 
 def save(path: Path, compiled: Any) -> None:

@@ -7,6 +7,7 @@ their batches up. Batches are the same, in the same order, in each case.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,19 @@ class Feed:
     iterator: grain.DatasetIterator
     put: Callable[[pipeline.Batch], dict[str, jax.Array]]
     shapes: dict[str, Any]
+    _first: list[Future] = dataclasses.field(default_factory=list)
 
     def __next__(self) -> dict[str, jax.Array]:
+        if self._first:
+            return self._first.pop().result()
         return self.put(next(self.iterator))
+
+    def start(self) -> None:
+        """Make the first batch meanwhile, in a thread of its own. The iterator must be where it is
+        to begin; its state is ahead until that batch is taken."""
+        pool = ThreadPoolExecutor(1)
+        self._first.append(pool.submit(lambda: self.put(next(self.iterator))))
+        pool.shutdown(wait=False)
 
 
 def make_feed(

@@ -5,7 +5,10 @@ Exit codes: 0 done, 2 a mistake the user can mend (one line says which), 3 the l
 """
 
 import contextlib
+import functools
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vtadl_jax import config as config_lib
-from vtadl_jax import distributed, preemption, sharding, train
+from vtadl_jax import distributed, executables, preemption, sharding, startup, train
 from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints, disk_trouble
@@ -28,7 +31,9 @@ from vtadl_jax.models import make_detector
 from vtadl_jax.ops.augment import Augmentation
 from vtadl_jax.optimizer import make_optimizer
 from vtadl_jax.preemption import StopRequest
+from vtadl_jax.profiling import Profiler
 from vtadl_jax.scoring import Evaluator
+from vtadl_jax.startup import Stopwatch, watching_cache
 from vtadl_jax.sweep import ALL, run_all
 from vtadl_jax.weights.pretrained import start_from
 from vtadl_jax.workdir import has_checkpoint, make_geometry
@@ -39,6 +44,11 @@ _WORKDIR = flags.DEFINE_string(
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, to train with several processes."
+)
+_SERIALIZE = flags.DEFINE_bool(
+    "serialize",
+    False,
+    "Keep the compiled step beside JAX's cache, and start from it if the same one is kept.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which this is, from 0.")
@@ -63,11 +73,14 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"workdir {workdir}: {e.strerror}: give another --workdir") from e
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
+def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
     """Train, then evaluate; returns the results. Inputs are checked before anything is written.
 
+    serialize: keep the compiled step for later runs, or take the one that is kept.
     Raises UserError, TrainingDiverged, and Preempted when told to stop.
     """
+    watch = Stopwatch()
+    watch.lap("imports")
     config_lib.check_values(config)
     keep_freed_memory()
     mesh = sharding.make_mesh(**config.mesh)
@@ -98,10 +111,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         f"{len(splits.test)} to test; {num_steps} steps on {mesh.size} {jax.default_backend()} "
         f"device(s){_in_processes()}; workdir {workdir}"
     )
-    state = train.create_state(detector, tx, config.seed, config.optimizer.ema_decay)
-    state = sharding.put_state(mesh, state)
+    watch.lap("data")
+    make_state = functools.partial(
+        train.create_state, detector, tx, config.seed, config.optimizer.ema_decay
+    )
     stop = StopRequest()
     with contextlib.ExitStack() as open_things:
+        cache_use = open_things.enter_context(watching_cache())
         open_things.enter_context(stop.listening())
         checkpoints = Checkpoints(workdir, config.keep_checkpoints, best)
         open_things.callback(checkpoints.close)
@@ -109,20 +125,32 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         open_things.callback(writer.close)
         evaluator = Evaluator(config, detector, geometry, mesh)
         keeper = Keeper(workdir, evaluator, holdout, splits.test, checkpoints, writer, feed, stop)
+        compile_step = functools.partial(
+            _compile_step, config, workdir, detector, tx, mesh, make_state, feed, num_steps,
+            augmentation, serialize, watch,
+        )  # fmt: skip
+        # Beside making or reading the state and the first batch.
+        pool = open_things.enter_context(ThreadPoolExecutor(1))
+        compiling = None
+        if max(checkpoints.steps, default=0) < num_steps:
+            compiling = pool.submit(compile_step)
+        state = sharding.put_state(mesh, make_state())
+        watch.lap("state")
         if checkpoints.steps:
             state = checkpoints.restore(state, feed.iterator).state
             say(f"continuing from step {int(state.step)}")
+            watch.lap("checkpoint")
         if int(state.step) < num_steps:
-            step_fn = train.make_train_step(
-                detector,
-                tx,
-                mesh,
-                state,
-                ema_decay=config.optimizer.ema_decay,
-                augmentation=augmentation,
-                parallel=config.train.parallel,
-            )
-            step_fn = train.compile_train_step(step_fn, state, feed.shapes)
+            feed.start()
+            step_fn = compile_step() if compiling is None else compiling.result()
+            watch.lap("waiting for the compiler")
+            profiler = Profiler(workdir, config.profile)
+            open_things.callback(profiler.close)
+
+            def on_first_step() -> None:
+                watch.lap("first batch and step")
+                say(f"{watch}; {cache_use}")
+
             with stop.at_steps():
                 state = train.fit(
                     state,
@@ -138,11 +166,36 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     save=keeper.save,
                     on_eval=keeper.evaluate,
                     stop=stop,
+                    profiler=profiler,
+                    on_first_step=on_first_step,
                 )
         results = keeper.evaluate(state, int(state.step), report=True)
     names = ("report.html", "overview.png", "results.json", "scores.csv")
     say(f"see {', '.join(str(workdir / n) for n in names if (workdir / n).is_file())}")
     return results
+
+
+def _compile_step(
+    config, workdir, detector, tx, mesh, make_state, feed, num_steps, augmentation, serialize, watch
+) -> Callable:
+    """The train step, compiled for shapes alone, or taken from where it is kept."""
+    with watch.aside("compile"):
+        shapes = sharding.state_shapes(mesh, jax.eval_shape(make_state))
+        make_step = functools.partial(
+            train.make_train_step,
+            detector,
+            tx,
+            mesh,
+            shapes,
+            ema_decay=config.optimizer.ema_decay,
+            augmentation=augmentation,
+            parallel=config.train.parallel,
+        )
+        if serialize:
+            return executables.kept_step(
+                config, workdir, mesh, make_step, shapes, feed.shapes, num_steps
+            )
+        return train.compile_train_step(make_step(), shapes, feed.shapes)
 
 
 def _in_processes() -> str:
@@ -160,10 +213,11 @@ def main(argv: list[str]) -> int:
         distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         if not is_main():
             silence()
+        startup.use_compilation_cache(workdir.parent)
         if category == ALL:
-            run_all(config, workdir, run)
+            run_all(config, workdir, functools.partial(run, serialize=_SERIALIZE.value))
         else:
-            run(config, workdir)
+            run(config, workdir, _SERIALIZE.value)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

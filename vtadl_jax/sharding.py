@@ -65,6 +65,15 @@ def state_sharding(mesh: Mesh, state) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, _state_spec(x.shape, mesh)), state)
 
 
+def state_shapes(mesh: Mesh, state) -> Any:
+    """Shapes of a state, with the sharding of each, to compile for."""
+    return jax.tree.map(
+        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+        state,
+        state_sharding(mesh, state),
+    )
+
+
 def _state_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     count = mesh.shape[FSDP]
     dividing = [axis for axis, size in enumerate(shape) if size % count == 0]

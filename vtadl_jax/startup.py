@@ -14,8 +14,6 @@ from pathlib import Path
 import jax
 import psutil
 
-from vtadl_jax.writers import say
-
 CACHE = "compilation_cache"
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
@@ -64,10 +62,15 @@ def watching_cache() -> Iterator[CacheUse]:
 
 
 class Stopwatch:
-    """Parts of the time since the process began; work in other threads is told beside them."""
+    """Parts of the time since the process began, or since the run did where it is not the first of
+    its process; work in other threads is told beside them."""
+
+    _process_told = False
 
     def __init__(self) -> None:
-        self._last = psutil.Process().create_time()
+        self._since = "run" if Stopwatch._process_told else "process"
+        self._last = time.time() if Stopwatch._process_told else psutil.Process().create_time()
+        Stopwatch._process_told = True
         self.parts: dict[str, float] = {}
         self.beside: dict[str, float] = {}
 
@@ -92,13 +95,8 @@ class Stopwatch:
     def __str__(self) -> str:
         """'first step 4.2s after the process began: imports 1.9s, …; meanwhile compile 1.0s'."""
         told = ", ".join(f"{name} {seconds:.1f}s" for name, seconds in self.parts.items())
-        text = f"first step {self.total:.1f}s after the process began: {told}"
+        text = f"first step {self.total:.1f}s after the {self._since} began: {told}"
         if self.beside:
             beside = ", ".join(f"{name} {seconds:.1f}s" for name, seconds in self.beside.items())
             text += f"; meanwhile {beside}"
         return text
-
-
-def say_first_step(watch: Stopwatch, use: CacheUse) -> None:
-    """The log's line about a start."""
-    say(f"{watch}; {use}")

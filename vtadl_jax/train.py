@@ -1,5 +1,6 @@
 """The train state, the one compiled step and the loop around it."""
 
+import contextlib
 import functools
 import math
 import time
@@ -19,6 +20,7 @@ from vtadl_jax.feed import Feed
 from vtadl_jax.models.detector import Batch, Detector, Layout, drop_gathered
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
 from vtadl_jax.preemption import StopRequest
+from vtadl_jax.profiling import Profiler
 from vtadl_jax.writers import MetricWriter, NoWriter, TrainProgress, format_duration, say
 
 
@@ -224,12 +226,15 @@ def fit(
     save: Callable[[TrainState, int], None],
     on_eval: Callable[[TrainState, int], Any],
     stop: StopRequest,
+    profiler: Profiler | None = None,
+    on_first_step: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Train from `state.step` to `num_steps`; saves at the end too, and when told to stop.
 
     The loop runs ahead of the device, so that the next batch is decoded and on its way while the
     device works on one. Only a report waits, and it reads the steps before the
-    newest; saving and evaluating read all, so that a checkpoint is never of a broken state.
+    newest; saving and evaluating read all, so that a checkpoint is never of a broken state. The
+    first step is waited for, once, to tell when it was done.
     Raises TrainingDiverged, or Preempted after a save.
     """
     step = int(state.step)
@@ -244,8 +249,15 @@ def fit(
             scalars["images_per_second"] = progress.report(done, scalars)
             writer.write(done, scalars, "train")
 
+    first = step
     while step < num_steps:
-        state, metrics = step_fn(state, next(feed))
+        with profiler.step(step) if profiler else contextlib.nullcontext():
+            state, metrics = step_fn(state, next(feed))
+        if profiler:
+            profiler.after(metrics)
+        if step == first:
+            jax.block_until_ready(metrics)
+            on_first_step()
         step += 1
         pending.add(step, metrics)
         last = step == num_steps

@@ -105,8 +105,7 @@ def _train(config: ConfigDict, mesh: Mesh, images: int):
     detector, tx = make_detector(config), make_optimizer(config.optimizer, num_steps=1000)
     ema_decay = config.optimizer.ema_decay
     make_state = functools.partial(train.create_state, detector, tx, config.seed, ema_decay)
-    state = jax.eval_shape(make_state)
-    state = _with_sharding(state, sharding.state_sharding(mesh, state))
+    state = sharding.state_shapes(mesh, jax.eval_shape(make_state))
     step: Any = train.make_train_step(
         detector,
         tx,
@@ -128,7 +127,9 @@ def _score(config: ConfigDict, mesh: Mesh, images: int):
     detector = make_detector(config)
     everywhere = sharding.replicated(mesh)
     variables = jax.eval_shape(detector.init, jax.random.key(0))
-    variables = _with_sharding(variables, jax.tree.map(lambda _: everywhere, variables))
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), variables
+    )
     step = jax.jit(detector.score, out_shardings=everywhere)
     shape = _image_shape(config, images, sharding.batch_sharding(mesh))
     return step.trace(variables, shape), variables
@@ -137,9 +138,3 @@ def _score(config: ConfigDict, mesh: Mesh, images: int):
 def _image_shape(config: ConfigDict, images: int, split) -> jax.ShapeDtypeStruct:
     shape = (images, *config.image_size, config.data.channels)
     return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)
-
-
-def _with_sharding(tree, shardings):
-    return jax.tree.map(
-        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree, shardings
-    )
