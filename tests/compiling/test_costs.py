@@ -97,6 +97,8 @@ def test_group_sizes_in_every_way_they_are_printed(text, size):
         ("jit(train_step)/jvp()/cond/branch_0_fun/mbchw,vw->mbchv/dot_general", ""),
         ("jit(train_step)/optimizer/add", "optimizer"),
         ("jit(f)/jit(clip)/min", ""),
+        ("jit(f)/mixture/vmap(jit(_normal))/add", "mixture"),
+        ("jit(f)/decoder/layer1/reshape;jit(f)/decoder/layer1/add", "decoder/layer1"),
         ("state.params['mixture']", ""),
     ],
 )

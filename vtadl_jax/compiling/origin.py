@@ -19,15 +19,13 @@ _MAX_STEPS = 8
 def module_of(op_name: str) -> str:
     """'jit(step)/transpose(jvp(VTADL))/decoder/layer4/add' → 'decoder/layer4'; '' if no module."""
     kept: list[str] = []
-    parts = _split(op_name)
-    for position, part in enumerate(parts):
-        if part.startswith("jit("):
-            continue
-        while wrapped := _WRAPPED.match(part):
+    # What the compiler merged has the names of all, ';' between.
+    parts = _split(op_name.partition(";")[0])
+    for part in parts[:-1]:  # the last is the primitive
+        while not part.startswith("jit(") and (wrapped := _WRAPPED.match(part)):
             part = wrapped.group(1)
-        last = position == len(parts) - 1  # the primitive
         # Flax names the outermost module by its class, the others by their attribute.
-        if not part or last or _NOT_MODULES.match(part) or part[0].isupper():
+        if not part or "(" in part or _NOT_MODULES.match(part) or part[0].isupper():
             continue
         if "->" not in part and (not kept or kept[-1] != part):
             kept.append(part)

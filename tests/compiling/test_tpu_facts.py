@@ -1,0 +1,165 @@
+"""Facts about the programs that the TPU's compiler makes of the train step; no TPU is needed."""
+
+import json
+
+import jax
+import pytest
+
+from tests.compiling import programs
+from tests.factory import tiny_config
+from vtadl_jax import train
+from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling.origin import module_of
+from vtadl_jax.compiling.program import lower_step
+from vtadl_jax.compiling.topology import find_target, has_tpu_compiler, versions
+from vtadl_jax.models import make_detector
+from vtadl_jax.optimizer import make_optimizer
+
+pytestmark = [
+    pytest.mark.tpu_compile,
+    pytest.mark.skipif(
+        not has_tpu_compiler(), reason="needs the TPU's compiler: pip install 'vtadl_jax[tpu]'"
+    ),
+    pytest.mark.xdist_group("tpu_compile"),
+]
+TOLERANCE = 0.03
+PAPER, DEVICE = "paper-v5e-2x2", "device-statistics-v5e-2x2"
+
+
+@pytest.fixture(scope="module")
+def paper():
+    reading, text = programs.compiled(PAPER)
+    return reading, hlo.parse(text)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    stored = json.loads(programs.GOLDEN.read_text(encoding="utf-8"))
+    if stored["versions"] != versions():
+        pytest.skip(
+            f"the golden summaries are of {stored['versions']}: {programs.RENEW} makes new ones"
+        )
+    return stored["programs"]
+
+
+def close(found, expected):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            close(found[name], expected[name])
+    else:
+        assert found == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [PAPER, DEVICE])
+def test_programs_are_as_their_golden_summaries(name, golden):
+    close(programs.summary(programs.compiled(name)[0]), golden[name])
+
+
+@pytest.mark.slow
+def test_the_paper_config_keeps_to_its_budget(paper):
+    reading, _ = paper
+    assert reading["programs"] == 1
+    assert reading["cycles"]["total"] <= 12e6
+    assert reading["loops_of_unknown_length"] == 0
+    assert reading["memory"]["temporary"] <= 700 * 2**20
+
+
+@pytest.mark.slow
+def test_every_buffer_of_the_state_is_given_to_the_next(paper):
+    reading, _ = paper
+    config = programs.paper_config()
+    detector, tx = make_detector(config), make_optimizer(config.optimizer, 10)
+    state = jax.eval_shape(lambda: train.create_state(detector, tx, 0))
+    assert reading["aliased_outputs"] == len(jax.tree.leaves(state))
+
+
+@pytest.mark.slow
+def test_no_activation_is_gathered(paper):
+    reading, module = paper
+    scheduled, _ = costs.schedule(module)
+    assert costs.activations_gathered(scheduled, reading["program"]["images"]) == []
+    assert {c["kind"] for c in reading["collectives"]} == {"all-reduce"}
+
+
+@pytest.mark.slow
+def test_devices_exchange_no_more_than_the_gradients(paper):
+    reading, _ = paper
+    totals, config = reading["collective_totals"], reading["program"]
+    # bfloat16 where the product was, float32 elsewhere: at most all of them in float32.
+    assert totals["bytes"] <= 1.05 * config["parameter_bytes"]
+    assert totals["wire_bytes"] <= 2 * totals["bytes"]
+
+
+@pytest.mark.slow
+def test_products_are_bfloat16_and_sum_in_float32_where_it_is_meant(paper):
+    _, module = paper
+    seen = set()
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            if instruction.opcode not in ("convolution", "dot"):
+                continue
+            name = module_of(instruction.op_name)
+            ((result, _),) = instruction.arrays
+            operands = {
+                computation.by_name[o].arrays[0][0]
+                for o in instruction.operands
+                if o in computation.by_name
+            }
+            if name.startswith(("encoder/blocks", "decoder/layer")):
+                assert operands <= {"bf16", "f32"}, instruction.name
+                assert "bf16" in operands, (name, instruction.name)
+                seen.add(name.split("/")[0])
+            # What a density is made of leaves the matrix unit unrounded.
+            if name.startswith("mixture/") and "transpose(" not in instruction.op_name:
+                assert result == "f32", (name, instruction.name)
+                seen.add("mixture")
+            if name == "ssim":
+                assert operands == {"f32"}, instruction.name
+                seen.add(name)
+    assert seen == {"encoder", "decoder", "mixture", "ssim"}
+
+
+@pytest.mark.slow
+def test_densities_and_reductions_over_components_are_float32(paper):
+    _, module = paper
+    opcodes = set()
+    for computation in module.computations.values():
+        for instruction in computation.instructions:
+            if module_of(instruction.op_name) != "mixture":
+                continue
+            if instruction.opcode in ("exponential", "log", "log-plus-one", "divide", "rsqrt"):
+                assert [dtype for dtype, _ in instruction.arrays] == ["f32"], instruction.name
+                opcodes.add(instruction.opcode)
+    assert {"exponential", "log", "divide"} <= opcodes
+
+
+@pytest.mark.slow
+def test_a_data_parallel_step_makes_at_most_three_collectives():
+    reading, _ = programs.compiled(DEVICE)
+    assert reading["program"]["num_devices"] == 4
+    assert 1 <= reading["collective_totals"]["executed"] <= 3
+    assert {c["kind"] for c in reading["collectives"]} == {"all-reduce"}
+    # Gradients, metrics and running statistics: all parameters are in them.
+    assert reading["collective_totals"]["bytes"] >= 2 * reading["program"]["num_parameters"]
+
+
+def test_a_programs_size_does_not_depend_on_the_depth():
+    target = find_target("v5e:2x2")
+    sizes = set()
+    for depth in (2, 7):
+        config = tiny_config(model__depth=depth, dtype="bfloat16")
+        text = lower_step(config, target, "train", 8).lowered.as_text()
+        sizes.add(text.count("\n"))
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:4x4", "v5p:2x2x1", "v6e:2x2", "2*v5e:2x2"])
+def test_topologies_are_described(name):
+    target = find_target(name)
+    cores = 2 if name.startswith("v4") else 1
+    expected = {"v4:2x2x1": 4, "v5e:4x4": 16, "v5p:2x2x1": 4, "v6e:2x2": 4, "2*v5e:2x2": 8}
+    assert target.size == expected[name] * cores
+    assert target.chip is not None
+    assert target.chip.cores == cores
