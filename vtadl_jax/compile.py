@@ -32,7 +32,9 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.writers import say
 
 _TOPOLOGY = flags.DEFINE_string("topology", LOCAL, "'local', or as v5e:4x4, 2*v5e:4x4.")
-_STEP = flags.DEFINE_string("step", "train", "train, eval or predict.")
+_STEP = flags.DEFINE_string(
+    "step", "train", "train, eval or predict; or a part of a train step: decoder, mixture or ssim."
+)
 _IMAGES = flags.DEFINE_integer("images_per_device", 0, "0: the config's batch.", lower_bound=0)
 _TRAINING = flags.DEFINE_integer(
     "training_images", 209, "Of a category, for the length of the whole training.", lower_bound=1

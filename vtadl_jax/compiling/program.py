@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import sharding, train
 from vtadl_jax.compiling.forms import chosen as chosen_forms
+from vtadl_jax.compiling.parts import PARTS, trace_part
 from vtadl_jax.compiling.topology import LOCAL, Target
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.ops.augment import Augmentation
 from vtadl_jax.optimizer import make_optimizer
 
-STEPS = ("train", "eval", "predict")
+STEPS = ("train", "eval", "predict", *PARTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,13 @@ def lower_step(
         raise UserError(f"step {step!r}: use {', '.join(STEPS)}")
     mesh = make_mesh(config, target, step)
     images = batch_of(config, target, step, mesh, images_per_device)
-    make = _train if step == "train" else _score
     start = time.perf_counter()
     with chosen_forms(forms or {}):
-        traced, variables = make(config, mesh, images)
+        if step in PARTS:
+            traced, variables = trace_part(config, mesh, step, images)
+        else:
+            make = _train if step == "train" else _score
+            traced, variables = make(config, mesh, images)
     traced_at = time.perf_counter()
     lowered = traced.lower()
     done = time.perf_counter()
