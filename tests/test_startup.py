@@ -8,11 +8,15 @@ import pytest
 
 from tests.cli import run_cli
 from vtadl_jax import startup
+from vtadl_jax.errors import UserError
+from vtadl_jax.feed import Feed
 
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
 from pathlib import Path
 from vtadl_jax import startup
+from vtadl_jax.errors import UserError
+from vtadl_jax.feed import Feed
 print(startup.use_compilation_cache(Path(sys.argv[1])))
 with startup.watching_cache() as use:
     jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4))).block_until_ready()
@@ -63,3 +67,25 @@ def test_a_process_that_compiles_nothing_says_so():
         pass
     assert str(use) == "compilation cache not asked"
     jnp.zeros(3)
+
+
+def test_a_feed_that_was_started_gives_the_same_batches():
+    def batches(started):
+        feed = Feed(
+            iter([{"x": 1}, {"x": 2}, {"x": 3}]), lambda b: {k: -v for k, v in b.items()}, {}
+        )
+        if started:
+            feed.start()
+        return [next(feed) for _ in range(3)]
+
+    assert batches(started=True) == batches(started=False) == [{"x": -1}, {"x": -2}, {"x": -3}]
+
+
+def test_a_mistake_in_the_first_batch_is_told_where_it_is_taken():
+    def put(_):
+        raise UserError("image.png can't be read")
+
+    feed = Feed(iter([{"x": 1}]), put, {})
+    feed.start()
+    with pytest.raises(UserError, match=r"image\.png"):
+        next(feed)

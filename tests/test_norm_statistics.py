@@ -1,0 +1,57 @@
+"""Batch norm over the whole batch, or over each device's share of it."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config
+from vtadl_jax import sharding, train
+from vtadl_jax.errors import UserError
+from vtadl_jax.models import make_detector
+from vtadl_jax.optimizer import make_optimizer
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+
+
+def one_step(devices, statistics, images=IMAGES):
+    """The running statistics and the metrics after a step."""
+    config = tiny_config(
+        train__parallel="pmap",
+        model__decoder__norm_statistics=statistics,
+        model__mdn__noise_std=0.0,
+    )
+    detector, mesh = make_detector(config), sharding.make_mesh(devices)
+    tx = make_optimizer(config.optimizer, 10)
+    state = sharding.put_state(mesh, train.create_state(detector, tx, 0))
+    batch = sharding.put_batch(mesh, {"image": images})
+    state, metrics = train.make_train_step(detector, tx, mesh, state, parallel="pmap")(state, batch)
+    stats = jax.tree.map(np.asarray, state.batch_stats)
+    return stats, jax.tree.map(float, metrics)
+
+
+@pytest.mark.slow
+def test_running_statistics_of_devices_are_the_mean_of_their_own():
+    together, _ = one_step(2, "device")
+    halves = [one_step(1, "global", IMAGES[part])[0] for part in (slice(4), slice(4, 8))]
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # And not those of the whole batch, whose variance holds the difference of the means too.
+    whole, _ = one_step(1, "global")
+    differing = [
+        not np.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(whole), strict=True)
+    ]
+    assert any(differing)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model__decoder__norm_statistics": "device"}, "needs one device's program"),
+        ({"model__decoder__norm_statistics": "batch"}, "'batch': use 'global' or 'device'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        make_detector(tiny_config(**fields))
