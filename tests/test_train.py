@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import main, sharding, train
+from vtadl_jax import main, plan, sharding, train
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.models import make_detector
@@ -152,7 +152,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(dataset, tmp_pa
 
 
 def test_a_nan_stops_the_run_and_names_step_term_and_checkpoint(dataset, tmp_path, monkeypatch):
-    real = main.make_detector
+    real = plan.make_detector
 
     def broken(config):
         detector = real(config)
@@ -166,7 +166,7 @@ def test_a_nan_stops_the_run_and_names_step_term_and_checkpoint(dataset, tmp_pat
 
         return type(detector)(detector.init, loss, detector.score, detector.score_terms)
 
-    monkeypatch.setattr(main, "make_detector", broken)
+    monkeypatch.setattr(plan, "make_detector", broken)
     config = tiny_config(dataset, num_train_steps=20, mesh__data=1)
     with pytest.raises(
         TrainingDiverged, match=r"step 6: mse is nan: .* is step 4 in .*checkpoints"

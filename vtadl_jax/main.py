@@ -18,25 +18,17 @@ from ml_collections import ConfigDict
 from vtadl_jax import config as config_lib
 from vtadl_jax import distributed, executables, preemption, sharding, startup, train
 from vtadl_jax.allocator import keep_freed_memory
-from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Checkpoints, disk_trouble
 from vtadl_jax.commands import quiet_libraries
-from vtadl_jax.data.records import split_holdout
-from vtadl_jax.data.sources import load_splits
 from vtadl_jax.distributed import agree, is_main
 from vtadl_jax.errors import Preempted, TrainingDiverged, UserError
-from vtadl_jax.feed import make_feed
-from vtadl_jax.keeper import Keeper, best_by
-from vtadl_jax.models import make_detector
-from vtadl_jax.ops.augment import Augmentation
-from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.keeper import Keeper
+from vtadl_jax.plan import Plan, make_plan
 from vtadl_jax.preemption import StopRequest
 from vtadl_jax.profiling import Profiler
 from vtadl_jax.scoring import Evaluator
 from vtadl_jax.startup import Stopwatch, watching_cache
 from vtadl_jax.sweep import ALL, run_all
-from vtadl_jax.weights.pretrained import start_from
-from vtadl_jax.workdir import has_checkpoint, make_geometry
 from vtadl_jax.writers import MetricWriter, NoWriter, say, silence
 
 _WORKDIR = flags.DEFINE_string(
@@ -54,15 +46,6 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which this is, from 0.")
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raise UserError if the folder of a run is taken by something else."""
-    stored = workdir / "config.json"
-    if stored.exists():
-        config_lib.check_same_run(config, stored)
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"workdir {workdir} exists and is not a run: give another --workdir")
-
-
 def open_workdir(workdir: Path, config: ConfigDict) -> None:
     """Make the folder of a run."""
     stored = workdir / "config.json"
@@ -74,76 +57,32 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
-    """Train, then evaluate; returns the results. Inputs are checked before anything is written.
+    """Train, then evaluate; returns the results.
 
     serialize: keep the compiled step for later runs, or take the one that is kept.
     Raises UserError, TrainingDiverged, and Preempted when told to stop.
     """
     watch = Stopwatch()
     watch.lap("imports")
-    config_lib.check_values(config)
     keep_freed_memory()
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_parallel(config.train.parallel, mesh)
-    sharding.check_batch("batch_size", config.batch_size, mesh, config.train.accumulate)
-    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
-    check_workdir(workdir, config)
-    geometry = make_geometry(config)
-    augmentation = Augmentation(**config.data.augment)
-    detector = make_detector(config)
-    if config.init_from and not has_checkpoint(workdir):
-        detector = start_from(detector, config)
-    check_weights(config.eval.term_weights, detector.score_terms)
-    best = best_by(config.keep_best, detector.score_terms)
-    splits = load_splits(config)
-    records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
-    num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
-    tx = make_optimizer(config.optimizer, num_steps)
-    feed = make_feed(config, records, geometry, mesh)
+    plan = make_plan(config, workdir)
     if is_main():
         open_workdir(workdir, config)
     agree(None)
-    anomalous = sum(record.label for record in records)
-    if anomalous:
-        say(f"note: {anomalous} of the training images are anomalous; VT-ADL takes them for good")
-    say(
-        f"{splits.category}: {len(records)} images to train, {len(holdout)} to calibrate, "
-        f"{len(splits.test)} to test; {num_steps} steps on {mesh.size} {jax.default_backend()} "
-        f"device(s){_in_processes()}; workdir {workdir}"
-    )
+    announce(plan)
     watch.lap("data")
-    make_state = functools.partial(
-        train.create_state, detector, tx, config.seed, config.optimizer.ema_decay
-    )
     stop = StopRequest()
     with contextlib.ExitStack() as open_things:
         cache_use = open_things.enter_context(watching_cache())
         open_things.enter_context(stop.listening())
-        checkpoints = Checkpoints(workdir, config.keep_checkpoints, best)
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints, plan.best)
         open_things.callback(checkpoints.close)
         writer = MetricWriter(workdir) if is_main() else NoWriter()
         open_things.callback(writer.close)
-        evaluator = Evaluator(config, detector, geometry, mesh)
-        keeper = Keeper(workdir, evaluator, holdout, splits.test, checkpoints, writer, feed, stop)
-        compile_step = functools.partial(
-            _compile_step, config, workdir, detector, tx, mesh, make_state, feed, num_steps,
-            augmentation, serialize, watch,
-        )  # fmt: skip
-        # Beside making or reading the state and the first batch.
-        pool = open_things.enter_context(ThreadPoolExecutor(1))
-        compiling = None
-        if max(checkpoints.steps, default=0) < num_steps:
-            compiling = pool.submit(compile_step)
-        state = sharding.put_state(mesh, make_state())
-        watch.lap("state")
-        if checkpoints.steps:
-            state = checkpoints.restore(state, feed.iterator).state
-            say(f"continuing from step {int(state.step)}")
-            watch.lap("checkpoint")
-        if int(state.step) < num_steps:
-            feed.start()
-            step_fn = compile_step() if compiling is None else compiling.result()
-            watch.lap("waiting for the compiler")
+        evaluator = Evaluator(config, plan.detector, plan.geometry, plan.mesh)
+        keeper = Keeper(plan, evaluator, checkpoints, writer, stop)
+        state, step_fn = prepare_training(plan, checkpoints, serialize, watch)
+        if step_fn is not None:
             profiler = Profiler(workdir, config.profile)
             open_things.callback(profiler.close)
 
@@ -155,8 +94,8 @@ def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
                 state = train.fit(
                     state,
                     step_fn,
-                    feed,
-                    num_steps=num_steps,
+                    plan.feed,
+                    num_steps=plan.num_steps,
                     batch_size=config.batch_size,
                     log_every=config.log_every_steps,
                     eval_every=config.eval_every_steps,
@@ -175,32 +114,60 @@ def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
     return results
 
 
-def _compile_step(
-    config, workdir, detector, tx, mesh, make_state, feed, num_steps, augmentation, serialize, watch
-) -> Callable:
+def announce(plan: Plan) -> None:
+    """Say what is about to happen."""
+    anomalous = sum(record.label for record in plan.records)
+    if anomalous:
+        say(f"note: {anomalous} of the training images are anomalous; VT-ADL takes them for good")
+    count = jax.process_count()
+    processes = f" in {count} processes" if count > 1 else ""
+    say(
+        f"{plan.category}: {len(plan.records)} images to train, {len(plan.holdout)} to calibrate, "
+        f"{len(plan.test)} to test; {plan.num_steps} steps on {plan.mesh.size} "
+        f"{jax.default_backend()} device(s){processes}; workdir {plan.workdir}"
+    )
+
+
+def prepare_training(
+    plan: Plan, checkpoints: Checkpoints, serialize: bool, watch: Stopwatch
+) -> tuple[train.TrainState, Callable | None]:
+    """The state to go on from and the compiled step, None if no step is left; the compiler works
+    while the state and the first batch are made or read."""
+    with ThreadPoolExecutor(1) as pool:
+        compiling = None
+        if max(checkpoints.steps, default=0) < plan.num_steps:
+            compiling = pool.submit(compile_step, plan, serialize, watch)
+        state = sharding.put_state(plan.mesh, plan.make_state())
+        watch.lap("state")
+        if checkpoints.steps:
+            state = checkpoints.restore(state, plan.feed.iterator).state
+            say(f"continuing from step {int(state.step)}")
+            watch.lap("checkpoint")
+        if int(state.step) >= plan.num_steps:
+            return state, None
+        plan.feed.start()
+        # A damaged newest checkpoint can leave steps to do that were thought done.
+        step_fn = compiling.result() if compiling else compile_step(plan, serialize, watch)
+    watch.lap("waiting for the compiler")
+    return state, step_fn
+
+
+def compile_step(plan: Plan, serialize: bool, watch: Stopwatch) -> Callable:
     """The train step, compiled for shapes alone, or taken from where it is kept."""
     with watch.aside("compile"):
-        shapes = sharding.state_shapes(mesh, jax.eval_shape(make_state))
-        make_step = functools.partial(
-            train.make_train_step,
-            detector,
-            tx,
-            mesh,
+        shapes = sharding.state_shapes(plan.mesh, jax.eval_shape(plan.make_state))
+        make_step = functools.partial(plan.make_step, shapes)
+        if not serialize:
+            return train.compile_train_step(make_step(), shapes, plan.feed.shapes)
+        return executables.kept_step(
+            plan.config,
+            plan.workdir,
+            plan.mesh,
+            make_step,
             shapes,
-            ema_decay=config.optimizer.ema_decay,
-            augmentation=augmentation,
-            parallel=config.train.parallel,
+            plan.feed.shapes,
+            plan.num_steps,
         )
-        if serialize:
-            return executables.kept_step(
-                config, workdir, mesh, make_step, shapes, feed.shapes, num_steps
-            )
-        return train.compile_train_step(make_step(), shapes, feed.shapes)
-
-
-def _in_processes() -> str:
-    count = jax.process_count()
-    return f" in {count} processes" if count > 1 else ""
 
 
 def main(argv: list[str]) -> int:
