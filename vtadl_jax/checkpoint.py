@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import json
 import shutil
-import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from vtadl_jax.writers import say
 
 _STATE, _DATA, _ABOUT = "state", "data", "about"
 CHECKSUMS = "checksums.json"
+LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # what orbax writes at the very end
 DAMAGED = "damaged-"  # before the step, in the name of a folder that is no longer used
 
 
@@ -56,8 +56,7 @@ class Checkpoints:
         self, workdir: Path, keep: int = 2, best: Best | None = None, *, writable: bool = True
     ):
         self.directory = (workdir / "checkpoints").absolute()
-        self._writable = writable
-        self._sealing = threading.Lock()
+        self._writable, self._best = writable, best
         policies: list[Any] = [managers.LatestN(keep)]
         if best is not None:
             policies.append(
@@ -69,6 +68,8 @@ class Checkpoints:
                 )
             )
         options = ocp.CheckpointManagerOptions(
+            # Without it, numbers of earlier checkpoints are forgotten when a run continues.
+            best_fn=(lambda numbers: numbers[best.name]) if best else None,
             create=writable,
             read_only=not writable,
             cleanup_tmp_directories=writable,
@@ -89,10 +90,6 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         return max(self.steps, default=None)
-
-    @property
-    def best_step(self) -> int | None:
-        return self._manager.best_step()
 
     def save(
         self,
@@ -121,7 +118,9 @@ class Checkpoints:
                 _ABOUT: ocp.args.JsonSave(about),
             }
         )
-        self._guard(lambda: self._manager.save(step, args=args, metrics=numbers))
+        # One without the number is never the best, and kept only while it is new.
+        metrics = numbers if self._best and self._best.name in (numbers or {}) else None
+        self._guard(lambda: self._manager.save(step, args=args, metrics=metrics))
 
     def restore(self, state_like, data_iterator=None, step: int | None = None) -> Restored:
         """The newest checkpoint that is whole, or that of `step`; its state shaped and sharded as
@@ -158,8 +157,7 @@ class Checkpoints:
         try:
             expected = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            # Killed between the folder's last name and its list: orbax finished all other files.
-            return None if (folder / "_CHECKPOINT_METADATA").is_file() else f"no {CHECKSUMS}"
+            return f"no {CHECKSUMS}"
         except (OSError, ValueError) as e:
             return f"{CHECKSUMS}: {e}"
         for name, (size, checksum) in expected.items():
@@ -184,25 +182,17 @@ class Checkpoints:
         self._manager.reload()
 
     def _seal(self) -> None:
-        """Write the list of files of each checkpoint that has none."""
+        """List the files of the checkpoint that orbax has just written, before it gets its name."""
         if not is_main():
             return
-        with self._sealing:
-            for step in self.steps:
-                folder = self.directory / str(step)
-                if (folder / CHECKSUMS).exists():
-                    continue
-                try:
-                    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-                    sums = {
-                        path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
-                        for path in files
-                    }
-                    temporary = self.directory / f"{step}.{CHECKSUMS}.tmp"
-                    temporary.write_text(json.dumps(sums), encoding="utf-8")
-                    temporary.replace(folder / CHECKSUMS)
-                except FileNotFoundError:
-                    continue  # an old checkpoint, deleted meanwhile
+        for folder in self.directory.glob("*.orbax-checkpoint-tmp"):
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            sums = {
+                path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
+                for path in files
+                if path.name not in LATER
+            }
+            (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
     def _check_room(self, needed: int) -> None:
         """Before orbax finds out in the middle. Raises UserError."""
