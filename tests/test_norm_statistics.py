@@ -11,6 +11,7 @@ from vtadl_jax.models import make_detector
 from vtadl_jax.optimizer import make_optimizer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+IMAGES[4:] //= 8  # dark: the halves have statistics of their own
 
 
 def one_step(devices, statistics, images=IMAGES):
