@@ -5,6 +5,7 @@ JAX ask the platform. Elsewhere flags or variables do: --coordinator HOST:PORT -
 --process_id I, or VTADL_COORDINATOR and so on, as `launch/local.sh` sets them.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ PEER_LOST = 76  # exit code
 HEARTBEAT_SECONDS = 30  # after which a silent process is given up
 START_SECONDS = 300  # to wait for all processes at the start
 FAREWELL_SECONDS = 3600  # to wait at the end for the one that writes the report
+PATIENCE_SECONDS = 3600  # to wait for one that compiles
+_meetings = itertools.count()  # every process comes to the same ones, in the same order
 
 
 def cluster_of(environment: Mapping[str, str]) -> str | None:
@@ -94,10 +97,26 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def meet(place: str) -> None:
+    """Wait here for all processes, as long as it takes while they live.
+
+    To be called before the first use of a program that sums over processes: gloo gives up after 30
+    seconds, and one process may find in the compilation cache what another has to compile. JAX has
+    no public barrier that does not itself sum.
+    """
+    if jax.process_count() > 1:
+        from jax._src.distributed import global_state
+
+        client = global_state.client
+        assert client is not None, "several processes have a client"
+        client.wait_at_barrier(f"{place}-{next(_meetings)}", PATIENCE_SECONDS * 1000)
+
+
 def agree(value):
     """A JSON value of process 0, in every process; waits for all of them."""
     if jax.process_count() == 1:
         return value
+    meet("agree")
     raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(raw))))
     raw = raw if is_main() else np.zeros(size, np.uint8)

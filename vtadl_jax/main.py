@@ -20,7 +20,7 @@ from vtadl_jax import distributed, executables, preemption, sharding, startup, t
 from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.checkpoint import Checkpoints, disk_trouble
 from vtadl_jax.commands import quiet_libraries
-from vtadl_jax.distributed import agree, is_main
+from vtadl_jax.distributed import agree, is_main, meet
 from vtadl_jax.errors import Preempted, TrainingDiverged, UserError
 from vtadl_jax.keeper import Keeper
 from vtadl_jax.plan import Plan, make_plan
@@ -148,6 +148,7 @@ def prepare_training(
         plan.feed.start()
         # A damaged newest checkpoint can leave steps to do that were thought done.
         step_fn = compiling.result() if compiling else compile_step(plan, serialize, watch)
+    meet("compiled")
     watch.lap("waiting for the compiler")
     return state, step_fn
 

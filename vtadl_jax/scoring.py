@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from vtadl_jax.data.decode import load_mask, size_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.distributed import meet
 from vtadl_jax.models.detector import Detector, Scores
 from vtadl_jax.writers import track
 
@@ -51,14 +53,25 @@ class Evaluator:
     def __init__(self, config: ConfigDict, detector: Detector, geometry: Geometry, mesh: Mesh):
         self.config, self.detector, self.geometry, self._mesh = config, detector, geometry, mesh
         self._everywhere = sharding.replicated(mesh)
-        self._step = jax.jit(detector.score, out_shardings=self._everywhere)
+        self._step: Any = jax.jit(detector.score, out_shardings=self._everywhere)
         self._gather = jax.jit(lambda batch: batch, out_shardings=self._everywhere)
+
+    def _compile(self, variables) -> None:
+        """Once, in all processes before any of them goes on."""
+        if not isinstance(self._step, jax.stages.Compiled):
+            height, width = self.geometry.size
+            shape = (self.config.eval.batch_size, height, width, self.config.data.channels)
+            split = sharding.batch_sharding(self._mesh)
+            images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
+            self._step = self._step.lower(variables, images).compile()
+            meet("score")
 
     def batches(self, variables, records: Sequence[Record], what: str) -> Iterator[tuple]:
         """(host batch, host scores) of every batch, padding cut off; all of it in each process."""
         size, data = self.config.eval.batch_size, self.config.data
         total = -(-len(records) // size)
         variables = jax.device_put(variables, self._everywhere)
+        self._compile(variables)
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         loader = eval_batches(
             records, self.geometry, data.channels, size, data.num_threads, **share
