@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     c.dtype = "float32"  # of matrix products; 'bfloat16' on accelerators. Densities stay float32
     c.batch_size = 8  # images a step, over all devices
     c.num_train_steps = 0  # 0: num_epochs over the training images instead
-    c.num_epochs = 400
+    c.num_epochs = 400  # 0 too: no steps, for detectors that are fitted
     c.init_from = ""  # pretrained ViT encoder to start from: .npz, .safetensors, .pt; empty: random
     c.init_pixels = "unit"  # what it was trained on: 'unit' [-1, 1]; 'imagenet' mean and deviation
 
@@ -72,6 +72,14 @@ def get_config() -> ConfigDict:
     c.model.mdn.scale_floor = 0.05  # least diagonal of a factor; features have unit scale
     c.model.mdn.noise_std = 0.2  # of the noise on the tokens, in training only
     c.model.mdn.stop_gradient = False  # True: the density does not train the encoder
+
+    c.model.filters = ConfigDict()  # detectors that model fixed filter responses
+    c.model.filters.stride = 8  # pixels from one place of the grid to the next
+    c.model.filters.sigmas = (1, 2, 4, 8)  # pixels, of the Gaussians; powers of two
+    c.model.filters.normalise = False  # True: each image's logarithm, to zero mean and unit spread
+    c.model.filters.radii = (2,)  # of the rings of surroundings, in places of the grid
+    c.model.filters.calibrate = False  # True: a surprise is counted from what x lets expect
+    c.model.filters.position = False  # True: the place, too, is what a density is conditioned on
 
     c.loss = ConfigDict()
     c.loss.nll_weight = 1.0  # on the mean nll of a token

@@ -101,7 +101,7 @@ def _check_fields(config: ConfigDict, path: str) -> None:
 _AT_LEAST = {
     "batch_size": 1,
     "num_train_steps": 0,
-    "num_epochs": 1,
+    "num_epochs": 0,
     "data.anomaly_fraction": 0,
     "data.num_threads": 0,
     "data.prefetch": 0,

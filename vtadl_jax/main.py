@@ -22,6 +22,7 @@ from vtadl_jax.checkpoint import Checkpoints, disk_trouble
 from vtadl_jax.commands import quiet_libraries
 from vtadl_jax.distributed import agree, is_main, meet
 from vtadl_jax.errors import Preempted, TrainingDiverged, UserError
+from vtadl_jax.fit import fit_state
 from vtadl_jax.keeper import Keeper
 from vtadl_jax.plan import Plan, make_plan
 from vtadl_jax.preemption import StopRequest
@@ -108,6 +109,9 @@ def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
                     profiler=profiler,
                     on_first_step=on_first_step,
                 )
+        elif not checkpoints.steps:
+            keeper.save(state, int(state.step))  # fitted, and no step to train
+            checkpoints.wait()
         results = keeper.evaluate(state, int(state.step), report=True)
     names = ("report.html", "overview.png", "results.json", "scores.csv")
     say(f"see {', '.join(str(workdir / n) for n in names if (workdir / n).is_file())}")
@@ -137,7 +141,12 @@ def prepare_training(
         compiling = None
         if max(checkpoints.steps, default=0) < plan.num_steps:
             compiling = pool.submit(compile_step, plan, serialize, watch)
-        state = sharding.put_state(plan.mesh, plan.make_state())
+        state = plan.make_state()
+        if not checkpoints.steps:
+            state = fit_state(
+                plan.detector, plan.tx, state, plan.records, plan.geometry, plan.config
+            )
+        state = sharding.put_state(plan.mesh, state)
         watch.lap("state")
         if checkpoints.steps:
             state = checkpoints.restore(state, plan.feed.iterator).state

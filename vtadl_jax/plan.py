@@ -18,6 +18,7 @@ from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.feed import Feed, make_feed
+from vtadl_jax.fit import check_steps
 from vtadl_jax.models import make_detector
 from vtadl_jax.models.detector import Detector
 from vtadl_jax.ops.augment import Augmentation
@@ -84,6 +85,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     splits = load_splits(config)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
+    check_steps(detector, num_steps)
     return Plan(
         config=config,
         workdir=workdir,

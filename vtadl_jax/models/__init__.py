@@ -6,10 +6,19 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import Detector
+from vtadl_jax.models.filter_mixture import filter_mixture
 from vtadl_jax.models.official import official
+from vtadl_jax.models.position_gaussian import position_gaussian
+from vtadl_jax.models.surroundings import surroundings
 from vtadl_jax.models.vtadl import vtadl
 
-DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {"vtadl": vtadl, "official": official}
+DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {
+    "vtadl": vtadl,
+    "official": official,
+    "filter_mixture": filter_mixture,
+    "position_gaussian": position_gaussian,
+    "surroundings": surroundings,
+}
 
 
 def make_detector(config: ConfigDict) -> Detector:

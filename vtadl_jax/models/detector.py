@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 Variables = Any  # {"params": ..., "batch_stats": ...}
@@ -49,6 +50,19 @@ drop_gathered = jax.checkpoint_policies.save_anything_except_these_names(GATHERE
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a method learns from one pass over the training images before its first step.
+
+    gather: (images uint8 [B, H, W, C], key) → a tree of arrays, a row for each image; compiled.
+    solve: (variables, the same tree over all N images in numpy, rng) → variables. On the host,
+        where float64 and LAPACK are at hand; what it returns has the shapes of what it was given.
+    """
+
+    gather: Callable[[jax.Array, jax.Array], Any]
+    solve: Callable[[Variables, Any, np.random.Generator], Variables]
+
+
+@dataclasses.dataclass(frozen=True)
 class Detector:
     """An anomaly detector as functions of its variables.
 
@@ -58,12 +72,14 @@ class Detector:
         image, from its own key, so that it does not depend on how a batch is split.
     score: (variables, images uint8 [B, H, W, C]) → `Scores`. Evaluation mode, no randomness.
     score_terms: the names of `Scores.terms`, in order.
+    fit: for methods that are fitted, or start from statistics of the data; training follows.
     """
 
     init: Callable[[jax.Array], Variables]
     loss: Callable[[Any, Any, jax.Array, jax.Array, Layout], tuple[jax.Array, tuple[dict, Any]]]
     score: Callable[[Variables, jax.Array], "Scores"]
     score_terms: tuple[str, ...]
+    fit: Fit | None = None
 
 
 @jax.tree_util.register_dataclass

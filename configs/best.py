@@ -1,0 +1,34 @@
+"""A density of filter responses told their surroundings: a candidate for any set of images.
+
+python -m vtadl_jax.main --config configs/best.py --config.data.root=DIR
+
+What is known of it, and what is not yet: docs/results.md. `configs/best.py:elpv` takes the solar
+cells of `configs/elpv.py`, `:screw` that category under DIR.
+"""
+
+from configs import default
+from configs.floor import choose_data
+
+
+def get_config(category: str = ""):
+    c = default.get_config()
+    c.detector = "surroundings"
+    choose_data(c, category)
+    c.data.channels = 1
+    c.data.cache = "host"
+    c.image_size = (256, 256)
+    c.batch_size = 8
+    c.num_train_steps = 600
+    c.log_every_steps = 50
+    c.model.width = 256
+    c.model.mdn.num_components = 8
+    c.model.mdn.feature_dim = 12
+    c.model.filters.position = True
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 20
+    c.optimizer.clip_norm = 1.0
+    c.eval.batch_size = 8
+    c.eval.term_weights = (0.0, 1.0, 0.0)
+    return c

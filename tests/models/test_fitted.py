@@ -1,0 +1,139 @@
+"""Detectors that are fitted, or start from statistics: against slow definitions of their maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.factory import tiny_config
+from vtadl_jax.errors import UserError
+from vtadl_jax.models import make_detector
+from vtadl_jax.models.filter_features import normalise
+from vtadl_jax.models.position_gaussian import patch_statistics
+from vtadl_jax.ops.filters import filter_bank_reference
+from vtadl_jax.ops.mixture import mixture_log_prob_reference
+
+NAMES = ("filter_mixture", "position_gaussian", "surroundings")
+
+
+def config_of(name, **fields):
+    fields = {"data__channels": 1, "eval__map_sigma": 0.0, "model__filters__stride": 8, **fields}
+    return tiny_config(detector=name, **fields)
+
+
+def draw_images(count=12, seed=0):
+    """Smooth, so that filter responses vary, each with noise of its own."""
+    rng = np.random.default_rng(seed)
+    waves = np.sin(np.arange(32)[:, None] / 4 + rng.uniform(0, 6, (count, 1, 1)))
+    noise = rng.normal(size=(count, 32, 32))
+    return np.uint8(np.clip(120 + 40 * waves + 12 * noise, 0, 255))[..., None]
+
+
+def fitted(config, images):
+    detector = make_detector(config)
+    variables = detector.init(jax.random.key(0))
+    gathered = jax.device_get(detector.fit.gather(images, jax.random.key(1)))
+    return detector, variables, detector.fit.solve(variables, gathered, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fitting_keeps_shapes_and_types_and_scores_are_finite(name):
+    images = draw_images()
+    detector, before, after = fitted(config_of(name), images)
+    before = {"batch_stats": {}, **before}
+    shapes = [jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), v) for v in (before, after)]
+    assert shapes[0] == shapes[1]
+    scores = detector.score(after, images[:3])
+    assert scores.anomaly_map.shape == (3, 32, 32)
+    assert scores.terms.shape == (3, len(detector.score_terms))
+    assert scores.recon.shape == (3, 0, 0, 1)
+    assert np.isfinite(scores.terms).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spot_stands_out_where_it_is(name):
+    images = draw_images(40)
+    detector, _, variables = fitted(config_of(name), images)
+    if name == "surroundings":
+        variables = trained(detector, variables, images)
+    spoilt = images[:2].copy()
+    spoilt[1, 16:24, 8:16] = np.random.default_rng(5).integers(0, 255, (8, 8, 1))
+    maps = detector.score(variables, spoilt).anomaly_map
+    row, column = np.unravel_index(np.argmax(maps[1] - maps[0]), (32, 32))
+    assert 10 <= row < 30
+    assert 2 <= column < 22
+    assert maps[1].max() > maps[0].max()
+
+
+def trained(detector, variables, images, steps=60):
+    keys = jax.random.split(jax.random.key(0), len(images))
+
+    @jax.jit
+    def step(params):
+        value = lambda p: detector.loss(p, variables["batch_stats"], images, keys)[0]  # noqa: E731
+        loss, grads = jax.value_and_grad(value)(params)
+        return jax.tree.map(lambda p, g: p - 0.01 * jnp.clip(g, -1, 1), params, grads), loss
+
+    params, losses = variables["params"], []
+    for _ in range(steps):
+        params, loss = step(params)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    return {**variables, "params": params}
+
+
+def test_the_mixture_of_filters_is_what_it_says():
+    images = draw_images()
+    detector, _, variables = fitted(config_of("filter_mixture"), images)
+    params, statistics = variables["params"], variables["batch_stats"]
+    responses = filter_bank_reference(images[..., 0] / 255, 8)
+    y = (responses - statistics["mean"]) @ statistics["whitener"]
+    covariance = np.linalg.inv(params["precision"] @ params["precision"].swapaxes(1, 2))
+    want = -mixture_log_prob_reference(
+        params["logits"], params["loc"], np.linalg.cholesky(covariance), jnp.float32(y)
+    )
+    got = detector.score(variables, images).terms[:, 1]
+    np.testing.assert_allclose(got, want.mean((1, 2)), rtol=2e-2, atol=2e-2)
+
+
+def test_the_gaussian_of_a_place_is_what_it_says():
+    images = draw_images(50)
+    detector, _, variables = fitted(config_of("position_gaussian"), images)
+    values = np.asarray(patch_statistics(images[..., 0] / 255.0, 8), np.float64)
+    residual = values - values.mean(0)
+    covariance = np.einsum("nhwi,nhwj->hwij", residual, residual) / len(images)
+    pooled = covariance.mean((0, 1)) + 1e-6 * np.eye(4)
+    nll = [
+        -stats.multivariate_normal(
+            values[:, i, j].mean(0), 0.9 * covariance[i, j] + 0.1 * pooled
+        ).logpdf(values[:, i, j])
+        for i in range(4)
+        for j in range(4)
+    ]
+    got = detector.score(variables, images).terms[:, 1]
+    np.testing.assert_allclose(got, np.mean(nll, 0), rtol=1e-2, atol=1e-2)
+
+
+def test_statistics_of_a_patch():
+    grey = np.zeros((1, 4, 4), np.float32)
+    grey[0, :, 2:] = 1
+    mean, spread, across, down = np.asarray(patch_statistics(grey, 4))[0, 0, 0]
+    np.testing.assert_allclose([mean, spread, across, down], [0.5, 0.5, 1 / 3, 0], atol=1e-5)
+
+
+def test_normalised_images_do_not_see_stronger_light():
+    grey = np.random.default_rng(0).uniform(0.3, 0.5, (2, 16, 16)).astype(np.float32)
+    got, want = normalise(jnp.asarray(1.8 * grey)), normalise(jnp.asarray(grey))
+    assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stride_must_divide_the_image(name):
+    with pytest.raises(UserError, match=r"model\.filters\.stride 5"):
+        make_detector(config_of(name, model__filters__stride=5))
+
+
+def test_rings_must_leave_the_place_out():
+    with pytest.raises(UserError, match="radii"):
+        make_detector(config_of("surroundings", model__filters__radii=(0,)))

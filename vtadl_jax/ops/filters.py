@@ -1,0 +1,126 @@
+"""Fixed filter responses of an image: what is local and multi-scale, and cannot collapse.
+
+Five a scale: Gaussian, its two first differences, its Laplacian and the standard deviation around
+a point. Filters are products with two small constant matrices, one an axis, as in `resize`; the
+coarse scales work on an averaged image. `filter_bank_reference` is the plain definition.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from vtadl_jax.errors import UserError
+from vtadl_jax.ops.resize import gaussian_matrix
+
+SIGMAS = (1, 2, 4, 8)  # pixels
+NUM_FILTERS = 5  # a scale
+PRECISION = jax.lax.Precision.HIGHEST
+VARIANCE_FLOOR = 1e-6
+
+
+def difference_matrix(size: int, order: int) -> np.ndarray:
+    """[size, size] float64: central first (order 1) or second differences, the edge repeated."""
+    rows = np.arange(size)
+    before, after = np.maximum(rows - 1, 0), np.minimum(rows + 1, size - 1)
+    matrix = np.zeros((size, size))
+    for column, weight in (
+        ((after, 0.5), (before, -0.5)) if order == 1 else ((after, 1), (before, 1))
+    ):
+        np.add.at(matrix, (rows, column), weight)
+    if order == 2:
+        matrix[rows, rows] -= 2
+    return matrix
+
+
+def average_matrix(size: int, factor: int) -> np.ndarray:
+    """[size / factor, size] float64: means of `factor` neighbours."""
+    return np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor))
+
+
+def separable(images, rows: np.ndarray, columns: np.ndarray):
+    """Filter along both axes: [B, H, W], [h, H], [w, W] → [B, h, w] float32."""
+    rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+    return jnp.einsum("uh,bhw,vw->buv", rows, images, columns, precision=PRECISION)
+
+
+def filter_bank(images, stride: int, sigmas: tuple[int, ...] = SIGMAS):
+    """images: [B, H, W] float32 → responses [B, H / stride, W / stride, 5 · len(sigmas)] float32.
+
+    Per scale, in units of the image: Gaussian; |d/dx| and |d/dy| of it times sigma; |Laplacian|
+    times sigma²; standard deviation in a Gaussian window. The last four are smoothed with the same
+    sigma, all are averaged over cells of `stride` pixels. Sigmas above 2 filter means of sigma / 2
+    pixels with a sigma of 2. Raises UserError for sides that stride and scales do not divide.
+    """
+    return jnp.concatenate([_scale(images, stride, sigma) for sigma in sigmas], axis=-1)
+
+
+def _scale(images, stride: int, sigma: int):
+    factor = reduction(images.shape[1:], stride, sigma)
+    sides = images.shape[1:]
+    if factor > 1:
+        images = separable(images, *(average_matrix(n, factor) for n in sides))
+    sides, sigma = images.shape[1:], sigma // factor
+    smooth = [gaussian_matrix(n, sigma) for n in sides]
+    first = [sigma * difference_matrix(n, 1) for n in sides]
+    second = [sigma**2 * difference_matrix(n, 2) for n in sides]
+    cells = [average_matrix(n, stride // factor) for n in sides]
+    pooled = [c @ s for c, s in zip(cells, smooth, strict=True)]
+    base = separable(images, *smooth)
+    squares = separable(jnp.square(images), *smooth)
+    maps = (
+        jnp.abs(jnp.einsum("bhw,vw->bhv", base, first[1].astype(np.float32), precision=PRECISION)),
+        jnp.abs(jnp.einsum("uh,bhw->buw", first[0].astype(np.float32), base, precision=PRECISION)),
+        jnp.abs(_laplacian(base, second)),
+        jnp.sqrt(jnp.maximum(squares - jnp.square(base), 0) + VARIANCE_FLOOR),
+    )
+    responses = [separable(base, *cells), *(separable(m, *pooled) for m in maps)]
+    return jnp.stack(responses, axis=-1)
+
+
+def _laplacian(base, second):
+    rows, columns = (m.astype(np.float32) for m in second)
+    down = jnp.einsum("uh,bhw->buw", rows, base, precision=PRECISION)
+    return down + jnp.einsum("bhw,vw->bhv", base, columns, precision=PRECISION)
+
+
+def reduction(sides: tuple[int, ...], stride: int, sigma: int) -> int:
+    """By how much an image is averaged before a filter of `sigma`, a divisor of the stride."""
+    factor = min(max(sigma // 2, 1), stride)
+    if any(side % stride for side in sides) or stride % factor or sigma % factor:
+        raise UserError(
+            f"filter_bank: sides {tuple(sides)} and sigma {sigma} do not fit stride {stride}: use "
+            "a stride that divides the image's sides, and powers of two for sigmas"
+        )
+    return factor
+
+
+def filter_bank_reference(images: np.ndarray, stride: int, sigmas: tuple[int, ...] = SIGMAS):
+    """`filter_bank` from scipy's filters, float64, image by image."""
+    found = []
+    for image in np.asarray(images, np.float64):
+        responses = []
+        for sigma in sigmas:
+            factor = reduction(image.shape, stride, sigma)
+            small, s, step = _means(image, factor), sigma // factor, stride // factor
+
+            def smooth(x, s=s):
+                return ndimage.gaussian_filter(x, s, mode="reflect")
+
+            base = smooth(small)
+            dx, dy = (
+                s * ndimage.correlate1d(base, [-0.5, 0, 0.5], axis, mode="reflect")
+                for axis in (1, 0)
+            )
+            laplacian = s**2 * ndimage.laplace(base, mode="reflect")
+            deviation = np.sqrt(np.maximum(smooth(small**2) - base**2, 0) + VARIANCE_FLOOR)
+            maps = [np.abs(dx), np.abs(dy), np.abs(laplacian), deviation]
+            responses += [_means(m, step) for m in (base, *map(smooth, maps))]
+        found.append(np.stack(responses, -1))
+    return np.stack(found)
+
+
+def _means(image: np.ndarray, factor: int) -> np.ndarray:
+    height, width = image.shape
+    cells = image.reshape(height // factor, factor, width // factor, factor)
+    return cells.mean((1, 3))
