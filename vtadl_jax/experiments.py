@@ -1,0 +1,209 @@
+"""Run a list of experiments, each with several seeds, and make one table and plot of them.
+
+python -m vtadl_jax.experiments --plan configs/plans/floors.txt --data DIR --workdir runs/floors
+
+A line of a plan is `name | arguments of python -m vtadl_jax.main`; '{data}' in it stands for DIR,
+'#' begins a comment. Each experiment and seed has a run of its own in the workdir, a program of its
+own, and is left alone once it is complete: the same command continues what was interrupted. The
+workdir then holds results.md, results.json and results.svg; `--markdown FILE` writes the first
+elsewhere too. `--table_only` makes them of the runs that are there.
+Exit codes: 0 done, 2 a mistake the user can mend or a run that failed, 130 interrupted.
+"""
+
+import functools
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from vtadl_jax import sweep
+from vtadl_jax.commands import run_command
+from vtadl_jax.errors import UserError
+from vtadl_jax.report.experiments import Measured, summarise, to_markdown, to_svg
+from vtadl_jax.workdir import CONFIG, load_config
+from vtadl_jax.writers import say
+
+FLAGS = flags.FlagValues()
+_define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_PLAN = _define("plan", "", "File with a line for each experiment.")
+_DATA = _define("data", "", "What {data} in the plan stands for.")
+_WORKDIR = _define("workdir", "runs/experiments", "Where the runs and the table go.")
+_MARKDOWN = _define("markdown", "", "A second place for the table.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each, with seeds 0, 1, …", flag_values=FLAGS)
+_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Run nothing.", flag_values=FLAGS)
+flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
+RECORD = "experiment.json"  # in the folder of a run: what was run, of which commit, how long
+OWN = ("--workdir", "--config.seed")  # given by this program
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """name: of its folder and row; arguments: of `python -m vtadl_jax.main`, {data} in them."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(("python", "-m", "vtadl_jax.main", *self.arguments))
+
+
+def read_plan(path: Path) -> list[Experiment]:
+    """Raises UserError naming the line that can't be understood."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--plan {path} can't be read ({error}): give a file of experiments"
+        ) from error
+    found: dict[str, Experiment] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise UserError(f"{path} line {number}: {error}") from error
+        if words:
+            experiment = _experiment(words, f"{path} line {number}")
+            if experiment.name in found:
+                raise UserError(
+                    f"{path} line {number}: {experiment.name} is there twice: rename it"
+                )
+            found[experiment.name] = experiment
+    if not found:
+        raise UserError(f"--plan {path} names no experiment: add a line 'name | --config FILE'")
+    return list(found.values())
+
+
+def _experiment(words: list[str], where: str) -> Experiment:
+    bar = words.index("|") if "|" in words else 0
+    name, arguments = "-".join(words[:bar]), tuple(words[bar + 1 :])
+    if not name or not arguments or "/" in name:
+        raise UserError(f"{where} is not 'name | arguments', with a name that can be a folder's")
+    for argument in arguments:
+        if argument.partition("=")[0] in OWN:
+            raise UserError(f"{where}: {argument} is set for each run: leave it out")
+    return Experiment(name, arguments)
+
+
+def is_done(experiment: Experiment, folder: Path) -> bool:
+    """Whether the folder holds the complete run of these arguments. Raises UserError if it holds
+    the run of others."""
+    record = read_record(folder)
+    if record and record["arguments"] != list(experiment.arguments):
+        raise UserError(
+            f"{folder} holds the run of {shlex.join(record['arguments'])}: give another --workdir, "
+            "or remove that folder"
+        )
+    if not (folder / CONFIG).is_file():
+        return False
+    return sweep.is_complete(load_config(folder), folder)
+
+
+def read_record(folder: Path) -> dict | None:
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -> None:
+    """Start or continue one run. Raises UserError if the program fails."""
+    arguments = [argument.replace("{data}", data) for argument in experiment.arguments]
+    before = (read_record(folder) or {}).get("seconds", 0.0)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "vtadl_jax.main", *arguments),
+            *(f"--config.seed={seed}", f"--workdir={folder}"),
+        ],
+        check=False,
+    )
+    record = {
+        "arguments": list(experiment.arguments),
+        "seed": seed,
+        "seconds": before + time.perf_counter() - start,
+        "commit": commit(),
+    }
+    if folder.is_dir():  # else it refused to begin, and only an absent folder can be begun in
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if done.returncode:
+        raise UserError(
+            f"{experiment.name}, seed {seed}, ended with exit code {done.returncode}: see above"
+        )
+
+
+def commit() -> str:
+    """Of the checkout that runs, '+' where files differ from it; '-' where there is none."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "-"
+
+
+def collect(experiments: list[Experiment], workdir: Path) -> list[Measured]:
+    """What is complete of them, in the plan's order."""
+    found = []
+    for experiment in experiments:
+        folders = sorted(workdir.glob(f"{experiment.name}/seed-*"))
+        for folder in folders:
+            record = read_record(folder)
+            if record and is_done(experiment, folder):
+                results = json.loads((folder / sweep.RESULTS).read_text(encoding="utf-8"))
+                found.append(Measured(experiment.name, experiment.command, record, results))
+    return found
+
+
+def tabulate(experiments: list[Experiment], workdir: Path, markdown: str = "") -> None:
+    rows = summarise(collect(experiments, workdir))
+    if not rows:
+        return
+    text = to_markdown(rows)
+    for path in (workdir / "results.md", *([Path(markdown)] if markdown else [])):
+        path.write_text(text, encoding="utf-8")
+    (workdir / "results.svg").write_text(to_svg(rows), encoding="utf-8")
+    stored = [row.as_dict() for row in rows]
+    (workdir / "results.json").write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+
+
+def run() -> int:
+    if not _PLAN.value:
+        raise UserError("no --plan: give a file with a line for each experiment")
+    if _SEEDS.value < 1:
+        raise UserError(f"--seeds {_SEEDS.value}: use 1 or more")
+    experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()
+    if not _DATA.value and any("{data}" in a for e in experiments for a in e.arguments):
+        raise UserError("no --data: the plan's {data} stands for it")
+    for experiment in [] if _TABLE_ONLY.value else experiments:
+        for seed in range(_SEEDS.value):
+            folder = workdir / experiment.name / f"seed-{seed}"
+            if is_done(experiment, folder):
+                say(f"{experiment.name}, seed {seed}: complete")
+                continue
+            say(f"{experiment.name}, seed {seed}")
+            run_experiment(experiment, seed, folder, _DATA.value)
+            tabulate(experiments, workdir, _MARKDOWN.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    tabulate(experiments, workdir, _MARKDOWN.value)
+    if (workdir / "results.md").is_file():
+        print((workdir / "results.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    return run_command(FLAGS, argv, __doc__, run, "rerun the same command to continue")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
