@@ -1,6 +1,6 @@
 """A ViT-L-sized VT-ADL for a TPU pod slice: its state is shared by 16 chips.
 
-python -m vtadl_jax.main --config configs/mvtec_large.py:screw --config.data.root=DIR --config.batch_size=64
+python -m vtadl_jax.main --config configs/mvtec_large.py --config.data.root=DIR
 python -m vtadl_jax.compile --config configs/mvtec_large.py --topology v5e:16x16
 
 Width 1024, depth 24 and patches of 16 pixels make 1,024 tokens of a 512² image. A batch is 4 images

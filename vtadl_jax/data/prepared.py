@@ -96,6 +96,10 @@ def prepared(
     faults = manifests.shard_faults(folder, manifest, contents=False)
     if faults:
         raise UserError(f"{faults[0]}: remove {folder} and prepare it again")
+    # While tensorflow-datasets is imported, every other thread's imports fail (it swaps the builtin
+    # for lazy ones): here, before threads read and compile.
+    import tensorflow_datasets  # noqa: F401
+
     train, test = (_records(folder, manifest, split) for split in ("train", "test"))
     return Splits(train, test, manifest["category"])
 
