@@ -148,6 +148,10 @@ class Place:
         return self.disk / "run"
 
     @property
+    def records(self) -> Path:
+        return self.folder / "records"
+
+    @property
     def checkpoints(self) -> Path:
         return self.workdir / "checkpoints"
 
@@ -280,14 +284,13 @@ def strike_peer(place: Place, rng: random.Random) -> Program:
 
 
 def strike_prepare(place: Place, rng: random.Random) -> Program:
-    """kill -9 while images are made into records, twice; the third time they are finished."""
-    command = _preparing(place)
-    for _ in range(2):
-        program = place.program(command)
-        time.sleep(rng.uniform(1.0, 4.0))
-        if program.process.poll() is not None:
-            raise Missed(program.text)
-        program.kill()
+    """kill -9 while images are made into records; the next time they are finished."""
+    program = place.program(_preparing(place))
+    program.until(lambda: any(place.records.rglob("*")))
+    time.sleep(rng.uniform(0, 0.3))
+    if program.process.poll() is not None:
+        raise Missed(program.text)
+    program.kill()
     prepare(place)
     return program
 
@@ -297,12 +300,12 @@ def prepare(place: Place) -> None:
     program = place.program(_preparing(place))
     if program.wait() != 0:
         raise RuntimeError(f"images could not be prepared: {program.text}")
-    place.data, place.source = place.folder / "records" / "image_folders", "prepared"
+    place.data, place.source = place.records / "image_folders", "prepared"
 
 
 def _preparing(place: Place) -> list[str]:
     command = [sys.executable, "-m", "vtadl_jax.prepare", "--dataset=folder", "--image_size=32"]
-    return [*command, f"--source={place.data}", f"--data_dir={place.folder / 'records'}"]
+    return [*command, f"--source={place.data}", f"--data_dir={place.records}"]
 
 
 FAULTS: dict[str, Callable[[Place, random.Random], Program]] = {
