@@ -98,6 +98,11 @@ def test_a_program_that_does_not_fit_says_by_how_much():
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
     )
     assert _memory_asked(message) == {"needed": 20.5 * 2**30, "limit": 15.75 * 2**30}
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (21.39G) exceeds available HBM (15.75G)."
+    )
+    assert _memory_asked(message) == {"needed": round(21.39 * 2**30), "limit": 15.75 * 2**30}
     assert _memory_asked("INTERNAL: something else") is None
 
 

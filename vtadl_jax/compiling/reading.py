@@ -180,10 +180,19 @@ def _memory(compiled) -> dict[str, int]:
     }
 
 
+_AMOUNT = r"([0-9.]+)([KMGT]?)"
+TOO_LARGE = (  # needed, available
+    rf"Used {_AMOUNT} of {_AMOUNT} hbm",
+    rf"required for HLO temporaries \({_AMOUNT}\) exceeds available HBM \({_AMOUNT}\)",
+)
+
+
 def _memory_asked(message: str) -> dict[str, int] | None:
-    """From 'Used 20.31G of 15.75G hbm'; None if the message is of another failure."""
-    found = re.search(r"Used ([0-9.]+)([KMGT]?) of ([0-9.]+)([KMGT]?) hbm", message)
-    if not found:
+    """From one of the compiler's two ways to say so; None if the message is of another failure."""
+    for pattern in TOO_LARGE:
+        if found := re.search(pattern, message):
+            break
+    else:
         return None
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     needed, limit = (round(float(found.group(i)) * unit[found.group(i + 1)]) for i in (1, 3))
