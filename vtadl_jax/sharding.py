@@ -101,6 +101,19 @@ def gather_weights(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None
     return gather
 
 
+def column_layouts(mesh: Mesh | None) -> tuple[Callable | None, Callable | None]:
+    """Two functions of activations [B, D]: from the batch's layout to one by columns among the
+    devices that share a weight [D, F], D the axis that `state_sharding` splits; and of any [B, ...]
+    back to the batch's. None where devices hold states whole."""
+    if mesh is None or mesh.shape[FSDP] == 1:
+        return None, None
+
+    def lay(spec: PartitionSpec) -> Callable:
+        return lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return lay(PartitionSpec(DATA, FSDP)), lay(PartitionSpec(BATCH))
+
+
 def put_state(mesh: Mesh, state) -> Any:
     """A state in this process's memory, the same in every process → global arrays."""
 

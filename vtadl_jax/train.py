@@ -83,7 +83,7 @@ def train_step(
     if augmentation.active:
         keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         images = augment(augment_keys, images, augmentation)
-    layout = Layout(axis, sharding.gather_weights(mesh))
+    layout = Layout(axis, sharding.gather_weights(mesh), *sharding.column_layouts(mesh))
     loss_fn = detector.loss
     if layout.gather is not None:
         loss_fn = jax.checkpoint(loss_fn, policy=drop_gathered, static_argnums=4)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.models.detector import ALONE, Layout
 from vtadl_jax.models.parts import map_parts
 from vtadl_jax.ops.blocks import blocked_transposed_conv, merge_blocks, split_columns
 from vtadl_jax.ops.dense import weight_product
@@ -66,17 +67,22 @@ def plan_decoder(image_size: tuple[int, int], vector_dim: int) -> DecoderShape:
 
 
 class WideDense(nn.Module):
-    """A linear layer whose weight dwarfs its input. x: [B, D]. Returns [B, features]."""
+    """A linear layer whose weight dwarfs its input, and stays where it lies.
+
+    x: [B, D]. Returns [B, features].
+    """
 
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, layout: Layout = ALONE):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        product = weight_product(x, kernel, jnp.dtype(self.dtype))
+        product = layout.where_the_weight_lies(
+            lambda x: weight_product(x, kernel, jnp.dtype(self.dtype)), x
+        )
         return product.astype(self.dtype) + bias.astype(self.dtype)
 
 
@@ -212,9 +218,9 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, train: bool, axis=None):
+    def __call__(self, tokens, train: bool, layout: Layout = ALONE):
         flat = tokens.reshape(len(tokens), -1)
-        vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat)
+        vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat, layout)
         x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
         widths = (self.shape.channels, *self.features, self.channels)
         ups = [
@@ -237,7 +243,7 @@ class Decoder(nn.Module):
             upsample,
             strides=self.shape.strides,
             dtype=self.dtype,
-            axis=axis if self.norm_statistics == "global" else None,
+            axis=layout.axis if self.norm_statistics == "global" else None,
             parts=self.parts if train else 1,
         )
         x, moments = jax.lax.platform_dependent(

@@ -1,7 +1,7 @@
 """What train, evaluate, compile and export know of a method: a record of pure functions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,26 @@ class Layout:
         Losses and terms are means of this part; statistics of the batch are to be averaged over it.
     gather: an array of weights, of which each device holds a share → the whole. None if devices
         hold weights whole.
+    columns, rows: of activations [B, D], the layout in which each device has the columns that meet
+        its share of a weight [D, F], and back to the batch's own. For weights that dwarf their
+        input it is the input that moves. None with `gather`.
     """
 
     axis: Any = None
     gather: Callable[[jax.Array], jax.Array] | None = None
+    columns: Callable[[jax.Array], jax.Array] | None = None
+    rows: Callable[[jax.Array], jax.Array] | None = None
+
+    def where_the_weight_lies(self, product: Callable, x: jax.Array) -> jax.Array:
+        """product(x) with a weight that was not gathered."""
+        if self.columns is None or self.rows is None:
+            return product(x)
+        return self.rows(product(self.columns(x)))
+
+    def settled(self, x: jax.Array) -> jax.Array:
+        """x [B, ...] with its batch split over all devices, where shared weights might lead the
+        compiler to split something else."""
+        return x if self.rows is None else self.rows(x)
 
     def whole(self, weights):
         """A tree of weights, gathered. Each is to go through this once, as near to its use as may
@@ -33,11 +49,12 @@ class Layout:
             return weights
         return jax.tree.map(lambda x: checkpoint_name(gather(x), GATHERED), weights)
 
-    def whole_outside(self, scanned: str, params):
-        """`whole` of all but what lies below the name of a scanned layer."""
+    def whole_but(self, names: Sequence[str], params):
+        """`whole` of all but what lies below these: scanned layers, weights that stay where they
+        are."""
 
         def gather(path, x):
-            inside = any(getattr(key, "key", None) == scanned for key in path)
+            inside = any(getattr(key, "key", None) in names for key in path)
             return x if inside else self.whole(x)
 
         return jax.tree_util.tree_map_with_path(gather, params)

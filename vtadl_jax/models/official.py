@@ -75,11 +75,15 @@ class Capsule(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens):
+    def __call__(self, tokens, layout: Layout = ALONE):
         flat = tokens.reshape(len(tokens), -1)
         init = nn.initializers.normal(0.01)
         kernel = self.param("kernel", init, (flat.shape[-1], VECTOR_DIM))
-        return squash(weight_product(flat, kernel, jnp.dtype(self.dtype)))
+        return squash(
+            layout.where_the_weight_lies(
+                lambda x: weight_product(x, kernel, jnp.dtype(self.dtype)), flat
+            )
+        )
 
 
 def squash(s):
@@ -184,13 +188,13 @@ class OfficialVTADL(nn.Module):
 
     def train(self, images, keys, layout: Layout):
         """The same with noise and the batch's statistics; keys, layout: as in `Detector.loss`."""
-        tokens = call_parts(self.encoder, self.parts, images, layout=layout)
+        tokens = layout.settled(call_parts(self.encoder, self.parts, images, layout=layout))
         if self.noise_std > 0:
             # QUIRK: decoder and density both see the noise, and the density explains the noisy
             # token; the paper adds it before the mixture.
             draw = functools.partial(jax.random.normal, shape=tokens.shape[1:], dtype=tokens.dtype)
             tokens = tokens + self.noise_std * jax.vmap(draw)(keys)
-        recon = self.decoder(self.capsule(tokens), train=True, axis=layout.axis)
+        recon = self.decoder(self.capsule(tokens, layout), train=True, axis=layout.axis)
         return tokens, recon, call_parts(self.mixture, self.parts, tokens)
 
     def mixture_parameters(self, tokens):
@@ -259,7 +263,7 @@ def objective(
     Returns (loss, (terms, new batch_stats)). QUIRK: patch losses are summed over an image, which
     makes the term 10⁴ times the others; the paper does not say.
     """
-    params = layout.whole_outside("blocks", params)
+    params = layout.whole_but(("blocks", "capsule"), params)
     (_, recon, nll), updates = network.apply(
         {"params": params, "batch_stats": batch_stats},
         images,

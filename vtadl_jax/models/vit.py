@@ -41,6 +41,7 @@ class EncoderBlock(nn.Module):
     norm_epsilon: float = LAYER_NORM_EPSILON
     attention_scale: float | None = None
     dtype: Any = jnp.float32
+    layout: Layout = ALONE
 
     @nn.compact
     def __call__(self, tokens, _=None):
@@ -56,7 +57,7 @@ class EncoderBlock(nn.Module):
         h = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm_mlp")(tokens)
         h = nn.Dense(self.mlp_dim, name="mlp_in", **options)(h)
         h = nn.Dense(width, name="mlp_out", **options)(nn.gelu(h, approximate=False))
-        return tokens + h, None
+        return self.layout.settled(tokens + h), None
 
 
 class PatchViT(nn.Module):
@@ -95,7 +96,7 @@ class PatchViT(nn.Module):
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (1, tokens.shape[1], self.width)
         )
-        tokens = tokens + position.astype(self.dtype)
+        tokens = layout.settled(tokens + position.astype(self.dtype))
         block: Any = EncoderBlock
         if layout.gather is not None:
             block = nn.map_variables(block, "params", layout.whole)
@@ -115,6 +116,7 @@ class PatchViT(nn.Module):
             self.norm_epsilon,
             self.attention_scale,
             self.dtype,
+            layout,
             name="blocks",
         )(tokens, None)
         if self.final_norm:

@@ -33,8 +33,8 @@ class VTADL(nn.Module):
 
     def train(self, images, keys, layout: Layout):
         """The same with noise and the batch's statistics; keys, layout: as in `Detector.loss`."""
-        tokens = call_parts(self.encoder, self.parts, images, layout=layout)
-        recon = self.decoder(tokens, train=True, axis=layout.axis)
+        tokens = layout.settled(call_parts(self.encoder, self.parts, images, layout=layout))
+        recon = self.decoder(tokens, train=True, layout=layout)
         return recon, call_parts(self.mixture, self.parts, tokens, keys)
 
 
@@ -136,7 +136,7 @@ def vtadl(config: ConfigDict) -> Detector:
         return jax.jit(network.init)(key, images)
 
     def loss(params, batch_stats, images, keys, layout=ALONE):
-        params = layout.whole_outside("blocks", params)
+        params = layout.whole_but(("blocks", "vector"), params)
         images = losses.to_unit_range(images)
         (recon, nll), updates = network.apply(
             {"params": params, "batch_stats": batch_stats},
