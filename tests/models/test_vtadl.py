@@ -125,7 +125,11 @@ def test_decoder_plan_refuses_sides_without_a_power_of_two():
         ("model__mdn__num_components", 0, "use at least 1"),
         ("model__mdn__scale_floor", 0.0, "must be positive"),
         ("model__decoder__features", (8, 8), "widths of the 4 hidden layers"),
-        ("detector", "vtald", "known are official, vtadl"),
+        (
+            "detector",
+            "vtald",
+            "known are filter_mixture, official, position_gaussian, surroundings, vtadl",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(field, value, message):
