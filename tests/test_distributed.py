@@ -14,7 +14,7 @@ import pytest
 
 from tests.factory import tiny_dataset
 from vtadl_jax import distributed, sharding
-from vtadl_jax.benchmarks.measures import crashes
+from vtadl_jax.benchmarks.measures import started
 from vtadl_jax.errors import UserError
 from vtadl_jax.workdir import load_run
 
@@ -76,7 +76,7 @@ def two_processes(dataset, tmp_path_factory):
     """A run of two processes with two devices each: its place and what it said."""
     if sys.platform == "win32":
         pytest.skip("launch/local.sh needs bash")
-    place = crashes.Place(tmp_path_factory.mktemp("two"), dataset, processes=2, devices=2)
+    place = started.Place(tmp_path_factory.mktemp("two"), dataset, processes=2, devices=2)
     program = place.start()
     assert program.wait() == 0, program.text
     return place, program.text
@@ -86,7 +86,7 @@ def two_processes(dataset, tmp_path_factory):
 def test_two_processes_train_as_one_process_does(dataset, two_processes, tmp_path):
     place, text = two_processes
     assert "on 4 cpu device(s) in 2 processes" in text
-    alone = crashes.Place(tmp_path, dataset)
+    alone = started.Place(tmp_path, dataset)
     program = alone.start()
     assert program.wait() == 0, program.text
     one, two = (scalars(p.workdir, "train/") for p in (alone, place))
@@ -106,23 +106,23 @@ def test_one_process_writes(two_processes):
     rows = (place.workdir / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows if "train/loss" in row]
     assert steps == sorted(set(steps))
-    assert steps[-1] == crashes.NUM_STEPS
+    assert steps[-1] == started.NUM_STEPS
 
 
 @pytest.mark.multiprocess
 def test_a_checkpoint_of_two_processes_is_read_by_one(two_processes):
     place, _ = two_processes
     run = load_run(place.workdir, sharding.make_mesh(1))
-    assert run.step == crashes.NUM_STEPS
+    assert run.step == started.NUM_STEPS
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.variables))
 
 
 @pytest.mark.multiprocess
 def test_a_lost_process_ends_the_other_in_bounded_time_and_term_saves(dataset, tmp_path):
-    place = crashes.Place(tmp_path, dataset, processes=2)
+    place = started.Place(tmp_path, dataset, processes=2)
     program = place.start()
     program.until_said("step 3/")
-    children = crashes.children(program.process.pid)
+    children = started.children(program.process.pid)
     os.kill(children[-1], signal.SIGKILL)
     struck = time.monotonic()
     assert program.wait() in (distributed.PEER_LOST, 137)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from vtadl_jax.benchmarks.measures import crashes
+from vtadl_jax.benchmarks.measures import crashes, started
 from vtadl_jax.benchmarks.timing import check_json, write_json
 from vtadl_jax.commands import run_command
 from vtadl_jax.data.synthetic import make_dataset
@@ -52,9 +52,9 @@ class Trials:
         key = source, processes
         if key not in self._undisturbed:
             folder = self._base / f"undisturbed-{source}-{processes}"
-            place = crashes.Place(folder, self.data(folder), processes=processes)
+            place = started.Place(folder, self.data(folder), processes=processes)
             if source == "prepared":
-                crashes.prepare(place)
+                started.prepare(place)
             program = place.start()
             if program.wait() != 0:
                 raise UserError(f"a run without any fault failed: {program.text[-1000:]}")
@@ -67,12 +67,12 @@ class Trials:
         want = self.undisturbed(source, processes)
         for attempt in range(ATTEMPTS):
             folder = self._base / f"{number}-{attempt}"
-            place = crashes.Place(folder, self.data(folder), processes=processes)
+            place = started.Place(folder, self.data(folder), processes=processes)
             small = crashes.small_disk(place.disk, DISK_MIB) if fault == "full disk" else None
             with small or contextlib.nullcontext():
                 try:
                     return crashes.trial(fault, place, self._rng, want)
-                except crashes.Missed:
+                except started.Missed:
                     say(f"  missed the moment, attempt {attempt + 1} of {ATTEMPTS}")
         raise UserError(f"{fault}: the run was always over before it: try again")
 

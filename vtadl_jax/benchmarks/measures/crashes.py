@@ -1,8 +1,7 @@
 """Runs of the program that are made to fail, and what becomes of them when they are started again.
 
-A small VT-ADL on drawn parts, in processes of their own, as a user starts it. Each fault strikes a
-fresh workdir at a random moment; then the same command runs to the end, and its parameters must be
-those of a run that nothing ever happened to.
+Each fault strikes a fresh workdir at a random moment; then the same command runs to the end, and
+its parameters must be those of a run that nothing ever happened to.
 """
 
 import contextlib
@@ -12,45 +11,27 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from vtadl_jax import sharding
+from vtadl_jax.benchmarks.measures.started import (
+    CATEGORY,
+    NUM_STEPS,
+    SAVE_EVERY,
+    Missed,
+    Place,
+    Program,
+    children,
+    prepare,
+    preparing,
+)
 from vtadl_jax.checkpoint import CHECKSUMS
 from vtadl_jax.workdir import load_run
-
-ROOT = Path(__file__).resolve().parents[3]
-LOCAL = ROOT / "launch" / "local.sh"
-CATEGORY, NUM_STEPS, SAVE_EVERY = "gear", 30, 5
-PATIENCE = 300  # seconds for whatever a run is waited for
-SETTINGS = {
-    "image_size": "32,32",
-    "batch_size": 8,
-    "num_train_steps": NUM_STEPS,
-    "log_every_steps": 1,
-    "checkpoint_every_steps": SAVE_EVERY,
-    "keep_best": "none",
-    "data.num_threads": 1,
-    "model.patch_size": 8,
-    "model.width": 64,
-    "model.depth": 2,
-    "model.num_heads": 2,
-    "model.mlp_dim": 128,
-    "model.decoder.vector_dim": 64,
-    "model.decoder.features": "8,8,4,4",
-    "model.mdn.num_components": 3,
-    "model.mdn.feature_dim": 4,
-    "eval.num_pictures": 2,
-}
-
-
-class Missed(Exception):
-    """The run was over before the fault could strike."""
 
 
 @dataclasses.dataclass
@@ -76,112 +57,6 @@ class Outcome:
         return self.resumed and self.equal and self.lost <= self.at_risk
 
 
-class Program:
-    """A started command whose output can be waited for."""
-
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]):
-        self.log = log
-        with log.open("w") as f:
-            self.process = subprocess.Popen(
-                command,
-                stdout=f,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env=environment,
-                start_new_session=True,
-            )
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition`. Raises Missed if the process ends first."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if self.process.poll() is not None:
-                raise Missed(self.text)
-            if time.monotonic() > deadline:
-                self.kill()
-                raise TimeoutError(f"waited {PATIENCE} s in vain: {self.text[-2000:]}")
-            time.sleep(0.002)
-
-    def until_said(self, words: str) -> None:
-        self.until(lambda: words in self.text)
-
-    def wait(self) -> int:
-        try:
-            return self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise TimeoutError(f"did not end in {PATIENCE} s: {self.text[-2000:]}") from None
-
-    def kill(self) -> None:
-        """It and all it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    @property
-    def last_step(self) -> int:
-        steps = re.findall(rf"^step (\d+)/{NUM_STEPS} ", self.text, re.MULTILINE)
-        return int(steps[-1]) if steps else 0
-
-
-@dataclasses.dataclass
-class Place:
-    """Where one trial lives: its workdir, the data it reads, and how it is started."""
-
-    folder: Path
-    data: Path
-    source: str = "folder"
-    processes: int = 1
-    devices: int = 1  # a process
-
-    @property
-    def disk(self) -> Path:
-        """For the workdir alone: data and what programs say stay outside, in `folder`."""
-        return self.folder / "disk"
-
-    @property
-    def workdir(self) -> Path:
-        return self.disk / "run"
-
-    @property
-    def records(self) -> Path:
-        return self.folder / "records"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.workdir / "checkpoints"
-
-    def start(self) -> Program:
-        settings = SETTINGS | {"data.source": self.source, "data.root": self.data}
-        arguments = [
-            f"--config={ROOT / 'configs' / 'folder.py'}:{CATEGORY}",
-            *(f"--config.{name}={value}" for name, value in settings.items()),
-            f"--workdir={self.workdir}",
-        ]
-        command = [sys.executable, "-m", "vtadl_jax.main"]
-        if self.processes > 1:
-            command = [str(LOCAL), str(self.processes)]
-        return self.program([*command, *arguments])
-
-    def program(self, command: Sequence[str]) -> Program:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        environment |= {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.devices}"
-        number = len(list(self.folder.glob("*.log")))
-        return Program(command, self.folder / f"{number}.log", environment)
-
-    def whole_steps(self) -> list[int]:
-        """Steps of the checkpoints that are complete, oldest first."""
-        if not self.checkpoints.is_dir():
-            return []
-        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
-
-
 def parameters(workdir: Path) -> list[np.ndarray]:
     """Of the newest checkpoint, which must be of the last step."""
     run = load_run(workdir, sharding.make_mesh(1))
@@ -202,7 +77,7 @@ def strike_save(place: Place, rng: random.Random) -> Program:
     """kill -9 while a checkpoint is being written."""
     program = place.start()
     program.until_said(f"step {rng.randrange(SAVE_EVERY, NUM_STEPS - SAVE_EVERY)}/")
-    program.until(lambda: any("tmp" in p.name for p in _names(place.checkpoints)))
+    program.until(lambda: any("tmp" in p.name for p in names_in(place.checkpoints)))
     time.sleep(rng.uniform(0, 0.01))
     program.kill()
     return program
@@ -285,7 +160,7 @@ def strike_peer(place: Place, rng: random.Random) -> Program:
 
 def strike_prepare(place: Place, rng: random.Random) -> Program:
     """kill -9 while images are made into records; the next time they are finished."""
-    program = place.program(_preparing(place))
+    program = place.program(preparing(place))
     program.until(lambda: any(place.records.rglob("*")))
     time.sleep(rng.uniform(0, 0.3))
     if program.process.poll() is not None:
@@ -293,19 +168,6 @@ def strike_prepare(place: Place, rng: random.Random) -> Program:
     program.kill()
     prepare(place)
     return program
-
-
-def prepare(place: Place) -> None:
-    """Make records of the data of a place, from which it then reads."""
-    program = place.program(_preparing(place))
-    if program.wait() != 0:
-        raise RuntimeError(f"images could not be prepared: {program.text}")
-    place.data, place.source = place.records / "image_folders", "prepared"
-
-
-def _preparing(place: Place) -> list[str]:
-    command = [sys.executable, "-m", "vtadl_jax.prepare", "--dataset=folder", "--image_size=32"]
-    return [*command, f"--source={place.data}", f"--data_dir={place.records}"]
 
 
 FAULTS: dict[str, Callable[[Place, random.Random], Program]] = {
@@ -373,15 +235,9 @@ def _same(found: list[np.ndarray], want: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(found, want, strict=True))
 
 
-def _names(folder: Path) -> list[Path]:
+def names_in(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _sealed(place: Place) -> list[int]:
     return [s for s in place.whole_steps() if (place.checkpoints / str(s) / CHECKSUMS).is_file()]
-
-
-def children(pid: int) -> list[int]:
-    """The training processes that `launch/local.sh` has started; it has helpers, too."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [int(p) for p in listed if b"vtadl_jax.main" in Path(f"/proc/{p}/cmdline").read_bytes()]
