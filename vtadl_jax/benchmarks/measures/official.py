@@ -65,9 +65,10 @@ class Pair:
 
         torch.manual_seed(config.seed)
         self.config, self.images = config, random_images(batch)
-        self.peer, self.peer_images = OfficialVTADL(), to_torch(self.images)
+        self.peer: Any = OfficialVTADL()
+        self.peer_images = to_torch(self.images)
         self.entries = [names.autoencoder_entries(config), names.mixture_entries(config)]
-        parts = (self.peer.autoencoder, self.peer.mixture)
+        parts: tuple[Any, ...] = (self.peer.autoencoder, self.peer.mixture)
         arrays: names.Arrays = {}
         for part, entries in zip(parts, self.entries, strict=True):
             found = {name: tensor.numpy() for name, tensor in part.state_dict().items()}
