@@ -1,5 +1,7 @@
 """The reader of XLA's text: on a module written by hand, and on what XLA prints here."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -79,4 +81,6 @@ def test_what_xla_prints_here_is_read():
     for computation in module.computations.values():
         for found in computation.instructions:
             assert set(found.operands) <= computation.by_name.keys()
-    assert any(f.file == __file__ for i in module.instructions() for f in module.stack(i))
+    # By name: a program of the compilation cache may have been made in another checkout.
+    names = {Path(f.file).name for i in module.instructions() for f in module.stack(i)}
+    assert Path(__file__).name in names
