@@ -71,27 +71,49 @@ def scalars(workdir, prefix):
     return {row["step"]: row for row in rows}
 
 
+# Few steps, each of them kept, with noise, so that the parameters can be compared after the first.
+BRIEF = {
+    "num_train_steps": 3,
+    "checkpoint_every_steps": 1,
+    "keep_checkpoints": 3,
+    "model.mdn.noise_std": 0.2,
+}
+
+
 @pytest.fixture(scope="module")
 def two_processes(dataset, tmp_path_factory):
     """A run of two processes with two devices each: its place and what it said."""
     if sys.platform == "win32":
         pytest.skip("launch/local.sh needs bash")
-    place = started.Place(tmp_path_factory.mktemp("two"), dataset, processes=2, devices=2)
+    folder = tmp_path_factory.mktemp("two")
+    place = started.Place(folder, dataset, processes=2, devices=2, settings=BRIEF)
     program = place.start()
     assert program.wait() == 0, program.text
     return place, program.text
+
+
+def stored(place, step=None):
+    return load_run(place.workdir, sharding.make_mesh(1), step)
+
+
+def difference(one, two):
+    """The norm of what differs between two trees, as a part of the norm of the second."""
+    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+    apart = sum(np.square(a - b).sum() for a, b in pairs)
+    return np.sqrt(apart / sum(np.square(b).sum() for _, b in pairs))
 
 
 @pytest.mark.multiprocess
 def test_two_processes_train_as_one_process_does(dataset, two_processes, tmp_path):
     place, text = two_processes
     assert "on 4 cpu device(s) in 2 processes" in text
-    alone = started.Place(tmp_path, dataset)
+    alone = started.Place(tmp_path, dataset, settings=BRIEF)
     program = alone.start()
     assert program.wait() == 0, program.text
     one, two = (scalars(p.workdir, "train/") for p in (alone, place))
     assert one.keys() == two.keys()
     assert two[1]["train/loss"] == pytest.approx(one[1]["train/loss"], rel=1e-5)
+    assert difference(*(stored(p, step=1).variables for p in (place, alone))) < 1e-4
     last = max(one)
     assert two[last]["train/loss"] == pytest.approx(one[last]["train/loss"], rel=1e-2)
     results = [json.loads((p.workdir / "results.json").read_text()) for p in (alone, place)]
@@ -106,14 +128,14 @@ def test_one_process_writes(two_processes):
     rows = (place.workdir / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows if "train/loss" in row]
     assert steps == sorted(set(steps))
-    assert steps[-1] == started.NUM_STEPS
+    assert steps[-1] == BRIEF["num_train_steps"]
 
 
 @pytest.mark.multiprocess
 def test_a_checkpoint_of_two_processes_is_read_by_one(two_processes):
     place, _ = two_processes
-    run = load_run(place.workdir, sharding.make_mesh(1))
-    assert run.step == started.NUM_STEPS
+    run = stored(place)
+    assert run.step == BRIEF["num_train_steps"]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.variables))
 
 

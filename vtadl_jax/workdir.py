@@ -28,7 +28,7 @@ CONFIG, CALIBRATION = "config.json", "calibration.json"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """variables: of the newest checkpoint, at `step`, replicated over the mesh."""
+    """variables: of the checkpoint at `step`, replicated over the mesh."""
 
     workdir: Path
     config: ConfigDict
@@ -75,8 +75,11 @@ def make_geometry(config: ConfigDict) -> Geometry:
     return Geometry(tuple(config.image_size), tuple(config.data.resize) or None, config.data.fit)
 
 
-def load_run(workdir: Path, mesh: Mesh) -> Run:
-    """The newest whole checkpoint. Raises UserError where the workdir holds none."""
+def load_run(workdir: Path, mesh: Mesh, step: int | None = None) -> Run:
+    """The checkpoint of `step`, or the newest whole one.
+
+    Raises UserError where the workdir holds none.
+    """
     config = load_config(workdir)
     detector = make_detector(config)
     make_state = functools.partial(
@@ -95,7 +98,7 @@ def load_run(workdir: Path, mesh: Mesh) -> Run:
         raise UserError(f"{workdir} holds no checkpoint: train first")
     checkpoints = Checkpoints(workdir, writable=False)
     try:
-        found = checkpoints.restore(state_like)
+        found = checkpoints.restore(state_like, step=step)
     finally:
         checkpoints.close()
     geometry, calibration = make_geometry(config), found.about["calibration"]

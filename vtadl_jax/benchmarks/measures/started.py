@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = ROOT / "launch" / "local.sh"
@@ -101,6 +102,7 @@ class Place:
     source: str = "folder"
     processes: int = 1
     devices: int = 1  # a process
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # beyond SETTINGS
 
     @property
     def disk(self) -> Path:
@@ -121,6 +123,7 @@ class Place:
 
     def start(self) -> Program:
         settings = SETTINGS | {"data.source": self.source, "data.root": self.data}
+        settings |= self.settings
         arguments = [
             f"--config={ROOT / 'configs' / 'folder.py'}:{CATEGORY}",
             *(f"--config.{name}={value}" for name, value in settings.items()),
