@@ -63,6 +63,9 @@ def get_config() -> ConfigDict:
     c.model.decoder.norm_statistics = "global"  # of batch norm, over the whole batch; 'device': of
     # each device's share, as is common with pmap: numbers then depend on the number of devices
 
+    c.model.autoencoder = ConfigDict()  # detector 'autoencoder'
+    c.model.autoencoder.latent_dim = 128  # numbers that an image is squeezed into
+
     c.model.mdn = ConfigDict()
     c.model.mdn.num_components = 150
     c.model.mdn.feature_dim = 16  # what the density is of: the token projected to so many numbers

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.models.autoencoder import autoencoder
 from vtadl_jax.models.detector import Detector
 from vtadl_jax.models.filter_mixture import filter_mixture
 from vtadl_jax.models.official import official
@@ -15,6 +16,7 @@ from vtadl_jax.models.vtadl import vtadl
 DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {
     "vtadl": vtadl,
     "official": official,
+    "autoencoder": autoencoder,
     "filter_mixture": filter_mixture,
     "position_gaussian": position_gaussian,
     "surroundings": surroundings,
