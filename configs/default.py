@@ -84,6 +84,11 @@ def get_config() -> ConfigDict:
     c.model.filters.calibrate = False  # True: a surprise is counted from what x lets expect
     c.model.filters.position = False  # True: the place, too, is what a density is conditioned on
 
+    c.model.edges = ConfigDict()  # detector 'image_mixture'
+    c.model.edges.stride = 4  # pixels from one cell to the next
+    c.model.edges.num_orientations = 8
+    c.model.edges.sigma = 1.0  # pixels, of the smoothing before differences are taken
+
     c.loss = ConfigDict()
     c.loss.nll_weight = 1.0  # on the mean nll of a token
     c.loss.mse_weight = 5.0

@@ -8,6 +8,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.models.autoencoder import autoencoder
 from vtadl_jax.models.detector import Detector
 from vtadl_jax.models.filter_mixture import filter_mixture
+from vtadl_jax.models.image_mixture import image_mixture
 from vtadl_jax.models.official import official
 from vtadl_jax.models.position_gaussian import position_gaussian
 from vtadl_jax.models.surroundings import surroundings
@@ -20,6 +21,7 @@ DETECTORS: dict[str, Callable[[ConfigDict], Detector]] = {
     "filter_mixture": filter_mixture,
     "position_gaussian": position_gaussian,
     "surroundings": surroundings,
+    "image_mixture": image_mixture,
 }
 
 
