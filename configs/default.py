@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.batch_size = 8  # images a step, over all devices
     c.num_train_steps = 0  # 0: num_epochs over the training images instead
     c.num_epochs = 400  # 0 too: no steps, for detectors that are fitted
-    c.init_from = ""  # pretrained ViT encoder to start from: .npz, .safetensors, .pt; empty: random
+    c.init_from = ""  # pretrained weights to start from: .npz, .safetensors, .pt; empty: random
     c.init_pixels = "unit"  # what it was trained on: 'unit' [-1, 1]; 'imagenet' mean and deviation
 
     c.data = ConfigDict()
@@ -76,7 +76,9 @@ def get_config() -> ConfigDict:
     c.model.mdn.noise_std = 0.2  # of the noise on the tokens, in training only
     c.model.mdn.stop_gradient = False  # True: the density does not train the encoder
 
-    c.model.filters = ConfigDict()  # detectors that model fixed filter responses
+    c.model.features = "filters"  # of detectors that model fixed responses; 'efficientnet_lite0':
+    # of a network frozen as init_from brings it
+    c.model.filters = ConfigDict()
     c.model.filters.stride = 8  # pixels from one place of the grid to the next
     c.model.filters.sigmas = (1, 2, 4, 8)  # pixels, of the Gaussians; powers of two
     c.model.filters.normalise = False  # True: each image's logarithm, to zero mean and unit spread

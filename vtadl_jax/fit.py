@@ -39,15 +39,15 @@ def fit_state(
     if detector.fit is None:
         return state
     data, size = config.data, min(config.eval.batch_size, len(records))
-    gather = jax.jit(detector.fit.gather)
+    gather, variables = jax.jit(detector.fit.gather), state.variables
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     rows = []
     for number, batch in enumerate(track(batches, -(-len(records) // size), "fit")):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        found = jax.device_get(gather(batch["image"], key))
+        found = jax.device_get(gather(variables, batch["image"], key))
         rows.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found))
     gathered = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
-    variables = detector.fit.solve(state.variables, gathered, np.random.default_rng(config.seed))
+    variables = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
     say(f"fitted to {len(records)} images")
     params = variables["params"]
     return state.replace(

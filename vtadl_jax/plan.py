@@ -78,7 +78,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     geometry = make_geometry(config)
     augmentation = Augmentation(**config.data.augment)
     detector = make_detector(config)
-    if config.init_from and not has_checkpoint(workdir):
+    if not has_checkpoint(workdir):
         detector = start_from(detector, config)
     check_weights(config.eval.term_weights, detector.score_terms)
     best = best_by(config.keep_best, detector.score_terms)

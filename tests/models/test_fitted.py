@@ -9,7 +9,7 @@ from scipy import stats
 from tests.factory import tiny_config
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
-from vtadl_jax.models.filter_features import normalise
+from vtadl_jax.models.grey import normalise
 from vtadl_jax.models.position_gaussian import patch_statistics
 from vtadl_jax.ops.filters import filter_bank_reference
 from vtadl_jax.ops.mixture import mixture_log_prob_reference
@@ -33,7 +33,7 @@ def draw_images(count=12, seed=0):
 def fitted(config, images):
     detector = make_detector(config)
     variables = detector.init(jax.random.key(0))
-    gathered = jax.device_get(detector.fit.gather(images, jax.random.key(1)))
+    gathered = jax.device_get(detector.fit.gather(variables, images, jax.random.key(1)))
     return detector, variables, detector.fit.solve(variables, gathered, np.random.default_rng(0))
 
 

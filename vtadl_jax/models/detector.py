@@ -70,12 +70,13 @@ drop_gathered = jax.checkpoint_policies.save_anything_except_these_names(GATHERE
 class Fit:
     """What a method learns from one pass over the training images before its first step.
 
-    gather: (images uint8 [B, H, W, C], key) → a tree of arrays, a row for each image; compiled.
+    gather: (variables, images uint8 [B, H, W, C], key) → a tree of arrays, a row for each image;
+        compiled.
     solve: (variables, the same tree over all N images in numpy, rng) → variables. On the host,
         where float64 and LAPACK are at hand; what it returns has the shapes of what it was given.
     """
 
-    gather: Callable[[jax.Array, jax.Array], Any]
+    gather: Callable[[Variables, jax.Array, jax.Array], Any]
     solve: Callable[[Variables, Any, np.random.Generator], Variables]
 
 

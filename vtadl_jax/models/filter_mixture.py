@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.models import fitting
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.filter_features import filter_features, no_recon
+from vtadl_jax.models.features import make_features, no_recon
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.resize import upsample_maps
 
@@ -21,7 +21,7 @@ EM_SAMPLES = 30_000  # over all images
 
 def filter_mixture(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
-    features, count = filter_features(config), config.model.mdn.num_components
+    features, count = make_features(config), config.model.mdn.num_components
     dim = features.dim
 
     def init(key):
@@ -33,8 +33,7 @@ def filter_mixture(config: ConfigDict) -> Detector:
         return {"params": params, "batch_stats": features.empty()}
 
     def solve(variables, samples, rng: np.random.Generator):
-        del variables
-        statistics = features.fit(samples)
+        statistics = features.fit(variables["batch_stats"], samples)
         samples = samples.reshape(-1, features.width)
         few = samples[rng.permutation(len(samples))[:EM_SAMPLES]].astype(np.float64)
         y = (few - statistics["mean"]) @ statistics["whitener"]

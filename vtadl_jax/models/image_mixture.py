@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import fitting
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.filter_features import no_recon, to_grey
+from vtadl_jax.models.features import no_recon
+from vtadl_jax.models.grey import to_grey
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.orientations import oriented_edges
 from vtadl_jax.ops.resize import upsample_maps
@@ -64,8 +65,8 @@ def image_mixture(config: ConfigDict) -> Detector:
         )
         return edges.reshape(len(images), width)
 
-    def gather(images, key):
-        del key
+    def gather(variables, images, key):
+        del variables, key
         return describe(images)
 
     def init(key):

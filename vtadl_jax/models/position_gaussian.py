@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.models import fitting
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.filter_features import check_stride, no_recon, to_grey
+from vtadl_jax.models.features import no_recon
+from vtadl_jax.models.grey import check_stride, to_grey
 from vtadl_jax.ops.resize import upsample_maps
 
 SCORE_TERMS = ("max_nll", "mean_nll")
@@ -40,9 +41,12 @@ def position_gaussian(config: ConfigDict) -> Detector:
         precision = jnp.tile(jnp.eye(dim), (*grid, 1, 1))
         return {"params": {"loc": jnp.zeros((*grid, dim)), "precision": precision}}
 
-    def gather(images, key):
-        del key
+    def statistics(images):
         return patch_statistics(to_grey(images), stride)
+
+    def gather(variables, images, key):
+        del variables, key
+        return statistics(images)
 
     def solve(variables, samples, rng: np.random.Generator):
         del variables, rng
@@ -57,7 +61,7 @@ def position_gaussian(config: ConfigDict) -> Detector:
         return {"params": params, "batch_stats": {}}
 
     def nll(params, images):
-        residual = gather(images, None) - params["loc"]
+        residual = statistics(images) - params["loc"]
         z = jnp.einsum("bhwi,hwij->bhwj", residual, params["precision"])
         scale = jnp.log(jnp.diagonal(params["precision"], axis1=-2, axis2=-1)).sum(-1)
         return 0.5 * jnp.square(z).sum(-1) - scale + 0.5 * dim * jnp.log(2 * jnp.pi)

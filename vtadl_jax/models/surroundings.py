@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.filter_features import filter_features, no_recon
+from vtadl_jax.models.features import make_features, no_recon
 from vtadl_jax.models.mdn import UNIT_SCALE, RowsDense
 from vtadl_jax.ops.context import position_code, surroundings_of
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
@@ -61,7 +61,7 @@ class SurroundingsDensity(nn.Module):
 
 def surroundings(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
-    features, options, mdn = filter_features(config), config.model.filters, config.model.mdn
+    features, options, mdn = make_features(config), config.model.filters, config.model.mdn
     radii = tuple(options.radii)
     if not radii or min(radii) < 1:
         raise UserError(f"model.filters.radii {radii}: give one or more, 1 or larger")
@@ -88,7 +88,8 @@ def surroundings(config: ConfigDict) -> Detector:
 
     def solve(variables, samples, rng: np.random.Generator):
         del rng
-        statistics = jax.tree.map(lambda x: np.asarray(x, np.float32), features.fit(samples))
+        statistics = features.fit(variables["batch_stats"], samples)
+        statistics = jax.tree.map(lambda x: np.asarray(x, np.float32), statistics)
         return {"params": variables["params"], "batch_stats": statistics}
 
     def density(params, statistics, images):

