@@ -23,6 +23,8 @@ def get_config(category: str = ""):
     c.model.width = 256
     c.model.mdn.num_components = 8
     c.model.mdn.feature_dim = 12
+    c.model.filters.normalise = True
+    c.model.filters.radii = (2, 6)
     c.model.filters.position = True
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.0
@@ -30,5 +32,5 @@ def get_config(category: str = ""):
     c.optimizer.warmup_steps = 20
     c.optimizer.clip_norm = 1.0
     c.eval.batch_size = 8
-    c.eval.term_weights = (0.0, 1.0, 0.0)
+    c.eval.term_weights = (1.0, 1.0, -1.0)
     return c

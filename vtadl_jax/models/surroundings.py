@@ -22,7 +22,10 @@ from vtadl_jax.ops.context import position_code, surroundings_of
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
 
-SCORE_TERMS = ("max_surprise", "top_surprise", "mean_surprise")
+# Of the largest surprises; of the largest beyond what surroundings let expect, in units of what they
+# let expect it to be off; and of all. The last is an image's own level of novelty, from new light or
+# another batch of material: with a negative weight it is counted off.
+SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from any it has seen
 TOP_FRACTION = 0.01
 
@@ -57,6 +60,12 @@ class SurroundingsDensity(nn.Module):
         nll = -mixture_log_prob_rows(logits, loc, diagonal, lower, y.T)
         expected = nn.Dense(2, name="expected")(jax.lax.stop_gradient(x).astype(jnp.float32))
         return nll, expected[:, 0], jax.nn.softplus(expected[:, 1]) + 0.5
+
+
+def top_mean(maps):
+    """Mean of the largest hundredth of each map: [B, H, W] → [B]."""
+    flat = maps.reshape(len(maps), -1)
+    return jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0].mean(-1)
 
 
 def surroundings(config: ConfigDict) -> Detector:
@@ -108,13 +117,13 @@ def surroundings(config: ConfigDict) -> Detector:
 
     def score(variables, images):
         nll, expected, spread = density(variables["params"], variables["batch_stats"], images)
-        if options.calibrate:
-            nll = (nll - expected) / spread
-        values = nll.reshape(-1, *features.grid)
-        maps = upsample_maps(values, tuple(config.image_size), config.eval.map_sigma)
-        flat = maps.reshape(len(maps), -1)
-        top = jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0]
-        terms = jnp.stack([flat.max(-1), top.mean(-1), flat.mean(-1)], -1)
-        return Scores(terms, maps, no_recon(images))
+        surprise, excess = (
+            upsample_maps(
+                values.reshape(-1, *features.grid), tuple(config.image_size), config.eval.map_sigma
+            )
+            for values in (nll, (nll - expected) / spread)
+        )
+        terms = [top_mean(surprise), top_mean(excess), surprise.mean((1, 2))]
+        return Scores(jnp.stack(terms, -1), surprise, no_recon(images))
 
     return Detector(init, loss, score, SCORE_TERMS, Fit(features.gather, solve))
