@@ -1,9 +1,10 @@
-"""A density of filter responses told their surroundings: a candidate for any set of images.
+"""A density of filter responses told their surroundings: what to try first on any set of images.
 
 python -m vtadl_jax.main --config configs/best.py --config.data.root=DIR
 
-What is known of it, and what is not yet: docs/results.md. `configs/best.py:elpv` takes the solar
-cells of `configs/elpv.py`, `:screw` that category under DIR.
+DIR: good images alone, or any layout of configs/folder.py; `configs/best.py:NAME` is DIR/NAME,
+`:all` every category of a folder like MVTec AD's, `:elpv` the solar cells of configs/elpv.py. Why
+these numbers, and what came out: docs/experiments.md, docs/results.md. Minutes on two cores.
 """
 
 from configs import default
@@ -18,13 +19,14 @@ def get_config(category: str = ""):
     c.data.cache = "host"
     c.image_size = (256, 256)
     c.batch_size = 8
-    c.num_train_steps = 600
+    c.num_train_steps = 1800
     c.log_every_steps = 50
     c.model.width = 256
     c.model.mdn.num_components = 8
     c.model.mdn.feature_dim = 12
     c.model.filters.normalise = True
     c.model.filters.radii = (2, 6)
+    c.model.filters.hidden = 0.25
     c.model.filters.position = True
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.0

@@ -22,9 +22,11 @@ def get_config(category: str = ""):
 
 
 def choose_data(c, category: str) -> None:
-    """A category in the layout of MVTec AD; '' is a root that is one; 'elpv' the solar cells."""
+    """A folder of `data.root` in any layout of configs/folder.py, '' the root itself; 'all' the
+    categories of one in MVTec's layout; 'elpv' the solar cells."""
     if category == "elpv":
         c.data.source = "elpv"
         c.data.defects = ("p100",)
     else:
+        c.data.source = "mvtec_layout" if category == "all" else "folder"
         c.data.category = category

@@ -12,6 +12,8 @@ from configs import best
 
 def get_config(category: str = ""):
     c = best.get_config(category)
+    c.data.channels = 3
+    c.num_train_steps = 600
     c.model.features = "efficientnet_lite0"
     c.model.mdn.feature_dim = 16
     return c

@@ -137,3 +137,26 @@ def test_a_stride_must_divide_the_image(name):
 def test_rings_must_leave_the_place_out():
     with pytest.raises(UserError, match="radii"):
         make_detector(config_of("surroundings", model__filters__radii=(0,)))
+
+
+def test_a_density_not_told_its_surroundings_does_not_depend_on_them():
+    fields = {"model__filters__sigmas": (1,), "model__filters__position": True}
+    images = draw_images(20)
+    config = config_of("surroundings", model__filters__hidden=0.5, **fields)
+    detector, _, variables = fitted(config, images)
+    variables = trained(detector, variables, images)
+    spoilt = images[:1].copy()
+    spoilt[0, :8, :8] = 255
+    change = {}
+    for hidden in (0.0001, 0.9999):  # nearly all of a surprise is told them, nearly nothing
+        score = make_detector(
+            config_of("surroundings", model__filters__hidden=hidden, **fields)
+        ).score
+        before, after = (score(variables, x).anomaly_map[0] for x in (images[:1], spoilt))
+        change[hidden] = abs(after - before)[20, 4]  # whose ring reaches the spot; filters do not
+    assert change[0.0001] > 100 * change[0.9999]
+
+
+def test_the_share_of_hidden_surroundings_is_one():
+    with pytest.raises(UserError, match=r"model\.filters\.hidden 1\.0"):
+        make_detector(config_of("surroundings", model__filters__hidden=1.0))

@@ -4,6 +4,10 @@ y, what the density is of, are whitened fixed filter responses at a place: multi
 reach of training, which can't make them constant. x, what it is conditioned on, are the same
 responses in rings around the place, and by option the place. The place itself is left out, so that
 -log p(y | x) says how far a patch is from what its surroundings promise. Same mixture as VT-ADL's.
+
+A defect larger than the rings is surrounded by itself, and promised. So the surroundings of a share
+of places can be hidden in training: the same network then also gives the density by position alone,
+and a surprise is the mean of both.
 """
 
 from typing import Any, cast
@@ -22,9 +26,9 @@ from vtadl_jax.ops.context import position_code, surroundings_of
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
 
-# Of the largest surprises; of the largest beyond what surroundings let expect, in units of what they
-# let expect it to be off; and of all. The last is an image's own level of novelty, from new light or
-# another batch of material: with a negative weight it is counted off.
+# Of the largest surprises; of the largest beyond what surroundings let expect, in units of what
+# they let expect it to be off; and of all. The last is an image's own level of novelty, from new
+# light or another batch of material: with a negative weight it is counted off.
 SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from any it has seen
 TOP_FRACTION = 0.01
@@ -74,6 +78,8 @@ def surroundings(config: ConfigDict) -> Detector:
     radii = tuple(options.radii)
     if not radii or min(radii) < 1:
         raise UserError(f"model.filters.radii {radii}: give one or more, 1 or larger")
+    if not 0 <= options.hidden < 1:
+        raise UserError(f"model.filters.hidden {options.hidden}: give a share, 0 to below 1")
     network = SurroundingsDensity(
         num_components=mdn.num_components,
         hidden=config.model.width,
@@ -81,18 +87,21 @@ def surroundings(config: ConfigDict) -> Detector:
         dtype=jnp.dtype(config.dtype),
     )
 
-    def context(y):
-        """[B, h, w, d] → [B·h·w, X]."""
+    def context(y, told):
+        """y: [B, h, w, d]; told: where the surroundings are, 1, or 0, [B, h, w] → [B·h·w, X]."""
+        told = jnp.broadcast_to(jnp.asarray(told, jnp.float32), y.shape[:3])[..., None]
         y = jnp.clip(y, -FEATURE_LIMIT, FEATURE_LIMIT)
-        x = surroundings_of(y, radii)
+        parts = [surroundings_of(y, radii) * told]
+        if options.hidden:
+            parts.append(told)
         if options.position:
-            code = jnp.broadcast_to(position_code(*features.grid), (*y.shape[:3], 6))
-            x = jnp.concatenate([x, code], -1)
+            parts.append(jnp.broadcast_to(position_code(*features.grid), (*y.shape[:3], 6)))
+        x = jnp.concatenate(parts, -1)
         return x.reshape(-1, x.shape[-1])
 
     def init(key):
         y = jnp.zeros((1, *features.grid, features.dim))
-        params = jax.jit(network.init)(key, context(y), y.reshape(-1, features.dim))["params"]
+        params = jax.jit(network.init)(key, context(y, 1), y.reshape(-1, features.dim))["params"]
         return {"params": params, "batch_stats": features.empty()}
 
     def solve(variables, samples, rng: np.random.Generator):
@@ -101,14 +110,15 @@ def surroundings(config: ConfigDict) -> Detector:
         statistics = jax.tree.map(lambda x: np.asarray(x, np.float32), statistics)
         return {"params": variables["params"], "batch_stats": statistics}
 
-    def density(params, statistics, images):
-        y = features.whitened(statistics, images)
-        found = network.apply({"params": params}, context(y), y.reshape(-1, features.dim))
+    def density(params, y, told):
+        """Surprise, what is expected of it and how far off that may be, [B·h·w] each."""
+        found = network.apply({"params": params}, context(y, told), y.reshape(-1, features.dim))
         return cast(tuple, found)
 
     def loss(params, batch_stats, images, keys, layout=ALONE):
-        del keys
-        nll, expected, spread = density(layout.whole(params), batch_stats, images)
+        y = features.whitened(batch_stats, images)
+        told = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - options.hidden, features.grid))
+        nll, expected, spread = density(layout.whole(params), y, told(keys))
         # Laplace's density: a few large surprises among the normal ones do not move it much.
         deviation = jnp.abs(jax.lax.stop_gradient(nll) - expected)
         calibration = (deviation / spread + jnp.log(2 * spread)).mean()
@@ -116,13 +126,15 @@ def surroundings(config: ConfigDict) -> Detector:
         return sum(terms.values()), (terms, batch_stats)
 
     def score(variables, images):
-        nll, expected, spread = density(variables["params"], variables["batch_stats"], images)
-        surprise, excess = (
-            upsample_maps(
-                values.reshape(-1, *features.grid), tuple(config.image_size), config.eval.map_sigma
-            )
-            for values in (nll, (nll - expected) / spread)
-        )
+        y = features.whitened(variables["batch_stats"], images)
+        found = []
+        for told, share in ((1, 1 - options.hidden), (0, options.hidden)):
+            if share:
+                nll, expected, spread = density(variables["params"], y, told)
+                found.append(share * jnp.stack([nll, (nll - expected) / spread]))
+        values = sum(found).reshape(-1, *features.grid)
+        maps = upsample_maps(values, tuple(config.image_size), config.eval.map_sigma)
+        surprise, excess = maps.reshape(2, len(images), *config.image_size)
         terms = [top_mean(surprise), top_mean(excess), surprise.mean((1, 2))]
         return Scores(jnp.stack(terms, -1), surprise, no_recon(images))
 
