@@ -33,5 +33,6 @@ def get_config(category: str = ""):
     c.optimizer.warmup_steps = 20
     c.optimizer.clip_norm = 1.0
     c.eval.batch_size = 8
+    c.eval.map_sigma = 2.0
     c.eval.term_weights = (1.0, 1.0, -1.0)
     return c
