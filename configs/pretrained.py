@@ -16,4 +16,5 @@ def get_config(category: str = ""):
     c.num_train_steps = 600
     c.model.features = "efficientnet_lite0"
     c.model.mdn.feature_dim = 16
+    c.eval.map_sigma = 4.0
     return c
