@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import losses
 from vtadl_jax.errors import UserError
-from vtadl_jax.models.decoder import NUM_LAYERS, Decoder, plan_decoder
+from vtadl_jax.models.decoder import Decoder, check_widths, plan_decoder
 from vtadl_jax.models.detector import ALONE, Detector, Scores
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.strided_conv import TAPS, halving_conv
@@ -61,11 +61,7 @@ class AutoEncoder(nn.Module):
 def build(config: ConfigDict) -> AutoEncoder:
     """The network of a config. Raises UserError where its numbers do not fit together."""
     model, dtype = config.model, jnp.dtype(config.dtype)
-    if len(model.decoder.features) != NUM_LAYERS - 1:
-        raise UserError(
-            f"model.decoder.features {tuple(model.decoder.features)}: give the widths of the "
-            f"{NUM_LAYERS - 1} hidden layers"
-        )
+    check_widths(model.decoder.features)
     if model.autoencoder.latent_dim < 1:
         raise UserError(f"model.autoencoder.latent_dim {model.autoencoder.latent_dim}: use 1 up")
     if config.train.accumulate > 1:

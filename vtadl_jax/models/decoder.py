@@ -66,6 +66,15 @@ def plan_decoder(image_size: tuple[int, int], vector_dim: int) -> DecoderShape:
     return DecoderShape(base, vector_dim // (base[0] * base[1]), strides)
 
 
+def check_widths(features: Sequence[int]) -> None:
+    """Raise UserError unless there is a width for each hidden layer of the decoder."""
+    if len(features) != NUM_LAYERS - 1:
+        raise UserError(
+            f"model.decoder.features {tuple(features)}: give the widths of the {NUM_LAYERS - 1} "
+            "hidden layers"
+        )
+
+
 class WideDense(nn.Module):
     """A linear layer whose weight dwarfs its input, and stays where it lies.
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vtadl_jax import losses
 from vtadl_jax.errors import UserError
-from vtadl_jax.models.decoder import NUM_LAYERS, Decoder, plan_decoder
+from vtadl_jax.models.decoder import Decoder, check_widths, plan_decoder
 from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
 from vtadl_jax.models.mdn import MixtureDensity
 from vtadl_jax.models.parts import call_parts, map_parts
@@ -100,11 +100,7 @@ def check(config: ConfigDict) -> None:
     """Raise UserError, naming field, value and remedy, for sizes that can't be built."""
     model, mdn = config.model, config.model.mdn
     check_encoder(config)
-    if len(model.decoder.features) != NUM_LAYERS - 1:
-        raise UserError(
-            f"model.decoder.features {tuple(model.decoder.features)}: give the widths of the "
-            f"{NUM_LAYERS - 1} hidden layers"
-        )
+    check_widths(model.decoder.features)
     if (statistics := model.decoder.norm_statistics) not in ("global", "device"):
         raise UserError(f"model.decoder.norm_statistics {statistics!r}: use 'global' or 'device'")
     if statistics == "device" and config.train.parallel != "pmap":
