@@ -5,16 +5,18 @@ holds a pickle, as JAX's executables do: it is only as safe as the folder it lie
 that others can write.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -101,9 +103,24 @@ def kept_step(
     if (compiled := load(path, devices)) is not None:
         say(f"took the compiled step from {path}")
         return compiled
-    compiled = train.compile_train_step(make_step(), state, batch)
+    with _without_cache():
+        compiled = train.compile_train_step(make_step(), state, batch)
     save(path, compiled)
     return compiled
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Compile anew: what JAX's cache brings back does not survive being written once more (on the
+    CPU, jaxlib 0.10.2: "Function ... not found" when it is run)."""
+    enabled = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def save(path: Path, compiled: Any) -> None:
