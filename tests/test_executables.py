@@ -1,5 +1,10 @@
 """Steps kept on disk run as they did, and only for what they were compiled for."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +68,53 @@ def test_the_key_follows_what_the_program_follows_from(compiled):
         key(num_steps=200),
     ]
     assert len(set(keys)) == len(keys)
+
+
+RUN = """
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from tests.factory import tiny_config
+from vtadl_jax import executables, sharding, train
+
+def step(state, batch):
+    x = batch["image"] @ state["w"]
+    return {"w": state["w"] - 0.1 * jnp.tanh(x).mean(0)}, {"loss": jnp.square(x).mean()}
+
+mesh = sharding.make_mesh(1)
+state, batch = {"w": jnp.ones((64, 64))}, {"image": jnp.ones((8, 64))}
+if sys.argv[1] == "compile":
+    compiled = train.compile_train_step(jax.jit(step), state, batch)
+else:
+    compiled = executables.kept_step(
+        tiny_config(), Path(sys.argv[2]), mesh, lambda: jax.jit(step), state, batch, 10
+    )
+print("loss", float(compiled(state, batch)[1]["loss"]))
+"""
+
+
+def test_a_step_that_the_cache_knows_can_still_be_kept(tmp_path):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    said = []
+    for what in ("compile", "keep", "take"):
+        run = subprocess.run(
+            [sys.executable, "-c", RUN, what, str(tmp_path / "runs")],
+            cwd=Path(__file__).resolve().parents[1],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr
+        said.append((run.stdout, run.stderr))
+    assert said[0][0] == said[1][0] == said[2][0] == "loss 4096.0\n"
+    assert "kept the compiled step" in said[1][1]
+    assert "took the compiled step" in said[2][1]
