@@ -114,7 +114,11 @@ def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
             checkpoints.wait()
         results = keeper.evaluate(state, int(state.step), report=True)
     names = ("report.html", "overview.png", "results.json", "scores.csv")
-    say(f"see {', '.join(str(workdir / n) for n in names if (workdir / n).is_file())}")
+    written = [str(workdir / name) for name in names if (workdir / name).is_file()]
+    if written:
+        say(f"see {', '.join(written)}")
+    else:  # no test images
+        say(f"score images with python -m vtadl_jax.predict --workdir {workdir} --input DIR")
     return results
 
 
