@@ -13,14 +13,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# XLA's CPU convolution takes 3 to 10 times longer as soon as it has more outputs than this, where
-# the sum behind each output is longer than LONG_SUM taps, or covers more than LARGE_MAP pixels.
-FEW_OUTPUTS, LONG_SUM, LARGE_MAP = 16, 1024, 2**13
-# From so many phases on, and up to so many pixels, a kernel's gradient is faster as products.
-MANY_PHASES, MIDDLE_MAP = 64, 2**14
-# It is at its best with so many outputs; where a layer has half of them or fewer and its kernel is
-# at least so wide, several neighbouring columns are made at once.
-BEST_OUTPUTS, WIDE_KERNEL = 24, 5
+# XLA's CPU compiler gives convolutions with more outputs than this to YNNPACK, others to Eigen. Up
+# to it, where a kernel is at least so wide, several neighbouring columns are made at once.
+EIGEN_CHANNELS, WIDE_KERNEL = 16, 5
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
@@ -108,11 +103,10 @@ def polyphase(x, kernel, *, stride: int, padding: int):
 
 def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
     """Gradient with respect to x: a convolution of g that steps by the stride."""
-    kh, kw, _, features = kernel.shape
     kernel, ends = kernel.transpose(0, 1, 3, 2), ((padding,) * 2,) * 2
     if stride == 1:
         return _conv_by_columns(g, kernel, ends)
-    return _conv(g, kernel, stride, ends, kh * kw * features > LONG_SUM)
+    return _conv(g, kernel, (stride, stride), ends)
 
 
 def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
@@ -124,37 +118,17 @@ def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
     s = stride
     bottom, right = (q * s - padding - n for q, n in zip((qh, qw), g.shape[1:3], strict=True))
     g = jnp.pad(g, ((0, 0), (padding, bottom), (padding, right), (0, 0)))
-    pixels = x.shape[1] * x.shape[2]
-    many_phases = s * s * features >= MANY_PHASES and pixels <= MIDDLE_MAP
 
     def add_image(total, pair):
         image, grad = pair
         phases = grad.reshape(qh, s, qw, s, features).transpose(1, 3, 4, 0, 2)
         phases = phases.reshape(s * s * features, qh, qw)
-        if many_phases:
-            return total + _taps_by_products(image, phases, (th, tw)), None
-        few = pixels > LARGE_MAP
-        return total + _conv(phases[..., None], image[:, :, None], few_outputs=few), None
+        return total + _convolve(phases[..., None], image[:, :, None]), None
 
     zeros = jnp.zeros((s * s * features, th, tw, channels), x.dtype)
     total, _ = jax.lax.scan(add_image, zeros, (x, g))
     total = total.reshape(s, s, features, th, tw, channels).transpose(3, 0, 4, 1, 5, 2)
     return total.reshape(th * s, tw * s, channels, features)[:kh, :kw]
-
-
-def _taps_by_products(image, phases, taps: tuple[int, int]):
-    """The convolution of the phases [F, qh, qw] with the image [h, w, C] as kernel, a product for
-    each of its few outputs: Σ_q phases[f, q] · image[q - tap, c] → [F, th, tw, C]."""
-    (th, tw), (rows, qh, qw) = taps, phases.shape
-    image = jnp.pad(image, ((th - 1, th - 1), (tw - 1, tw - 1), (0, 0)))
-    flat = phases.reshape(rows, -1)
-    products = [
-        flat
-        @ image[th - 1 - u : th - 1 - u + qh, tw - 1 - v : tw - 1 - v + qw].reshape(qh * qw, -1)
-        for u in range(th)
-        for v in range(tw)
-    ]
-    return jnp.stack(products, 1).reshape(rows, th, tw, -1)
 
 
 def _phases(x_shape, kernel_shape, stride: int):
@@ -167,9 +141,9 @@ def _conv_by_columns(x, kernel, padding):
     """x ⋆ kernel, n neighbouring columns as one pixel with n times the outputs: the kernel at n
     offsets in a window wider by n - 1, which steps by n columns."""
     kh, kw, channels, features = kernel.shape
-    n = BEST_OUTPUTS // features if kw >= WIDE_KERNEL else 1
+    n = EIGEN_CHANNELS // features if kw >= WIDE_KERNEL else 1
     if n < 2:
-        return _conv(x, kernel, 1, padding, kh * kw * channels > LONG_SUM)
+        return _conv(x, kernel, padding=padding)
     top, (left, right) = padding
     width = x.shape[2] + left + right - kw + 1
     blocks = -(-width // n)
@@ -179,23 +153,18 @@ def _conv_by_columns(x, kernel, padding):
     return out.reshape(*out.shape[:2], blocks * n, features)[:, :, :width]
 
 
-def _conv(
-    x, kernel, stride: int | tuple[int, int] = 1, padding=((0, 0), (0, 0)), few_outputs=False
-):
-    """x ⋆ kernel; with `few_outputs`, so many output channels at a time."""
+def _conv(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0))):
+    """x ⋆ kernel. YNNPACK takes four times as long for large maps that it does not pad: there one
+    row more is made and dropped."""
+    if padding != ((0, 0), (0, 0)) or kernel.shape[-1] <= EIGEN_CHANNELS:
+        return _convolve(x, kernel, strides, padding)
+    return _convolve(x, kernel, strides, ((0, strides[0]), (0, 0)))[:, :-1]
 
-    strides = (stride, stride) if isinstance(stride, int) else stride
 
-    def call(part):
-        return jax.lax.conv_general_dilated(
-            x, part, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    outputs = kernel.shape[-1]
-    if not few_outputs or outputs <= FEW_OUTPUTS:
-        return call(kernel)
-    parts = [kernel[..., i : i + FEW_OUTPUTS] for i in range(0, outputs, FEW_OUTPUTS)]
-    return jnp.concatenate([call(part) for part in parts], axis=-1)
+def _convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0))):
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def transposed_conv_reference(x, kernel, stride: int, padding: int):
