@@ -51,6 +51,28 @@ stack_frame_id=1}
   ROOT %t = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) tuple(%next, %all-reduce.1)
 }
 
+%begin (p2: f32[16,8]) -> (f32[16,8], f32[64,8]) {
+  %p2 = f32[16,8]{1,0} parameter(0)
+  %weights = f32[64,8]{1,0} all-gather(%p2), channel_id=7, replica_groups=[1,4]<=[4], \
+dimensions={0}, metadata={op_name="jit(step)/optimizer/add"}
+  ROOT %begun = (f32[16,8]{1,0}, f32[64,8]{1,0}) custom-call(%weights), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%end (p3: f32[16,8]) -> f32[64,8] {
+  %p3 = f32[16,8]{1,0} parameter(0)
+  %weights.1 = f32[64,8]{1,0} all-gather(%p3), channel_id=7, replica_groups=[1,4]<=[4], \
+dimensions={0}
+  ROOT %ended = f32[64,8]{1,0} custom-call(%weights.1), custom_call_target="AsyncCollectiveDone"
+}
+
+%scatter (p4: f32[64,8]) -> f32[16,8] {
+  %p4 = f32[64,8]{1,0} parameter(0)
+  %summed = f32[64,8]{1,0} all-reduce(%p4), channel_id=8, replica_groups=[1,4]<=[4], to_apply=%add
+  %id = u32[] partition-id()
+  ROOT %share = f32[16,8]{1,0} dynamic-slice(%summed, %id, %id), dynamic_slice_sizes={16,8}
+}
+
 %condition (p: (s32[], bf16[8,128])) -> pred[] {
   %limit = s32[]{:T(128)} constant(6)
   %p.1 = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
@@ -61,6 +83,7 @@ stack_frame_id=1}
 ENTRY %main (x.1: bf16[8,128], y: f32[]) -> (bf16[8,128], f32[]) {
   %x.1 = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
   %y = f32[]{:T(128)} parameter(1)
+  %weight = f32[64,8]{1,0} parameter(2)
   %zero = s32[]{:T(128)} constant(0)
   %start = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) tuple(%zero, %x.1)
   %loop = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) while(%start), \
@@ -74,6 +97,9 @@ backend_config={"estimated_cycles":"9223372036854775807"}
 replica_groups=[2,4]<=[8], dimensions={0}, metadata={op_name="jit(step)/jvp(Net)/decoder/add"}
   %all-reduce.2 = (f32[]{:T(128)}, f32[64]{0:T(128)}) all-reduce(%y, %y), channel_id=4, \
 replica_groups={{0,1},{2,3}}, to_apply=%add, metadata={op_name="jit(step)/losses/add"}
+  %share.1 = f32[16,8]{1,0} fusion(%weight), kind=kCustom, calls=%scatter
+  %async.1 = (f32[16,8]{1,0}, f32[64,8]{1,0}) fusion(%share.1), kind=kCustom, calls=%begin
+  %async.2 = f32[64,8]{1,0} fusion(%async.1), kind=kCustom, calls=%end
   %total = f32[]{:T(128)} get-tuple-element(%all-reduce.2), index=0
   ROOT %r = (bf16[8,128]{0,1:T(8,128)(2,1)}, f32[]{:T(128)}) tuple(%copy.1, %total)
 }

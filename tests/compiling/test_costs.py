@@ -25,7 +25,7 @@ def test_loop_bodies_count_as_often_as_they_run(module, scheduled):
     assert times["copy.1"] == 1
     assert "dot" not in times  # it is part of a fusion, which is estimated whole
     # fusion 1000 + add 10, six times, and a copy.
-    expected = {"total": 6 * 1010 + 300, "once": 1010 + 300, "without_estimate": 1}
+    expected = {"total": 6 * 1010 + 300, "once": 1010 + 300, "without_estimate": 4}
     assert costs.cycles(scheduled) == expected
 
 
@@ -59,8 +59,27 @@ def test_what_has_no_name_is_named_by_what_it_works_on(module, scheduled):
     assert sum(sum(ways.values()) for ways in modules.values()) == 6360
 
 
+def read_collectives(module, scheduled):
+    there = costs.find_collectives(module, scheduled)
+    return {c["name"]: c for c in costs.collectives(Origins(module), there, 8)}
+
+
+def test_collectives_in_fusions_are_counted_once_each(module, scheduled):
+    found = read_collectives(module, scheduled)
+    assert "weights.1" not in found  # the end of what has begun
+    size = 64 * 8 * 4
+    gather, scatter = found["weights"], found["summed"]
+    assert (gather["kind"], gather["bytes"], gather["wire_bytes"]) == (
+        "all-gather",
+        size,
+        size * 3 / 4,
+    )
+    assert (scatter["kind"], scatter["bytes"]) == ("reduce-scatter", size)
+    assert scatter["wire_bytes"] == size * 3 / 4
+
+
 def test_collectives_count_bytes_groups_and_executions(module, scheduled):
-    found = {c["name"]: c for c in costs.collectives(Origins(module), scheduled, 8)}
+    found = read_collectives(module, scheduled)
     looped, gather, sums = (found[n] for n in ("all-reduce.1", "gather", "all-reduce.2"))
     size = 8 * 128 * 2
     assert (looped["times"], looped["group_size"], looped["bytes"]) == (6, 4, 6 * size)

@@ -21,7 +21,9 @@ def instruction(module, computation, name):
 
 def test_computations_and_instructions_are_all_there(module):
     assert module.entry == "main"
-    assert list(module.computations) == ["add", "fused", "body", "condition", "main"]
+    assert list(module.computations) == [
+        *("add", "fused", "body", "begin", "end", "scatter", "condition", "main")
+    ]
     assert [i.opcode for i in module.computations["condition"].instructions] == [
         "constant",
         "parameter",

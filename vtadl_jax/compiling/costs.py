@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vtadl_jax.compiling.hlo import (
     Computation,
@@ -149,8 +149,39 @@ def printed_shapes(instruction: Instruction, most: int = 3) -> str:
     return ", ".join(shapes[:most]) + (f" and {len(shapes) - most} more" * (len(shapes) > most))
 
 
+def find_collectives(module: Module, scheduled: list[Scheduled]) -> Iterator[tuple[str, Scheduled]]:
+    """(kind, where) of every collective. What overlaps with other work stands in the fusions that
+    begin it, go on with it and end it, each with its channel: it is one. An all-reduce in a fusion
+    of which each device keeps a part is a reduce-scatter."""
+    seen: set[str] = set()
+    for s in scheduled:
+        if (kind := _kind(s.instruction)) is not None:
+            yield kind, s
+        if s.instruction.opcode != "fusion":
+            continue
+        for name in s.instruction.called.get("calls", []):
+            computation = module.computations[name]
+            opcodes = {i.opcode for i in computation.instructions}
+            for inner in computation.instructions:
+                channel = re.search(r"channel_id=\d+", inner.rest)
+                if (kind := _kind(inner)) is None or (channel and channel.group() in seen):
+                    continue
+                seen |= {channel.group()} if channel else set()
+                if kind == "all-reduce" and {"partition-id", "dynamic-slice"} <= opcodes:
+                    kind = "reduce-scatter"
+                yield kind, Scheduled(computation, inner, s.times)
+
+
+def _kind(instruction: Instruction) -> str | None:
+    kind = instruction.opcode.removesuffix("-start")
+    return kind if kind in COLLECTIVES else None
+
+
 def collectives(
-    origins: Origins, scheduled: list[Scheduled], num_devices: int, most: int = 6
+    origins: Origins,
+    found_collectives: Iterable[tuple[str, Scheduled]],
+    num_devices: int,
+    most: int = 6,
 ) -> list[dict]:
     """Every collective: how often, over how many devices, bytes and what it carries.
 
@@ -159,10 +190,7 @@ def collectives(
     others'.
     """
     found = []
-    for s in scheduled:
-        kind = s.instruction.opcode.removesuffix("-start")
-        if kind not in COLLECTIVES:
-            continue
+    for kind, s in found_collectives:
         group = group_size(s.instruction.rest, num_devices)
         carried = list(_operands(s))
         arrays = [array for operand in carried for array in operand.arrays]
@@ -247,12 +275,14 @@ def counts(scheduled: list[Scheduled]) -> dict[str, int]:
     return found
 
 
-def activations_gathered(scheduled: list[Scheduled], batch: int) -> list[str]:
+def activations_gathered(
+    found_collectives: Iterable[tuple[str, Scheduled]], batch: int
+) -> list[str]:
     """Names of all-gathers whose result's leading axis is the whole batch."""
     return [
         s.instruction.name
-        for s in scheduled
-        if s.instruction.opcode.removesuffix("-start") == "all-gather"
+        for kind, s in found_collectives
+        if kind == "all-gather"
         and any(shape[:1] == (batch,) for _, shape in shapes_in(s.instruction.type))
     ]
 

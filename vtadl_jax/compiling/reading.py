@@ -20,7 +20,7 @@ from vtadl_jax.compiling.program import Program, lower_step
 from vtadl_jax.compiling.topology import Target, versions
 from vtadl_jax.config import flatten
 
-SCHEMA = 1
+SCHEMA = 2
 NUM_DEAREST = 10
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -133,7 +133,7 @@ def read_text(text: str, num_devices: int) -> Reading:
     module = hlo.parse(text)
     origins = Origins(module)
     scheduled, unknown = costs.schedule(module)
-    found = costs.collectives(origins, scheduled, num_devices)
+    found = costs.collectives(origins, costs.find_collectives(module, scheduled), num_devices)
     return {
         "cycles": costs.cycles(scheduled),
         "loops_of_unknown_length": unknown,
