@@ -111,6 +111,10 @@ def get_config() -> ConfigDict:
 
     c.train = ConfigDict()
     c.train.parallel = "jit"  # 'pmap': one device's program mapped over all. The same numbers
+    c.train.share_update = (
+        True  # each of the mesh's devices keeps Adam's moments of its share of the
+    )
+    # weights and updates that (ZeRO-1); 'pmap' keeps them whole. The same numbers, less memory
     c.train.accumulate = 1  # parts of a batch worked on in turn; the same numbers, less memory
 
     c.log_every_steps = 10

@@ -22,6 +22,7 @@ FORMS = {
     "two devices": {"devices": 2},
     "four": {"devices": 4},
     "eight": {"devices": 8},
+    "four, each updating all": {"devices": 4, "train__share_update": False},
     "4 x 2, shared weights": {"devices": 4, "fsdp": 2},
     "1 x 8, shared weights": {"devices": 1, "fsdp": 8},
     "mapped over eight": {"devices": 8, "train__parallel": "pmap"},
@@ -94,6 +95,19 @@ def test_the_compiled_step_takes_shares_as_arguments():
     padding = 64 * len(shares)
     assert step.memory_analysis().argument_size_in_bytes <= sum(shares) + padding
     assert sum(shares) < 0.3 * sum(x.nbytes for x in jax.tree.leaves(state))
+
+
+def test_moments_are_shared_among_all_devices():
+    state, step, batch = setup(tiny_config(**FIELDS, optimizer__ema_decay=0.9), 4, fsdp=2)
+    held = {
+        name: sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+        / sum(x.nbytes for x in jax.tree.leaves(tree))
+        for name, tree in (("weights", state.params), ("moments", state.opt_state))
+    }
+    assert held["moments"] < 0.2 < 0.45 < held["weights"]  # an eighth and a half, but for the small
+    after, _ = step(state, batch)
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert old.sharding == new.sharding
 
 
 def test_weights_are_gathered_one_by_one():

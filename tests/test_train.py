@@ -25,7 +25,8 @@ def setup(config, devices=1, augmentation=NO_AUGMENTATION, fsdp=1):
     tx = make_optimizer(config.optimizer, 100)
     ema = config.optimizer.ema_decay
     state = train.create_state(detector, tx, config.seed, ema)
-    state = sharding.put_state(mesh, state)
+    share_update = sharding.shares_update(config.train)
+    state = sharding.put_state(mesh, state, share_update)
     batch = sharding.put_batch(mesh, {"image": IMAGES})
     step = train.make_train_step(
         detector,
@@ -35,6 +36,7 @@ def setup(config, devices=1, augmentation=NO_AUGMENTATION, fsdp=1):
         ema_decay=ema,
         augmentation=augmentation,
         parallel=config.train.parallel,
+        share_update=share_update,
     )
     return state, train.compile_train_step(step, state, batch), batch
 

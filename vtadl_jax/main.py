@@ -150,7 +150,7 @@ def prepare_training(
             state = fit_state(
                 plan.detector, plan.tx, state, plan.records, plan.geometry, plan.config
             )
-        state = sharding.put_state(plan.mesh, state)
+        state = sharding.put_state(plan.mesh, state, plan.share_update)
         watch.lap("state")
         if checkpoints.steps:
             state = checkpoints.restore(state, plan.feed.iterator).state
@@ -169,7 +169,9 @@ def prepare_training(
 def compile_step(plan: Plan, serialize: bool, watch: Stopwatch) -> Callable:
     """The train step, compiled for shapes alone, or taken from where it is kept."""
     with watch.aside("compile"):
-        shapes = sharding.state_shapes(plan.mesh, jax.eval_shape(plan.make_state))
+        shapes = sharding.state_shapes(
+            plan.mesh, jax.eval_shape(plan.make_state), plan.share_update
+        )
         make_step = functools.partial(plan.make_step, shapes)
         if not serialize:
             return train.compile_train_step(make_step(), shapes, plan.feed.shapes)

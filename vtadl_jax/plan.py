@@ -64,7 +64,13 @@ class Plan:
             ema_decay=self.config.optimizer.ema_decay,
             augmentation=self.augmentation,
             parallel=self.config.train.parallel,
+            share_update=self.share_update,
         )
+
+    @property
+    def share_update(self) -> bool:
+        """Whether the optimiser's states are shared out, see `sharding.state_sharding`."""
+        return sharding.shares_update(self.config.train)
 
 
 def make_plan(config: ConfigDict, workdir: Path) -> Plan:

@@ -1,12 +1,13 @@
 """Devices and how arrays lie on them; the only file that names mesh axes.
 
 A batch is split over all devices. Along `data` the devices hold copies of the state; along `fsdp`
-each holds a share of it, and weights are gathered where they are used.
+each holds a share of it, and weights are gathered where they are used. Where an update is shared,
+optimiser states are split along `data` too (ZeRO-1: Rajbhandari et al., 2020; Xu et al., 2020).
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from vtadl_jax.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
 BATCH = (DATA, FSDP)  # the axes that share a batch
+OPTIMIZER_STATE = "opt_state"  # the field of a train state
 PARALLEL = ("jit", "pmap")
 # Smaller arrays are kept whole: gathering them would take longer than they save.
 MIN_SHARDED = 2**12
@@ -59,28 +61,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(mesh: Mesh, state) -> Any:
+def state_sharding(mesh: Mesh, state, share_update: bool = False) -> Any:
     """A sharding for every array (or shape) of a train state: along `fsdp` by its longest axis
-    that divides, whole where none does or the array is small."""
-    return jax.tree.map(lambda x: NamedSharding(mesh, _state_spec(x.shape, mesh)), state)
+    that divides, whole where none does or the array is small. `share_update`: those of the
+    optimiser along `data` too."""
+
+    def place(path, x):
+        shared = share_update and getattr(path[0], "name", None) == OPTIMIZER_STATE
+        return NamedSharding(mesh, _state_spec(x.shape, mesh, (FSDP, DATA) if shared else (FSDP,)))
+
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
-def state_shapes(mesh: Mesh, state) -> Any:
+def state_shapes(mesh: Mesh, state, share_update: bool = False) -> Any:
     """Shapes of a state, with the sharding of each, to compile for."""
     return jax.tree.map(
         lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
         state,
-        state_sharding(mesh, state),
+        state_sharding(mesh, state, share_update),
     )
 
 
-def _state_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    count = mesh.shape[FSDP]
+def _state_spec(shape: tuple[int, ...], mesh: Mesh, axes: tuple[str, ...]) -> PartitionSpec:
+    count = math.prod(mesh.shape[axis] for axis in axes)
     dividing = [axis for axis, size in enumerate(shape) if size % count == 0]
-    if count == 1 or not dividing or math.prod(shape) < MIN_SHARDED:
-        return PartitionSpec()
-    longest = max(dividing, key=lambda axis: shape[axis])
-    return PartitionSpec(*[FSDP if axis == longest else None for axis in range(len(shape))])
+    if count > 1 and dividing and math.prod(shape) >= MIN_SHARDED:
+        longest = max(dividing, key=lambda axis: shape[axis])
+        return PartitionSpec(*[axes if axis == longest else None for axis in range(len(shape))])
+    return _state_spec(shape, mesh, axes[:-1]) if len(axes) > 1 else PartitionSpec()
+
+
+def shares_update(train: Mapping[str, Any]) -> bool:
+    """Whether steps of the config's section `train` share the update: pmap keeps states whole."""
+    return train["share_update"] and train["parallel"] == "jit"
+
+
+def share_updates(mesh: Mesh | None) -> Callable[[Any], Any]:
+    """A function that lays gradients or parameters, a tree, as the optimiser's states lie. They are
+    summed as parameters lie first, lest the compiler split products of a batch by their results."""
+    if mesh is None:
+        return lambda tree: tree
+
+    def share(x):
+        for axes in ((FSDP,), (FSDP, DATA)):
+            spec = _state_spec(x.shape, mesh, axes)
+            x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        return x
+
+    return lambda tree: jax.tree.map(share, tree)
 
 
 def gather_weights(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None:
@@ -94,7 +122,7 @@ def gather_weights(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None
         return jax.lax.with_sharding_constraint(x, replicated(mesh))
 
     def backward(_, g):
-        spec = _state_spec(g.shape, mesh)
+        spec = _state_spec(g.shape, mesh, (FSDP,))
         return (jax.lax.with_sharding_constraint(g, NamedSharding(mesh, spec)),)
 
     gather.defvjp(lambda x: (gather(x), None), backward)
@@ -114,14 +142,14 @@ def column_layouts(mesh: Mesh | None) -> tuple[Callable | None, Callable | None]
     return lay(PartitionSpec(DATA, FSDP)), lay(PartitionSpec(BATCH))
 
 
-def put_state(mesh: Mesh, state) -> Any:
+def put_state(mesh: Mesh, state, share_update: bool = False) -> Any:
     """A state in this process's memory, the same in every process → global arrays."""
 
     def put(x, sharding):
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(put, state, state_sharding(mesh, state))
+    return jax.tree.map(put, state, state_sharding(mesh, state, share_update))
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:

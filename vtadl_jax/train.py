@@ -71,6 +71,7 @@ def train_step(
     augmentation: Augmentation = NO_AUGMENTATION,
     mesh: Mesh | None = None,
     axis: Any = None,
+    share_update: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; pure. batch: {'image': uint8 [B, H, W, C]}, or {'index': int32 [B], 'images':
     uint8 [N, H, W, C]} with the rows of a resident data set that lies over `mesh`.
@@ -95,8 +96,10 @@ def train_step(
         # All at once: the compiler makes few exchanges of what is asked for together.
         loss, terms, batch_stats, grads = jax.lax.pmean((loss, terms, batch_stats, grads), axis)
     with jax.named_scope("optimizer"):
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        share = sharding.share_updates(mesh if share_update else None)
+        params, grads = share((state.params, grads))
+        updates, opt_state = tx.update(grads, state.opt_state, params)
+        params = share(optax.apply_updates(params, updates))
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
@@ -136,6 +139,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     augmentation: Augmentation = NO_AUGMENTATION,
     parallel: str = "jit",
+    share_update: bool = False,
 ) -> Callable:
     """`train_step` as a function of (state, batch), its state donated, to call or to lower.
 
@@ -147,8 +151,9 @@ def make_train_step(
     )
     if parallel == "pmap":
         return sharding.map_devices(mesh, step)
-    out = sharding.state_sharding(mesh, state), sharding.replicated(mesh)
-    return jax.jit(functools.partial(step, mesh=mesh), donate_argnums=0, out_shardings=out)
+    out = sharding.state_sharding(mesh, state, share_update), sharding.replicated(mesh)
+    step = functools.partial(step, mesh=mesh, share_update=share_update)
+    return jax.jit(step, donate_argnums=0, out_shardings=out)
 
 
 def compile_train_step(step, state: TrainState, batch: Batch):

@@ -65,8 +65,7 @@ def test_programs_are_as_their_golden_summaries(name, golden):
 def test_the_paper_config_keeps_to_its_budget(paper):
     reading, _ = paper
     assert reading["programs"] == 1
-    assert reading["cycles"]["once"] <= 12e6
-    assert reading["cycles"]["total"] <= 12.5e6
+    assert reading["cycles"]["total"] <= 12e6
     assert reading["loops_of_unknown_length"] == 0
     assert reading["memory"]["temporary"] <= 700 * 2**20
 
@@ -84,17 +83,21 @@ def test_every_buffer_of_the_state_is_given_to_the_next(paper):
 def test_no_activation_is_gathered(paper):
     reading, module = paper
     scheduled, _ = costs.schedule(module)
-    assert costs.activations_gathered(scheduled, reading["program"]["images"]) == []
-    assert {c["kind"] for c in reading["collectives"]} == {"all-reduce"}
+    collectives = costs.find_collectives(module, scheduled)
+    assert costs.activations_gathered(collectives, reading["program"]["images"]) == []
+    gathered = [c for c in reading["collectives"] if c["kind"] == "all-gather"]
+    # Weights, each once, whose update is shared.
+    assert gathered
+    assert all(c["source"].startswith("train.py:") for c in gathered)
+    assert sum(c["bytes"] for c in gathered) <= 1.05 * reading["program"]["parameter_bytes"]
 
 
 @pytest.mark.slow
 def test_devices_exchange_no_more_than_the_gradients(paper):
     reading, _ = paper
     totals, config = reading["collective_totals"], reading["program"]
-    # bfloat16 where the product was, float32 elsewhere: at most all of them in float32.
-    assert totals["bytes"] <= 1.05 * config["parameter_bytes"]
-    assert totals["wire_bytes"] <= 2 * totals["bytes"]
+    # Gradients summed, in bfloat16 where the product was, and updated weights gathered in float32.
+    assert totals["wire_bytes"] <= 2 * 1.05 * config["parameter_bytes"]
 
 
 @pytest.mark.slow

@@ -109,7 +109,8 @@ def _train(config: ConfigDict, mesh: Mesh, images: int):
     detector, tx = make_detector(config), make_optimizer(config.optimizer, num_steps=1000)
     ema_decay = config.optimizer.ema_decay
     make_state = functools.partial(train.create_state, detector, tx, config.seed, ema_decay)
-    state = sharding.state_shapes(mesh, jax.eval_shape(make_state))
+    share_update = sharding.shares_update(config.train)
+    state = sharding.state_shapes(mesh, jax.eval_shape(make_state), share_update)
     step: Any = train.make_train_step(
         detector,
         tx,
@@ -118,6 +119,7 @@ def _train(config: ConfigDict, mesh: Mesh, images: int):
         ema_decay=ema_decay,
         augmentation=Augmentation(**config.data.augment),
         parallel=config.train.parallel,
+        share_update=share_update,
     )
     split = sharding.batch_sharding(mesh)
     batch = {
