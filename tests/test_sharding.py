@@ -60,17 +60,27 @@ def test_one_step_is_that_of_one_device(alone, form):
     assert np.sqrt(sum(differences) / sum(sizes)) < 1e-4
 
 
-def test_working_in_parts_takes_less_memory():
-    def temporary(parts):
-        config = tiny_config(image_size=(64, 64), train__accumulate=parts)
-        detector, mesh = make_detector(config), sharding.make_mesh(1)
-        tx = make_optimizer(config.optimizer, 1)
-        state = jax.eval_shape(functools.partial(train.create_state, detector, tx, 0))
-        images = {"image": jax.ShapeDtypeStruct((8, 64, 64, 3), np.uint8)}
-        step = train.make_train_step(detector, tx, mesh, state)
-        return train.compile_train_step(step, state, images).memory_analysis().temp_size_in_bytes
+def temporary_memory(fsdp=1, **fields):
+    config = tiny_config(image_size=(64, 64), **fields)
+    detector, mesh = make_detector(config), sharding.make_mesh(1, fsdp)
+    tx = make_optimizer(config.optimizer, 1)
+    state = jax.eval_shape(functools.partial(train.create_state, detector, tx, 0))
+    state = sharding.state_shapes(mesh, state)
+    split = sharding.batch_sharding(mesh)
+    images = {"image": jax.ShapeDtypeStruct((8, 64, 64, 3), np.uint8, sharding=split)}
+    step = train.make_train_step(detector, tx, mesh, state)
+    return train.compile_train_step(step, state, images).memory_analysis().temp_size_in_bytes
 
-    assert temporary(4) < 0.6 * temporary(1)
+
+def test_working_in_parts_takes_less_memory():
+    assert temporary_memory(train__accumulate=4) < 0.6 * temporary_memory(train__accumulate=1)
+
+
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_recomputing_blocks_takes_less_memory(fsdp):
+    fields = {**FIELDS, "model__depth": 16, "model__patch_size": 8}
+    kept, made_again = (temporary_memory(fsdp, model__remat=r, **fields) for r in (False, True))
+    assert made_again < 0.5 * kept
 
 
 def test_each_device_holds_its_share_of_the_papers_state():

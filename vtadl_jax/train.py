@@ -17,7 +17,7 @@ from vtadl_jax import sharding
 from vtadl_jax.checkpoint import Checkpoints
 from vtadl_jax.errors import Preempted, TrainingDiverged
 from vtadl_jax.feed import Feed
-from vtadl_jax.models.detector import Batch, Detector, Layout, drop_gathered
+from vtadl_jax.models.detector import Batch, Detector, Layout
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
 from vtadl_jax.preemption import StopRequest
 from vtadl_jax.profiling import Profiler
@@ -85,10 +85,7 @@ def train_step(
         keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         images = augment(augment_keys, images, augmentation)
     layout = Layout(axis, sharding.gather_weights(mesh), *sharding.column_layouts(mesh))
-    loss_fn = detector.loss
-    if layout.gather is not None:
-        loss_fn = jax.checkpoint(loss_fn, policy=drop_gathered, static_argnums=4)
-    loss_and_grads = jax.value_and_grad(loss_fn, has_aux=True)
+    loss_and_grads = jax.value_and_grad(detector.loss, has_aux=True)
     (loss, (terms, batch_stats)), grads = loss_and_grads(
         state.params, state.batch_stats, images, keys, layout
     )
