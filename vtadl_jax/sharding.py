@@ -122,6 +122,8 @@ def gather_weights(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None
         return jax.lax.with_sharding_constraint(x, replicated(mesh))
 
     def backward(_, g):
+        # Summed whole first, lest the compiler split the tokens of a batch among fewer devices.
+        g = jax.lax.with_sharding_constraint(g, replicated(mesh))
         spec = _state_spec(g.shape, mesh, (FSDP,))
         return (jax.lax.with_sharding_constraint(g, NamedSharding(mesh, spec)),)
 

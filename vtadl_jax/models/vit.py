@@ -100,9 +100,11 @@ class PatchViT(nn.Module):
         block: Any = EncoderBlock
         if layout.gather is not None:
             block = nn.map_variables(block, "params", layout.whole)
-            block = nn.remat(block, prevent_cse=False, policy=drop_gathered)
         if self.remat:
             block = nn.remat(block, prevent_cse=False)
+        elif layout.gather is not None:
+            # Of a block, and of what it would recompute itself, all is kept but the weights.
+            block = nn.remat(block, prevent_cse=False, policy=drop_gathered)
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -1,0 +1,16 @@
+"""VT-ADL's published form at the size of the demo, to change one choice at a time.
+
+python -m vtadl_jax.experiments --plan configs/plans/ablations.txt --data DIR --seeds=3
+"""
+
+from configs import demo
+
+
+def get_config(category: str = "plate"):
+    c = demo.get_config(category)
+    c.model.mdn.feature_dim = 16
+    c.model.mdn.conditional = True
+    c.model.mdn.fixed_features = False
+    c.model.mdn.stop_gradient = False
+    c.eval.num_pictures = 0
+    return c
