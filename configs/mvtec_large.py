@@ -4,9 +4,10 @@ python -m vtadl_jax.main --config configs/mvtec_large.py --config.data.root=DIR
 python -m vtadl_jax.compile --config configs/mvtec_large.py --topology v5e:16x16
 
 Width 1024, depth 24 and patches of 16 pixels make 1,024 tokens of a 512² image. A batch is 4 images
-a chip of 256, more than a category of MVTec AD has: it is for larger sets. On fewer chips say
-`--config.batch_size=64 --config.eval.batch_size=64`, and `--config.mesh.fsdp` if they are not a
-multiple of 16. A map's cell is 16 pixels, so less smoothing than in the paper's setting.
+a chip of 256 (the second command wants `--images_per_device 4`), more than a category of MVTec AD
+has: it is for larger sets. On fewer chips say `--config.batch_size=64
+--config.eval.batch_size=64`, and `--config.mesh.fsdp` if they are not a multiple of 16. A map's
+cell is 16 pixels, so less smoothing than in the paper's setting.
 """
 
 from configs import mvtec

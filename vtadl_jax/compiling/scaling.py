@@ -45,10 +45,9 @@ def study(
     """Readings by kind, one a topology; programs that both kinds need are compiled once. Sizes
     that do not share out evenly are left out of the strong kind."""
     found: dict[str, list[Reading]] = {kind: [] for kind in KINDS}
-    jobs = []
-    for shape in shapes:
+    jobs = [("weak", shape, images_per_device) for shape in shapes]
+    for shape in reversed(shapes):  # many images a device take longest to compile
         size = find_target(shape).size
-        jobs.append(("weak", shape, images_per_device))
         if images_in_all and images_in_all % size == 0:
             jobs.append(("strong", shape, images_in_all // size))
     for number, (kind, shape, images) in enumerate(jobs, 1):
@@ -56,6 +55,7 @@ def study(
         reading = read_step(config, name, find_target(shape), step, images, cache)
         found[kind].append(reading)
         progress(_told(reading))
+    found["strong"].reverse()
     return found
 
 
