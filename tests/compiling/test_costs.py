@@ -1,5 +1,7 @@
 """Cycles, collectives and their origins, counted by hand on a small module."""
 
+import dataclasses
+
 import pytest
 
 from tests.compiling.hlo_text import MODULE
@@ -76,6 +78,10 @@ def test_collectives_in_fusions_are_counted_once_each(module, scheduled):
     )
     assert (scatter["kind"], scatter["bytes"]) == ("reduce-scatter", size)
     assert scatter["wire_bytes"] == size * 3 / 4
+    (small,) = (i for i in module.computations["body"].instructions if i.name == "fusion.1")
+    large = dataclasses.replace(small, type="f32[128,128]{1,0}")
+    assert [costs.carries("all-gather", [i]) for i in (small, large)] == ["sums", "weights"]
+    assert costs.carries("all-reduce", [large]) == "gradients"
 
 
 def test_collectives_count_bytes_groups_and_executions(module, scheduled):

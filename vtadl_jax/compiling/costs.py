@@ -219,7 +219,7 @@ def collectives(
                 "bytes_by_dtype": dict(dtypes),
                 "largest": f"{largest[0]}[{','.join(map(str, largest[1]))}]" if largest else "",
                 "modules": [name for name, _ in modules.most_common(most)],
-                "carries": carries(s.instruction, carried),
+                "carries": carries(kind, carried),
                 "source": origins.source(s.computation, s.instruction),
             }
         )
@@ -235,14 +235,17 @@ def _operands(s: Scheduled) -> Iterator[Instruction]:
 SMALL = 4096  # values, of what cannot be an activation of a batch
 
 
-def carries(instruction: Instruction, operands: list[Instruction]) -> str:
-    """'gradients', 'sums' (of statistics and metrics) or 'both', by the arrays' sizes.
+def carries(kind: str, operands: list[Instruction]) -> str:
+    """'gradients', 'sums' (of statistics and metrics) or 'both', by the arrays' sizes; 'weights' if
+    something large is gathered.
 
     A gradient as small as a channel's statistic counts as a sum where it travels alone.
     """
     sizes = [math.prod(shape) for operand in operands for _, shape in operand.arrays]
     large = any(size > SMALL for size in sizes)
     scalars = any(size == 1 for size in sizes)
+    if large and kind == "all-gather":
+        return "weights"
     if large:
         return "both" if scalars else "gradients"
     return "sums"

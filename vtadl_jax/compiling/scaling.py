@@ -119,28 +119,30 @@ def _collectives(readings: Sequence[Reading]) -> Section:
         if not r["fits"]:
             continue
         p, totals = r["program"], r["collective_totals"]
-        gradients = sum(c["bytes"] for c in r["collectives"] if c["carries"] != "sums")
+        found = dict.fromkeys(("gradients", "weights", "sums"), 0)
+        for c in r["collectives"]:
+            found["gradients" if c["carries"] == "both" else c["carries"]] += c["bytes"]
         rows.append(
             [
                 p["topology"],
                 thousands(totals["instructions"]),
                 thousands(totals["executed"]),
-                mib(gradients),
-                mib(totals["bytes"] - gradients),
+                *map(mib, found.values()),
                 mib(totals["wire_bytes"]),
-                f"{totals['wire_bytes'] / gradients:.3f}" if gradients else "–",
+                f"{totals['wire_bytes'] / p['parameter_bytes']:.2f}",
             ]
         )
     header = [
         "topology",
         "in the program>",
         "executed>",
-        "with gradients>",
+        "gradients>",
+        "weights>",
         "sums only>",
         "sent by a chip>",
-        "sent / gradients>",
+        "sent / parameters>",
     ]
-    note = "A ring sends 2 (n - 1) / n of what it reduces."
+    note = "A ring that sums all gradients in float32 sends 2 (n - 1) / n of the parameters' bytes."
     return Section("Collectives, weak scaling", header, rows, note)
 
 
