@@ -25,7 +25,7 @@ from vtadl_jax.models.decoder import (
 )
 from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
 from vtadl_jax.models.parts import call_parts, map_parts
-from vtadl_jax.models.vit import PatchViT
+from vtadl_jax.models.vit import PatchViT, build_encoder
 from vtadl_jax.models.vtadl import SCORE_TERMS, check_encoder
 from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.resize import upsample_maps
@@ -206,17 +206,8 @@ def build(config: ConfigDict) -> OfficialVTADL:
     check(config)
     model, dtype = config.model, jnp.dtype(config.dtype)
     return OfficialVTADL(
-        encoder=PatchViT(
-            patch_size=model.patch_size,
-            width=model.width,
-            depth=model.depth,
-            num_heads=model.num_heads,
-            mlp_dim=model.mlp_dim,
-            # QUIRK: the width of a token, where the standard, and ours, is that of a head.
-            attention_scale=model.width**-0.5,
-            remat=model.remat,
-            dtype=dtype,
-        ),
+        # QUIRK: attention is scaled by the width of a token; the standard, and ours, is a head's.
+        encoder=build_encoder(model, dtype, attention_scale=model.width**-0.5),
         capsule=Capsule(dtype),
         decoder=OfficialDecoder(config.train.accumulate, dtype),
         mixture=DiagonalMixture(model.mdn.num_components, model.width, dtype),

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from vtadl_jax.models.detector import ALONE, Layout, drop_gathered
 from vtadl_jax.ops.attention import attention
@@ -124,3 +125,21 @@ class PatchViT(nn.Module):
         if self.final_norm:
             tokens = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm")(tokens)
         return tokens[:, 1:] if self.class_token else tokens
+
+
+def build_encoder(model: ConfigDict, dtype: Any, attention_scale: float | None = None) -> PatchViT:
+    """The encoder of a config's section `model`; dtype: of its products."""
+    return PatchViT(
+        patch_size=model.patch_size,
+        width=model.width,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        mlp_dim=model.mlp_dim,
+        class_token=model.class_token,
+        qkv_bias=model.qkv_bias,
+        final_norm=model.final_norm,
+        norm_epsilon=model.norm_epsilon,
+        attention_scale=attention_scale,
+        remat=model.remat,
+        dtype=dtype,
+    )

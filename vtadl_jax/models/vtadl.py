@@ -13,7 +13,7 @@ from vtadl_jax.models.decoder import Decoder, check_widths, plan_decoder
 from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
 from vtadl_jax.models.mdn import MixtureDensity
 from vtadl_jax.models.parts import call_parts, map_parts
-from vtadl_jax.models.vit import PatchViT
+from vtadl_jax.models.vit import PatchViT, build_encoder
 from vtadl_jax.ops.resize import upsample_maps
 
 SCORE_TERMS = ("mse", "dissimilarity", "max_nll")
@@ -44,19 +44,7 @@ def build(config: ConfigDict) -> VTADL:
     dtype = jnp.dtype(config.dtype)
     check(config)
     return VTADL(
-        encoder=PatchViT(
-            patch_size=model.patch_size,
-            width=model.width,
-            depth=model.depth,
-            num_heads=model.num_heads,
-            mlp_dim=model.mlp_dim,
-            class_token=model.class_token,
-            qkv_bias=model.qkv_bias,
-            final_norm=model.final_norm,
-            norm_epsilon=model.norm_epsilon,
-            remat=model.remat,
-            dtype=dtype,
-        ),
+        encoder=build_encoder(model, dtype),
         decoder=Decoder(
             shape=plan_decoder((height, width), model.decoder.vector_dim),
             features=tuple(model.decoder.features),
