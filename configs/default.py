@@ -111,10 +111,8 @@ def get_config() -> ConfigDict:
 
     c.train = ConfigDict()
     c.train.parallel = "jit"  # 'pmap': one device's program mapped over all. The same numbers
-    c.train.share_update = (
-        True  # each of the mesh's devices keeps Adam's moments of its share of the
-    )
-    # weights and updates that (ZeRO-1); 'pmap' keeps them whole. The same numbers, less memory
+    c.train.share_update = True  # moments and update by all devices, a share each (ZeRO-1): same
+    # numbers, less memory; 'pmap' keeps them whole
     c.train.accumulate = 1  # parts of a batch worked on in turn; the same numbers, less memory
 
     c.log_every_steps = 10
