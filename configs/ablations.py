@@ -1,5 +1,6 @@
 """VT-ADL's published form at the size of the demo, to change one choice at a time.
 
+python -m vtadl_jax.main --config configs/ablations.py
 python -m vtadl_jax.experiments --plan configs/plans/ablations.txt --data DIR --seeds=3
 """
 
