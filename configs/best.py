@@ -26,6 +26,7 @@ def get_config(category: str = ""):
     c.model.mdn.feature_dim = 12
     c.model.filters.normalise = True
     c.model.filters.radii = (2, 6)
+    c.model.filters.windows = (1, 4, 8)
     c.model.filters.position = True
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.0

@@ -83,8 +83,7 @@ def get_config() -> ConfigDict:
     c.model.filters.sigmas = (1, 2, 4, 8)  # pixels, of the Gaussians; powers of two
     c.model.filters.normalise = False  # True: each image's logarithm, to zero mean and unit spread
     c.model.filters.radii = (2,)  # of the rings of surroundings, in places of the grid
-    c.model.filters.hidden = 0.0  # of the places, whose surroundings are hidden in training; the
-    # share of a surprise that is not told them
+    c.model.filters.windows = (1, 4, 8)  # sides, in places of the grid, of what a density is of
     c.model.filters.position = False  # True: the place, too, is what a density is conditioned on
 
     c.model.edges = ConfigDict()  # detector 'image_mixture'

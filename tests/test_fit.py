@@ -50,6 +50,7 @@ def test_training_goes_on_from_what_was_fitted(dataset, tmp_path):
         "detector": "surroundings",
         "num_train_steps": 4,
         "eval__term_weights": (0.0, 1.0, 0.0),
+        "model__filters__windows": (1, 2),
     }
     results = main.run(tiny_config(dataset, **{**FITTED, **fields}), tmp_path / "run")
     assert results["step"] == 4

@@ -18,7 +18,8 @@ NAMES = ("filter_mixture", "position_gaussian", "surroundings", "image_mixture")
 
 
 def config_of(name, **fields):
-    fields = {"data__channels": 1, "eval__map_sigma": 0.0, "model__filters__stride": 8, **fields}
+    defaults = {"data__channels": 1, "eval__map_sigma": 0.0, "model__filters__stride": 8}
+    fields = {**defaults, "model__filters__windows": (1, 2), **fields}
     return tiny_config(detector=name, **fields)
 
 
@@ -139,24 +140,39 @@ def test_rings_must_leave_the_place_out():
         make_detector(config_of("surroundings", model__filters__radii=(0,)))
 
 
-def test_a_density_not_told_its_surroundings_does_not_depend_on_them():
-    fields = {"model__filters__sigmas": (1,), "model__filters__position": True}
+@pytest.mark.parametrize("windows", [(), (2, 1), (0, 2), (1, 8)])
+def test_windows_grow_and_fit_the_grid(windows):
+    with pytest.raises(UserError, match=r"model\.filters\.windows .* 4 places"):
+        make_detector(config_of("surroundings", model__filters__windows=windows))
+
+
+def test_the_map_is_the_smallest_windows_surprise_and_the_others_excess():
     images = draw_images(20)
-    config = config_of("surroundings", model__filters__hidden=0.5, **fields)
-    detector, _, variables = fitted(config, images)
-    variables = trained(detector, variables, images)
-    spoilt = images[:1].copy()
-    spoilt[0, :8, :8] = 255
-    change = {}
-    for hidden in (0.0001, 0.9999):  # nearly all of a surprise is told them, nearly nothing
-        score = make_detector(
-            config_of("surroundings", model__filters__hidden=hidden, **fields)
-        ).score
-        before, after = (score(variables, x).anomaly_map[0] for x in (images[:1], spoilt))
-        change[hidden] = abs(after - before)[20, 4]  # whose ring reaches the spot; filters do not
-    assert change[0.0001] > 100 * change[0.9999]
+    scores = {}
+    for windows in ((1,), (2,), (1, 2)):
+        config = config_of("surroundings", model__filters__windows=windows)
+        detector, _, variables = fitted(config, images)
+        for size in variables["params"].values():  # 0 is expected everywhere, and off by as much
+            size["expected"]["kernel"] = jnp.zeros_like(size["expected"]["kernel"])
+        scores[windows] = detector.score(variables, images[:2])
+    alone = np.asarray(scores[1,].anomaly_map)
+    large = np.asarray(scores[1, 2].anomaly_map) - alone
+    assert np.abs(large).max() > 0
+    np.testing.assert_allclose(scores[1,].terms[:, 2], scores[1, 2].terms[:, 2], rtol=1e-5)
+    excess = np.asarray(scores[2,].anomaly_map) / (np.log(2) + 0.5)
+    np.testing.assert_allclose(large, 2 * excess, rtol=1e-3, atol=1e-3)
 
 
-def test_the_share_of_hidden_surroundings_is_one():
-    with pytest.raises(UserError, match=r"model\.filters\.hidden 1\.0"):
-        make_detector(config_of("surroundings", model__filters__hidden=1.0))
+def test_noise_on_the_surroundings_is_of_training_only():
+    images = draw_images()
+    losses = {}
+    for noise in (0.0, 0.3):
+        config = config_of("surroundings", model__mdn__noise_std=noise)
+        detector, _, variables = fitted(config, images)
+        keys = jax.random.split(jax.random.key(0), len(images))
+        value = detector.loss(variables["params"], variables["batch_stats"], images, keys)[0]
+        again = detector.loss(variables["params"], variables["batch_stats"], images, keys)[0]
+        assert value == again
+        losses[noise] = float(value), np.asarray(detector.score(variables, images).terms)
+    assert losses[0.0][0] != losses[0.3][0]
+    np.testing.assert_array_equal(losses[0.0][1], losses[0.3][1])

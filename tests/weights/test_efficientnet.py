@@ -100,6 +100,7 @@ def test_features_are_those_of_the_files_own_layers(file):
 
 def config_of(**fields):
     fields = {"model__features": "efficientnet_lite0", "data__channels": 1, **fields}
+    fields = {"model__filters__windows": (1, 2), **fields}
     return tiny_config(detector="surroundings", **fields)
 
 
@@ -109,7 +110,7 @@ def test_a_detector_begins_with_the_weights_and_keeps_them_when_fitted(file):
     variables = detector.init(jax.random.key(0))
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
     gathered = jax.device_get(detector.fit.gather(variables, images, jax.random.key(1)))
-    assert gathered.shape == (4, 16, 176)
+    assert gathered["window_1"].shape == (4, 16, 176)
     fitted = detector.fit.solve(variables, gathered, np.random.default_rng(0))
     weights = read_efficientnet(file)
     assert weights.keys() == weight_shapes().keys()

@@ -15,11 +15,10 @@ from vtadl_jax.ops.filters import NUM_FILTERS, filter_bank
 
 SAMPLES_PER_IMAGE = 256
 FILTERS, EFFICIENTNET = "filters", "efficientnet_lite0"
-Responses = Callable[[Any, jax.Array], jax.Array]
 
 
-class Source(NamedTuple):
-    """Responses before they are whitened, `width` of them at each place of `grid`.
+class Features(NamedTuple):
+    """Responses of a config, `width` of them at each place of `grid`, before they are whitened.
 
     frozen: () → weights that they need, as statistics; zeros where a file is to bring them.
     responses: (statistics, images uint8 [B, H, W, C]) → [B, h, w, width] float32.
@@ -28,56 +27,11 @@ class Source(NamedTuple):
     grid: tuple[int, int]
     width: int
     frozen: Callable[[], dict[str, Any]]
-    responses: Responses
-
-
-class Features(NamedTuple):
-    """Of a config. A grid has h × w places, a place `width` responses, `dim` whitened features.
-
-    empty: () → statistics: 'mean', 'whitener' that are still to be fitted, and frozen weights.
-    whitened: (statistics, images) → [B, h, w, dim].
-    gather: (variables, images, key) → responses at random places, [B, places, width].
-    fit: (statistics, responses of any leading shape) → statistics, float64.
-    """
-
-    grid: tuple[int, int]
-    width: int
-    dim: int
-    empty: Callable[[], dict[str, Any]]
-    whitened: Responses
-    gather: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    fit: Callable[[Any, np.ndarray], dict[str, Any]]
+    responses: Callable[[Any, jax.Array], jax.Array]
 
 
 def make_features(config: ConfigDict) -> Features:
     """Raises UserError where names, stride, scales and image do not fit together."""
-    source = _source(config)
-    (height, width), num_responses = source.grid, source.width
-    dim = min(config.model.mdn.feature_dim, num_responses)
-    sampled = min(SAMPLES_PER_IMAGE, height * width)
-
-    def empty():
-        whitening = {"mean": jnp.zeros(num_responses), "whitener": jnp.eye(num_responses, dim)}
-        return whitening | source.frozen()
-
-    def whitened(statistics, images):
-        responses = source.responses(statistics, images)
-        return (responses - statistics["mean"]) @ statistics["whitener"]
-
-    def gather(variables, images, key):
-        found = source.responses(variables["batch_stats"], images)
-        found = found.reshape(len(images), -1, num_responses)
-        places = jax.random.randint(key, (len(images), sampled, 1), 0, found.shape[1])
-        return jnp.take_along_axis(found, places, axis=1)
-
-    def fit(statistics, samples):
-        mean, whitener = fitting.whitening(samples.reshape(-1, num_responses), dim)
-        return {**statistics, "mean": mean, "whitener": whitener}
-
-    return Features((height, width), num_responses, dim, empty, whitened, gather, fit)
-
-
-def _source(config: ConfigDict) -> Source:
     name = config.model.features
     if name == FILTERS:
         return _filters(config)
@@ -86,7 +40,36 @@ def _source(config: ConfigDict) -> Source:
     raise UserError(f"model.features {name!r}: use {FILTERS!r} or {EFFICIENTNET!r}")
 
 
-def _filters(config: ConfigDict) -> Source:
+def whitened_dim(config: ConfigDict, features: Features) -> int:
+    """How many whitened features are asked for, at most as many as there are responses."""
+    return min(config.model.mdn.feature_dim, features.width)
+
+
+def empty_whitening(width: int, dim: int) -> dict[str, Any]:
+    """Of `fit_whitening`, still to be fitted."""
+    return {"mean": jnp.zeros(width), "whitener": jnp.eye(width, dim)}
+
+
+def fit_whitening(samples: np.ndarray, dim: int) -> dict[str, Any]:
+    """samples: [..., width] → 'mean' [width] and 'whitener' [width, dim], float64."""
+    mean, whitener = fitting.whitening(samples.reshape(-1, samples.shape[-1]), dim)
+    return {"mean": mean, "whitener": whitener}
+
+
+def whiten(whitening, responses):
+    """[..., width] → [..., dim]."""
+    return (responses - whitening["mean"]) @ whitening["whitener"]
+
+
+def sample_places(responses, key):
+    """responses: [B, h, w, D] → at random places of each image, [B, places, D]."""
+    batch, height, width, dim = responses.shape
+    sampled = min(SAMPLES_PER_IMAGE, height * width)
+    places = jax.random.randint(key, (batch, sampled, 1), 0, height * width)
+    return jnp.take_along_axis(responses.reshape(batch, -1, dim), places, axis=1)
+
+
+def _filters(config: ConfigDict) -> Features:
     options, grid = config.model.filters, check_stride(config)
     sigmas = tuple(options.sigmas)
 
@@ -96,10 +79,10 @@ def _filters(config: ConfigDict) -> Source:
         grey = normalise(grey) if options.normalise else grey
         return filter_bank(grey, options.stride, sigmas)
 
-    return Source(grid, NUM_FILTERS * len(sigmas), dict, responses)
+    return Features(grid, NUM_FILTERS * len(sigmas), dict, responses)
 
 
-def _efficientnet(config: ConfigDict) -> Source:
+def _efficientnet(config: ConfigDict) -> Features:
     size, stride = tuple(config.image_size), efficientnet_lite.GRID_STRIDE
     if any(side % efficientnet_lite.SIDE_MULTIPLE for side in size):
         raise UserError(
@@ -114,7 +97,7 @@ def _efficientnet(config: ConfigDict) -> Source:
         return efficientnet_lite.image_features(statistics[EFFICIENTNET], images)
 
     grid = (size[0] // stride, size[1] // stride)
-    return Source(grid, efficientnet_lite.NUM_FEATURES, frozen, responses)
+    return Features(grid, efficientnet_lite.NUM_FEATURES, frozen, responses)
 
 
 def no_recon(images):

@@ -11,7 +11,15 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.models import fitting
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.features import make_features, no_recon
+from vtadl_jax.models.features import (
+    empty_whitening,
+    fit_whitening,
+    make_features,
+    no_recon,
+    sample_places,
+    whiten,
+    whitened_dim,
+)
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.resize import upsample_maps
 
@@ -22,7 +30,7 @@ EM_SAMPLES = 30_000  # over all images
 def filter_mixture(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
     features, count = make_features(config), config.model.mdn.num_components
-    dim = features.dim
+    dim = whitened_dim(config, features)
 
     def init(key):
         params = {
@@ -30,13 +38,17 @@ def filter_mixture(config: ConfigDict) -> Detector:
             "loc": jax.random.normal(key, (count, dim)),
             "precision": jnp.tile(jnp.eye(dim), (count, 1, 1)),
         }
-        return {"params": params, "batch_stats": features.empty()}
+        statistics = empty_whitening(features.width, dim) | features.frozen()
+        return {"params": params, "batch_stats": statistics}
+
+    def gather(variables, images, key):
+        return sample_places(features.responses(variables["batch_stats"], images), key)
 
     def solve(variables, samples, rng: np.random.Generator):
-        statistics = features.fit(variables["batch_stats"], samples)
+        statistics = variables["batch_stats"] | fit_whitening(samples, dim)
         samples = samples.reshape(-1, features.width)
         few = samples[rng.permutation(len(samples))[:EM_SAMPLES]].astype(np.float64)
-        y = (few - statistics["mean"]) @ statistics["whitener"]
+        y = whiten(statistics, few)
         logits, loc, covariance, _ = fitting.fit_mixture(y, count, rng)
         precision = fitting.precision_factor(covariance)
         params = {"logits": logits, "loc": loc, "precision": precision}
@@ -48,7 +60,7 @@ def filter_mixture(config: ConfigDict) -> Detector:
             params["logits"],
             params["loc"],
             params["precision"],
-            features.whitened(statistics, images),
+            whiten(statistics, features.responses(statistics, images)),
             factor_of="precision",
         )
 
@@ -63,4 +75,4 @@ def filter_mixture(config: ConfigDict) -> Detector:
         terms = jnp.stack([maps.max((1, 2)), values.mean((1, 2))], -1)
         return Scores(terms, maps, no_recon(images))
 
-    return Detector(init, loss, score, SCORE_TERMS, Fit(features.gather, solve))
+    return Detector(init, loss, score, SCORE_TERMS, Fit(gather, solve))

@@ -1,16 +1,17 @@
 """A mixture density network of what is local, told what surrounds it: a true surprise.
 
-y, what the density is of, are whitened fixed filter responses at a place: multi-scale, and out of
-reach of training, which can't make them constant. x, what it is conditioned on, are the same
-responses in rings around the place, and by option the place. The place itself is left out, so that
--log p(y | x) says how far a patch is from what its surroundings promise. Same mixture as VT-ADL's.
+y, what the density is of, are whitened means of fixed filter responses in a window: multi-scale,
+and out of reach of training, which can't make them constant. x, what it is conditioned on, are the
+same of windows in rings around, and by option the position. The window itself is left out, so that
+-log p(y | x) says how far a patch is from what its surroundings promise. As in VT-ADL the mixture
+has full covariances, and noise is added to x in training.
 
-A defect larger than the rings is surrounded by itself, and promised. So the surroundings of a share
-of places can be hidden in training: the same network then also gives the density by position alone,
-and a surprise is the mean of both.
+A defect larger than the rings is surrounded by itself, and promised. Each size of window has a
+network of its own: a large one sees little of a scratch, but all of an area that differs slightly.
 """
 
-from typing import Any, cast
+import functools
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,11 +21,20 @@ from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
-from vtadl_jax.models.features import make_features, no_recon
+from vtadl_jax.models.features import (
+    empty_whitening,
+    fit_whitening,
+    make_features,
+    no_recon,
+    sample_places,
+    whiten,
+    whitened_dim,
+)
 from vtadl_jax.models.mdn import UNIT_SCALE, RowsDense
 from vtadl_jax.ops.context import position_code, surroundings_of
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
+from vtadl_jax.ops.windows import to_places, window_means, window_starts
 
 # Of the largest surprises; of the largest beyond what surroundings let expect, in units of what
 # they let expect it to be off; and of all. The last is an image's own level of novelty, from new
@@ -32,6 +42,8 @@ from vtadl_jax.ops.resize import upsample_maps
 SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from any it has seen
 TOP_FRACTION = 0.01
+ADJACENT = 2  # radius of the ring around a large window: they lie half a window apart
+NATS_PER_EXCESS = 2.0  # of large windows' excess in the map; about what it is in nats
 
 
 class SurroundingsDensity(nn.Module):
@@ -72,14 +84,46 @@ def top_mean(maps):
     return jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0].mean(-1)
 
 
+class Windows(NamedTuple):
+    """One size of window: `side` in places of the grid, and the grid that windows form."""
+
+    side: int
+    grid: tuple[int, int]
+    radii: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"window_{self.side}"
+
+
+def windows_of(options: ConfigDict, grid: tuple[int, int]) -> tuple[Windows, ...]:
+    """Raises UserError for sizes and radii that do not fit the grid."""
+    radii, sides = tuple(options.radii), tuple(options.windows)
+    if not radii or min(radii) < 1:
+        raise UserError(f"model.filters.radii {radii}: give one or more, 1 or larger")
+    if (
+        not sides
+        or sorted(set(sides)) != list(sides)
+        or not 1 <= sides[0] <= sides[-1] <= min(grid)
+    ):
+        raise UserError(
+            f"model.filters.windows {sides}: give one or more, growing, from 1 to the "
+            f"{min(grid)} places of the grid's shorter side"
+        )
+    return tuple(
+        Windows(
+            side,
+            tuple(len(window_starts(length, side)) for length in grid),
+            radii if side == 1 else (ADJACENT,),
+        )
+        for side in sides
+    )
+
+
 def surroundings(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
     features, options, mdn = make_features(config), config.model.filters, config.model.mdn
-    radii = tuple(options.radii)
-    if not radii or min(radii) < 1:
-        raise UserError(f"model.filters.radii {radii}: give one or more, 1 or larger")
-    if not 0 <= options.hidden < 1:
-        raise UserError(f"model.filters.hidden {options.hidden}: give a share, 0 to below 1")
+    windows, dim = windows_of(options, features.grid), whitened_dim(config, features)
     network = SurroundingsDensity(
         num_components=mdn.num_components,
         hidden=config.model.width,
@@ -87,55 +131,77 @@ def surroundings(config: ConfigDict) -> Detector:
         dtype=jnp.dtype(config.dtype),
     )
 
-    def context(y, told):
-        """y: [B, h, w, d]; told: where the surroundings are, 1, or 0, [B, h, w] → [B·h·w, X]."""
-        told = jnp.broadcast_to(jnp.asarray(told, jnp.float32), y.shape[:3])[..., None]
-        y = jnp.clip(y, -FEATURE_LIMIT, FEATURE_LIMIT)
-        parts = [surroundings_of(y, radii) * told]
-        if options.hidden:
-            parts.append(told)
-        if options.position:
-            parts.append(jnp.broadcast_to(position_code(*features.grid), (*y.shape[:3], 6)))
-        x = jnp.concatenate(parts, -1)
-        return x.reshape(-1, x.shape[-1])
+    def context(y, size: Windows):
+        """y: [B, n, m, d] → x [B, n, m, X]."""
+        x = surroundings_of(jnp.clip(y, -FEATURE_LIMIT, FEATURE_LIMIT), size.radii)
+        if not options.position:
+            return x
+        position = jnp.broadcast_to(position_code(*size.grid), (*y.shape[:3], 6))
+        return jnp.concatenate([x, position], -1)
 
     def init(key):
-        y = jnp.zeros((1, *features.grid, features.dim))
-        params = jax.jit(network.init)(key, context(y, 1), y.reshape(-1, features.dim))["params"]
-        return {"params": params, "batch_stats": features.empty()}
+        params = {}
+        for size in windows:
+            y = jnp.zeros((1, *size.grid, dim))
+            params[size.name] = jax.jit(network.init)(key, rows(context(y, size)), rows(y))[
+                "params"
+            ]
+        whitenings = {size.name: empty_whitening(features.width, dim) for size in windows}
+        return {"params": params, "batch_stats": whitenings | features.frozen()}
+
+    def gather(variables, images, key):
+        responses = features.responses(variables["batch_stats"], images)
+        return {
+            size.name: sample_places(window_means(responses, size.side), key) for size in windows
+        }
 
     def solve(variables, samples, rng: np.random.Generator):
         del rng
-        statistics = features.fit(variables["batch_stats"], samples)
-        statistics = jax.tree.map(lambda x: np.asarray(x, np.float32), statistics)
+        fitted = {size.name: fit_whitening(samples[size.name], dim) for size in windows}
+        statistics = jax.tree.map(np.float32, variables["batch_stats"] | fitted)
         return {"params": variables["params"], "batch_stats": statistics}
 
-    def density(params, y, told):
-        """Surprise, what is expected of it and how far off that may be, [B·h·w] each."""
-        found = network.apply({"params": params}, context(y, told), y.reshape(-1, features.dim))
-        return cast(tuple, found)
+    def densities(params, statistics, images, keys=None):
+        """Per size of window: surprise, what is expected of it and how far off that may be."""
+        responses = features.responses(statistics, images)
+        for number, size in enumerate(windows):
+            y = whiten(statistics[size.name], window_means(responses, size.side))
+            x = context(y, size)
+            if keys is not None and mdn.noise_std:
+                draw = functools.partial(jax.random.normal, shape=x.shape[1:])
+                folded = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
+                x = x + mdn.noise_std * jax.vmap(draw)(folded)
+            yield network.apply({"params": params[size.name]}, rows(x), rows(y))
 
     def loss(params, batch_stats, images, keys, layout=ALONE):
-        y = features.whitened(batch_stats, images)
-        told = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - options.hidden, features.grid))
-        nll, expected, spread = density(layout.whole(params), y, told(keys))
-        # Laplace's density: a few large surprises among the normal ones do not move it much.
-        deviation = jnp.abs(jax.lax.stop_gradient(nll) - expected)
-        calibration = (deviation / spread + jnp.log(2 * spread)).mean()
-        terms = {"nll": nll.mean(), "calibration": calibration}
+        terms = {"nll": 0.0, "calibration": 0.0}
+        for nll, expected, spread in densities(layout.whole(params), batch_stats, images, keys):
+            # Laplace's density: a few large surprises among normal ones do not move it much.
+            deviation = jnp.abs(jax.lax.stop_gradient(nll) - expected)
+            terms["nll"] += nll.mean()
+            terms["calibration"] += (deviation / spread + jnp.log(2 * spread)).mean()
         return sum(terms.values()), (terms, batch_stats)
 
     def score(variables, images):
-        y = features.whitened(variables["batch_stats"], images)
-        found = []
-        for told, share in ((1, 1 - options.hidden), (0, options.hidden)):
-            if share:
-                nll, expected, spread = density(variables["params"], y, told)
-                found.append(share * jnp.stack([nll, (nll - expected) / spread]))
-        values = sum(found).reshape(-1, *features.grid)
-        maps = upsample_maps(values, tuple(config.image_size), config.eval.map_sigma)
-        surprise, excess = maps.reshape(2, len(images), *config.image_size)
-        terms = [top_mean(surprise), top_mean(excess), surprise.mean((1, 2))]
-        return Scores(jnp.stack(terms, -1), surprise, no_recon(images))
+        found = densities(variables["params"], variables["batch_stats"], images)
+        surprises, excesses = [], []  # of each size of window, at all places of the grid
 
-    return Detector(init, loss, score, SCORE_TERMS, Fit(features.gather, solve))
+        def at_places(values, size):
+            return to_places(values.reshape(-1, *size.grid), features.grid, size.side)
+
+        for size, (nll, expected, spread) in zip(windows, found, strict=True):
+            surprises.append(at_places(nll, size))
+            excesses.append(at_places((nll - expected) / spread, size))
+        anomaly = surprises[0] + NATS_PER_EXCESS * sum(excesses[1:])
+        both = jnp.concatenate([anomaly, sum(excesses)])
+        maps = upsample_maps(both, tuple(config.image_size), config.eval.map_sigma)
+        anomaly_map, excess = maps.reshape(2, len(images), *config.image_size)
+        terms = [top_mean(anomaly_map), top_mean(excess), surprises[0].mean((1, 2))]
+        return Scores(jnp.stack(terms, -1), anomaly_map, no_recon(images))
+
+    return Detector(init, loss, score, SCORE_TERMS, Fit(gather, solve))
+
+
+def rows(values):
+    """[B, n, m, D] → [B·n·m, D]."""
+    return values.reshape(-1, values.shape[-1])
