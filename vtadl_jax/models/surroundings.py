@@ -11,7 +11,7 @@ network of its own: a large one sees little of a scratch, but all of an area tha
 """
 
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -110,14 +110,13 @@ def windows_of(options: ConfigDict, grid: tuple[int, int]) -> tuple[Windows, ...
             f"model.filters.windows {sides}: give one or more, growing, from 1 to the "
             f"{min(grid)} places of the grid's shorter side"
         )
-    return tuple(
-        Windows(
-            side,
-            tuple(len(window_starts(length, side)) for length in grid),
-            radii if side == 1 else (ADJACENT,),
-        )
-        for side in sides
-    )
+    height, width = grid
+
+    def windows(side):
+        counts = len(window_starts(height, side)), len(window_starts(width, side))
+        return Windows(side, counts, radii if side == 1 else (ADJACENT,))
+
+    return tuple(map(windows, sides))
 
 
 def surroundings(config: ConfigDict) -> Detector:
