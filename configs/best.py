@@ -15,7 +15,7 @@ def get_config(category: str = ""):
     c = default.get_config()
     c.detector = "surroundings"
     choose_data(c, category)
-    c.data.channels = 1
+    c.data.channels = 0
     c.data.cache = "host"
     c.image_size = (256, 256)
     c.batch_size = 8
@@ -28,6 +28,7 @@ def get_config(category: str = ""):
     c.model.filters.radii = (2, 6)
     c.model.filters.windows = (1, 4, 8)
     c.model.filters.position = True
+    c.model.filters.color = True
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.0
     c.optimizer.schedule = "cosine"

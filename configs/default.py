@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     c.data.balanced_test = False  # one-class sets: only as many anomalies as normal test images
     c.data.resize = ()  # (height, width) before the centre crop to image_size; empty: no crop
     c.data.fit = "stretch"  # to that size; 'pad' and 'crop' keep the aspect
-    c.data.channels = 3  # 3: RGB, 1: grey
+    c.data.channels = 3  # 3: RGB, 1: grey, 0: as the training images are
     c.data.holdout_fraction = 0.1  # of the good training images, kept for calibration only
     c.data.cache = "none"  # 'host', 'device': decode the training images once, keep them there
     c.data.num_threads = 4  # that decode images
@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
     c.model.filters.sigmas = (1, 2, 4, 8)  # pixels, of the Gaussians; powers of two
     c.model.filters.normalise = False  # True: each image's logarithm, to zero mean and unit spread
     c.model.filters.radii = (2,)  # of the rings of surroundings, in places of the grid
+    c.model.filters.color = False  # True: of RGB images, colour and how it varies, at each place
     c.model.filters.windows = (1, 4, 8)  # sides, in places of the grid, of what a density is of
     c.model.filters.position = False  # True: the place, too, is what a density is conditioned on
 

@@ -14,6 +14,7 @@ def get_config(category: str = ""):
     c = best.get_config(category)
     c.data.channels = 3
     c.num_train_steps = 600
+    c.model.filters.color = False
     c.model.features = "efficientnet_lite0"
     c.model.mdn.feature_dim = 16
     c.eval.map_sigma = 4.0

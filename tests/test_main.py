@@ -102,6 +102,24 @@ def test_grey_networks(dataset, tmp_path):
     assert (tmp_path / "run" / "overview.png").exists()
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_channels_as_the_images_are(dataset, tmp_path, mode, channels):
+    for name in ("train", "test"):
+        shutil.copytree(dataset / "gear" / name, tmp_path / "gear" / name)
+    paths = sorted(tmp_path.rglob("*.png"))
+    for number, path in enumerate(paths):
+        image = Image.open(path).convert(mode)
+        if mode == "RGB":
+            image.putpixel((number % 32, 3), (200, 0, 0))
+        image.save(path)
+    config = tiny_config(tmp_path, detector="position_gaussian", data__channels=0, num_epochs=0)
+    config.num_train_steps, config.eval.term_weights = 0, (1.0, 0.0)
+    for _ in range(2):  # the second continues the first
+        main.run(config, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["data"]["channels"] == channels
+
+
 def test_defects_without_masks_and_no_test_images(dataset, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(dataset / "gear", root / "gear")

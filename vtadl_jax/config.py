@@ -145,8 +145,10 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"init_pixels {config.init_pixels!r}: use 'unit' or 'imagenet'")
     if len(config.image_size) != 2 or min(config.image_size) < 1:
         raise UserError(f"image_size {tuple(config.image_size)}: give height and width, as 512,512")
-    if config.data.channels not in (1, 3):
-        raise UserError(f"data.channels {config.data.channels}: use 3 (RGB) or 1 (grey)")
+    if config.data.channels not in (0, 1, 3):
+        raise UserError(
+            f"data.channels {config.data.channels}: use 3 (RGB), 1 (grey) or 0 (as the images are)"
+        )
     if not 0 < config.data.holdout_fraction < 1:
         raise UserError(
             f"data.holdout_fraction {config.data.holdout_fraction}: use more than 0 and less than "
@@ -164,6 +166,11 @@ def check_values(config: ConfigDict) -> None:
             )
     if not config.optimizer.ema_decay < 1:
         raise UserError(f"optimizer.ema_decay {config.optimizer.ema_decay}: use less than 1")
+
+
+def assume_colour(config: ConfigDict) -> None:
+    """Where no images tell what `data.channels` 0 is, take the larger."""
+    config.data.channels = config.data.channels or 3
 
 
 def flatten(config, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -67,6 +67,7 @@ def run(config: ConfigDict, workdir: Path, serialize: bool = False) -> dict:
     watch.lap("imports")
     keep_freed_memory()
     plan = make_plan(config, workdir)
+    config = plan.config
     if is_main():
         open_workdir(workdir, config)
     agree(None)

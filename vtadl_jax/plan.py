@@ -13,6 +13,7 @@ from vtadl_jax import config as config_lib
 from vtadl_jax import sharding, train
 from vtadl_jax.calibration import check_weights
 from vtadl_jax.checkpoint import Best
+from vtadl_jax.data.decode import is_grey
 from vtadl_jax.data.records import Record, split_holdout
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
@@ -26,6 +27,7 @@ from vtadl_jax.optimizer import make_optimizer
 from vtadl_jax.weights.pretrained import start_from
 from vtadl_jax.workdir import CONFIG, has_checkpoint, make_geometry
 
+LOOKED_AT = 16  # images, to tell grey sets from coloured ones
 RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # by which a checkpoint can be the best
 
 
@@ -80,6 +82,10 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     sharding.check_parallel(config.train.parallel, mesh)
     sharding.check_batch("batch_size", config.batch_size, mesh, config.train.accumulate)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
+    splits = None
+    if config.data.channels == 0:  # what is wrong with a config is told before its data, else
+        splits = load_splits(config)
+        config = with_channels(config, splits.train)
     check_workdir(workdir, config)
     geometry = make_geometry(config)
     augmentation = Augmentation(**config.data.augment)
@@ -88,7 +94,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
         detector = start_from(detector, config)
     check_weights(config.eval.term_weights, detector.score_terms)
     best = best_by(config.keep_best, detector.score_terms)
-    splits = load_splits(config)
+    splits = splits or load_splits(config)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
     check_steps(detector, num_steps)
@@ -108,6 +114,14 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
         num_steps=num_steps,
         feed=make_feed(config, records, geometry, mesh),
     )
+
+
+def with_channels(config: ConfigDict, records: Sequence[Record]) -> ConfigDict:
+    """The config with `data.channels` 0 settled: 1 if a few images, spread over all, are grey."""
+    few = records[:: max(len(records) // LOOKED_AT, 1)][:LOOKED_AT]
+    config = config.copy_and_resolve_references()
+    config.data.channels = 1 if all(is_grey(record.image) for record in few) else 3
+    return config
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:

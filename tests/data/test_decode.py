@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data.factory import fails, grey, noise, truncate, write
-from vtadl_jax.data.decode import image_size, load_image, load_mask
+from vtadl_jax.data.decode import image_size, is_grey, load_image, load_mask
 
 
 def pixels(path: Path, channels: int) -> np.ndarray:
@@ -148,6 +148,16 @@ def test_arrays_need_no_file():
     assert load_image(values, 3) is values
     assert load_image(values[..., :1], 3).shape == (5, 4)
     np.testing.assert_array_equal(load_mask(np.array([[0, 255]], np.uint8)), [[False, True]])
+
+
+def test_grey_is_one_channel_or_three_that_are_the_same(tmp_path):
+    colored = noise((5, 6, 3))
+    assert is_grey(noise((5, 6)))
+    assert is_grey(np.repeat(colored[..., :1], 3, -1))
+    assert not is_grey(colored)
+    for mode in ("L", "RGB"):
+        Image.fromarray(colored).convert(mode).save(tmp_path / f"{mode}.png")
+        assert is_grey(tmp_path / f"{mode}.png") == (mode == "L")
 
 
 def test_channels():

@@ -9,7 +9,7 @@ from scipy import stats
 from tests.factory import tiny_config
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
-from vtadl_jax.models.grey import normalise
+from vtadl_jax.models.grey import normalise, opponents
 from vtadl_jax.models.position_gaussian import patch_statistics
 from vtadl_jax.ops.filters import filter_bank_reference
 from vtadl_jax.ops.mixture import mixture_log_prob_reference
@@ -176,3 +176,30 @@ def test_noise_on_the_surroundings_is_of_training_only():
         losses[noise] = float(value), np.asarray(detector.score(variables, images).terms)
     assert losses[0.0][0] != losses[0.3][0]
     np.testing.assert_array_equal(losses[0.0][1], losses[0.3][1])
+
+
+def test_a_stain_of_equal_brightness_is_seen_by_its_colour():
+    grey = draw_images(40)
+    images = np.repeat(grey, 3, -1)
+    spoilt = images[:2].copy()
+    spot = spoilt[1, 16:24, 8:16].astype(np.float64)
+    spoilt[1, 16:24, 8:16] = np.rint(spot + np.array([30, 0, -30 * 0.299 / 0.114])).clip(0, 255)
+    change = {}
+    for color in (False, True):
+        fields = {"data__channels": 3, "model__filters__color": color}
+        detector, _, variables = fitted(config_of("surroundings", **fields), images)
+        variables = trained(detector, variables, images)
+        maps = np.asarray(detector.score(variables, np.stack([images[1], spoilt[1]])).anomaly_map)
+        change[color] = np.abs(maps[1] - maps[0])
+    assert change[True].max() > 10 * change[False].max()
+    row, column = np.unravel_index(np.argmax(change[True]), (32, 32))
+    assert 12 <= row < 28
+    assert 4 <= column < 20
+
+
+def test_colours_do_not_see_stronger_light_and_grey_has_none():
+    images = np.random.default_rng(0).integers(60, 120, (2, 16, 16, 3)).astype(np.uint8)
+    for before, after in zip(opponents(images), opponents(2 * images), strict=True):
+        assert np.abs(after - before).max() < 0.3 * np.abs(before).max()
+    for found in opponents(np.repeat(images[..., :1], 3, -1)):
+        np.testing.assert_allclose(found, 0, atol=1e-6)

@@ -54,6 +54,12 @@ def load_image(ref: ImageRef, channels: int) -> np.ndarray:
     return pixels
 
 
+def is_grey(ref: ImageRef) -> bool:
+    """Whether an image has no colour: one channel, or three that are the same."""
+    pixels = load_image(ref, 3)
+    return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+
+
 def load_mask(ref: ImageRef) -> np.ndarray:
     """Mask → bool [h, w], upright; colours count by their brightest channel, transparent is normal.
 

@@ -13,12 +13,10 @@ from vtadl_jax.models import fitting
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
 from vtadl_jax.models.features import (
     empty_whitening,
-    fit_whitening,
     make_features,
     no_recon,
     sample_places,
     whiten,
-    whitened_dim,
 )
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.resize import upsample_maps
@@ -30,7 +28,7 @@ EM_SAMPLES = 30_000  # over all images
 def filter_mixture(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
     features, count = make_features(config), config.model.mdn.num_components
-    dim = whitened_dim(config, features)
+    dim = features.dim
 
     def init(key):
         params = {
@@ -38,14 +36,14 @@ def filter_mixture(config: ConfigDict) -> Detector:
             "loc": jax.random.normal(key, (count, dim)),
             "precision": jnp.tile(jnp.eye(dim), (count, 1, 1)),
         }
-        statistics = empty_whitening(features.width, dim) | features.frozen()
+        statistics = empty_whitening(features) | features.frozen()
         return {"params": params, "batch_stats": statistics}
 
     def gather(variables, images, key):
         return sample_places(features.responses(variables["batch_stats"], images), key)
 
     def solve(variables, samples, rng: np.random.Generator):
-        statistics = variables["batch_stats"] | fit_whitening(samples, dim)
+        statistics = variables["batch_stats"] | features.fit(samples)
         samples = samples.reshape(-1, features.width)
         few = samples[rng.permutation(len(samples))[:EM_SAMPLES]].astype(np.float64)
         y = whiten(statistics, few)

@@ -1,10 +1,11 @@
-"""Grey images and their filter responses on a grid, as the fitted detectors want them."""
+"""Grey values and colours of images, as the fitted detectors want them."""
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vtadl_jax.errors import UserError
 
+OFFSET = 0.05  # in logarithms, of grey values in [0, 1]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 
 
@@ -14,13 +15,21 @@ def to_grey(images):
     return images[..., 0] if images.shape[-1] == 1 else images @ jnp.array(LUMA)
 
 
+def opponents(images):
+    """uint8 [B, H, W, 3] → red to green and yellow to blue, [B, H, W] each: ratios as logarithms,
+    0 for grey. Light of another strength changes nothing but what noise does near black."""
+    logs = jnp.log(images.astype(jnp.float32) / 255 + OFFSET)
+    red, green, blue = jnp.moveaxis(logs, -1, 0)
+    return red - green, (red + green) / 2 - blue
+
+
 def normalise(grey):
     """The logarithm, less its mean over the image, in units of its spread: [B, H, W] → same.
 
     Light that is stronger by a factor changes nothing but what noise does near black, which the
     offset in the logarithm and in the spread keep small.
     """
-    logs = jnp.log(grey + 0.05)
+    logs = jnp.log(grey + OFFSET)
     logs = logs - logs.mean((1, 2), keepdims=True)
     return logs / (logs.std((1, 2), keepdims=True) + 0.05)
 

@@ -23,12 +23,10 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.models.detector import ALONE, Detector, Fit, Scores
 from vtadl_jax.models.features import (
     empty_whitening,
-    fit_whitening,
     make_features,
     no_recon,
     sample_places,
     whiten,
-    whitened_dim,
 )
 from vtadl_jax.models.mdn import UNIT_SCALE, RowsDense
 from vtadl_jax.ops.context import position_code, surroundings_of
@@ -122,7 +120,7 @@ def windows_of(options: ConfigDict, grid: tuple[int, int]) -> tuple[Windows, ...
 def surroundings(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
     features, options, mdn = make_features(config), config.model.filters, config.model.mdn
-    windows, dim = windows_of(options, features.grid), whitened_dim(config, features)
+    windows, dim = windows_of(options, features.grid), features.dim
     network = SurroundingsDensity(
         num_components=mdn.num_components,
         hidden=config.model.width,
@@ -145,7 +143,7 @@ def surroundings(config: ConfigDict) -> Detector:
             params[size.name] = jax.jit(network.init)(key, rows(context(y, size)), rows(y))[
                 "params"
             ]
-        whitenings = {size.name: empty_whitening(features.width, dim) for size in windows}
+        whitenings = {size.name: empty_whitening(features) for size in windows}
         return {"params": params, "batch_stats": whitenings | features.frozen()}
 
     def gather(variables, images, key):
@@ -156,7 +154,7 @@ def surroundings(config: ConfigDict) -> Detector:
 
     def solve(variables, samples, rng: np.random.Generator):
         del rng
-        fitted = {size.name: fit_whitening(samples[size.name], dim) for size in windows}
+        fitted = {size.name: features.fit(samples[size.name]) for size in windows}
         statistics = jax.tree.map(np.float32, variables["batch_stats"] | fitted)
         return {"params": variables["params"], "batch_stats": statistics}
 
