@@ -160,7 +160,7 @@ def test_the_map_is_the_smallest_windows_surprise_and_the_others_excess():
     assert np.abs(large).max() > 0
     np.testing.assert_allclose(scores[1,].terms[:, 2], scores[1, 2].terms[:, 2], rtol=1e-5)
     excess = np.asarray(scores[2,].anomaly_map) / (np.log(2) + 0.5)
-    np.testing.assert_allclose(large, 2 * excess, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(large, 1.5 * excess, rtol=1e-3, atol=1e-3)
 
 
 def test_noise_on_the_surroundings_is_of_training_only():
