@@ -8,8 +8,9 @@ import pytest
 from tests.cli import run_cli
 from tests.factory import tiny_config
 from vtadl_jax import config as config_lib
-from vtadl_jax import main
+from vtadl_jax import main, sharding
 from vtadl_jax.errors import UserError
+from vtadl_jax.workdir import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -123,3 +124,15 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     with pytest.raises(UserError, match=r"model\.width is 16 there and 32 here"):
         config_lib.check_same_run(tiny_config("here", model__width=32), path)
     assert json.loads(path.read_text())["model"]["width"] == 16
+
+
+@pytest.mark.parametrize("field", ["batch_size", "model.filters.windows"])
+def test_a_run_of_another_version_is_told_apart(tmp_path, field):
+    stored = tiny_config(detector="surroundings").to_dict()
+    node, (*parents, leaf) = stored, field.split(".")
+    for parent in parents:
+        node = node[parent]
+    del node[leaf]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=f"config.json is not of this version .*{leaf}"):
+        load_run(tmp_path, sharding.make_mesh(data=-1, fsdp=1))

@@ -6,6 +6,8 @@ Nothing here writes, and nothing is read of the images it was trained on.
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +51,20 @@ def load_config(workdir: Path) -> ConfigDict:
     except (OSError, ValueError) as e:
         raise UserError(f"{path} can't be read ({e}): give the workdir of a run") from e
     config = ConfigDict(_tuples(stored)).lock()
-    try:
+    with _of_this_version(path):
         check_values(config)
+    return config
+
+
+@contextmanager
+def _of_this_version(path: Path) -> Iterator[None]:
+    """A field that the config at `path` lacks is told as what it means."""
+    try:
+        yield
     except (AttributeError, KeyError, TypeError) as e:
         raise UserError(
             f"{path} is not of this version ({' '.join(str(e).split())}): train again"
         ) from e
-    return config
 
 
 def _tuples(value):
@@ -81,7 +90,8 @@ def load_run(workdir: Path, mesh: Mesh, step: int | None = None) -> Run:
     Raises UserError where the workdir holds none.
     """
     config = load_config(workdir)
-    detector = make_detector(config)
+    with _of_this_version(workdir / CONFIG):
+        detector = make_detector(config)
     make_state = functools.partial(
         train.create_state,
         detector,
