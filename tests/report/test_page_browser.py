@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 
 NUM_CARDS = 60
 KINDS = ("good", "scratch", "dent")
+AFTER_A_FRAME = "requestAnimationFrame(() => setTimeout(() => "
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def opened(browser, tmp_path):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get((tmp_path / "report.html").as_uri())
+        browser.execute_async_script(AFTER_A_FRAME + "arguments[0]()))")  # it draws in one
         return browser
 
     browser.get_log("browser"), browser.get_log("performance")
@@ -113,8 +115,7 @@ def slide(driver, control, value):
     return driver.execute_async_script(
         "const e = document.getElementById(arguments[0]), done = arguments[2];"
         "e.value = arguments[1]; e.dispatchEvent(new Event('input'));"
-        "requestAnimationFrame(() => setTimeout(() =>"
-        "  done(document.getElementById('threshold-number').valueAsNumber)))",
+        f"{AFTER_A_FRAME}done(document.getElementById('threshold-number').valueAsNumber)))",
         control,
         value,
     )
