@@ -204,7 +204,7 @@ def load_config(text: str) -> ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config(*([argument] if argument else []))
         config_lib.check_values(config)
-        config_lib.assume_colour(config)
+        config_lib.assume_color(config)
     except (AttributeError, ImportError, KeyError, SyntaxError, TypeError) as e:
         raise UserError(f"--against {path}: {' '.join(str(e).split())}") from e
     return config
@@ -214,7 +214,7 @@ def run(argv: list[str]) -> int:
     config, name = config_lib.parse_flags(argv)
     name = _NAME.value or name
     config_lib.check_values(config)
-    config_lib.assume_colour(config)
+    config_lib.assume_color(config)
     if _STEP.value not in STEPS:
         raise UserError(f"--step {_STEP.value}: use {', '.join(STEPS)}")
     other = load_other(_AGAINST.value) if _AGAINST.value else None  # a mistake is told at once

@@ -168,7 +168,7 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"optimizer.ema_decay {config.optimizer.ema_decay}: use less than 1")
 
 
-def assume_colour(config: ConfigDict) -> None:
+def assume_color(config: ConfigDict) -> None:
     """Where no images tell what `data.channels` 0 is, take the larger."""
     config.data.channels = config.data.channels or 3
 

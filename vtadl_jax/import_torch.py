@@ -44,6 +44,7 @@ def import_run(config: ConfigDict, autoencoder: Path, mixture: Path, workdir: Pa
     """Write the run; returns how many numbers were imported. Nothing is written before all of both
     files has been checked. Raises UserError for whatever does not fit."""
     config_lib.check_values(config)
+    config_lib.assume_color(config)
     if config.detector != "official":
         raise UserError(f"detector {config.detector!r}: start from {DEFAULT_CONFIG}")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):

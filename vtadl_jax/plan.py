@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -83,7 +84,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     sharding.check_batch("batch_size", config.batch_size, mesh, config.train.accumulate)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     splits = None
-    if config.data.channels == 0:  # what is wrong with a config is told before its data, else
+    if config.data.channels == 0:  # otherwise a config's mistakes are told before its data's
         splits = load_splits(config)
         config = with_channels(config, splits.train)
     check_workdir(workdir, config)
@@ -118,9 +119,9 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
 
 def with_channels(config: ConfigDict, records: Sequence[Record]) -> ConfigDict:
     """The config with `data.channels` 0 settled: 1 if a few images, spread over all, are grey."""
-    few = records[:: max(len(records) // LOOKED_AT, 1)][:LOOKED_AT]
+    few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
     config = config.copy_and_resolve_references()
-    config.data.channels = 1 if all(is_grey(record.image) for record in few) else 3
+    config.data.channels = 1 if all(is_grey(records[i].image) for i in few) else 3
     return config
 
 

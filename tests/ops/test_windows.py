@@ -17,13 +17,16 @@ def test_means_match_the_definition(shape, window):
     np.testing.assert_allclose(got, np.moveaxis(np.array(want), 2, 0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("side", "window"), [(32, 8), (31, 8), (7, 4), (4, 4), (5, 1), (9, 2)])
-def test_windows_reach_both_ends_and_lie_half_apart(side, window):
+@pytest.mark.parametrize(
+    ("side", "window"), [(32, 8), (31, 8), (7, 4), (4, 4), (5, 1), (9, 2), (16, 3), (17, 5)]
+)
+def test_windows_cover_the_side_and_their_rings_leave_them_out(side, window):
     starts = windows.window_starts(side, window)
     assert starts[0] == 0
     assert starts[-1] == side - window
-    assert (np.diff(starts) <= max(window // 2, 1)).all()
+    assert (np.diff(starts) <= window).all()
     assert (np.diff(starts) >= 1).all()
+    assert (starts[2:] - starts[:-2] >= window).all()
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])

@@ -164,7 +164,7 @@ def measure_step(config, steps: int) -> dict:
     """Seconds a step: images resident on the device, and one constant batch; in turns of ten."""
     config.data.cache = "device"
     config_lib.check_values(config)
-    config_lib.assume_colour(config)
+    config_lib.assume_color(config)
     mesh, detector = sharding.make_mesh(**config.mesh), make_detector(config)
     tx, geometry = make_optimizer(config.optimizer, 1000), Geometry(tuple(config.image_size))
     resident = feed.make_feed(config, load_splits(config).train, geometry, mesh)

@@ -27,7 +27,7 @@ _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.")
 
 def measure(config, repeats: int) -> dict:
     config_lib.check_values(config)
-    config_lib.assume_colour(config)
+    config_lib.assume_color(config)
     keep_freed_memory()
     mesh = sharding.make_mesh(**config.mesh)
     detector = make_detector(config)

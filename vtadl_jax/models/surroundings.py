@@ -34,13 +34,13 @@ from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.windows import to_places, window_means, window_starts
 
-# Of the largest surprises; of the largest beyond what surroundings let expect, in units of what
-# they let expect it to be off; and of all. The last is an image's own level of novelty, from new
-# light or another batch of material: with a negative weight it is counted off.
+# Of the map at its largest; of the largest surprises beyond what surroundings let expect, in units
+# of what they let expect it to be off; and of all. The last is an image's own level of novelty, by
+# new light or another batch of material: with a negative weight it is counted off.
 SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from any it has seen
 TOP_FRACTION = 0.01
-ADJACENT = 2  # radius of the ring around a large window: they lie half a window apart
+ADJACENT = 2  # radius of the ring around a large window, see `window_starts`
 NATS_PER_EXCESS = 1.5  # of large windows' excess in the map, docs/experiments.md
 
 
@@ -120,7 +120,7 @@ def windows_of(options: ConfigDict, grid: tuple[int, int]) -> tuple[Windows, ...
 def surroundings(config: ConfigDict) -> Detector:
     """The detector of a config; `Detector` tells what each function takes and returns."""
     features, options, mdn = make_features(config), config.model.filters, config.model.mdn
-    windows, dim = windows_of(options, features.grid), features.dim
+    windows = windows_of(options, features.grid)
     network = SurroundingsDensity(
         num_components=mdn.num_components,
         hidden=config.model.width,
@@ -139,7 +139,7 @@ def surroundings(config: ConfigDict) -> Detector:
     def init(key):
         params = {}
         for size in windows:
-            y = jnp.zeros((1, *size.grid, dim))
+            y = jnp.zeros((1, *size.grid, features.dim))
             params[size.name] = jax.jit(network.init)(key, rows(context(y, size)), rows(y))[
                 "params"
             ]

@@ -7,10 +7,13 @@ from vtadl_jax.ops.filters import separable
 
 
 def window_starts(side: int, window: int) -> np.ndarray:
-    """First places of windows of `window` places along a side, half a window apart or a little
-    less, so that the last one ends where the side does: [n] int."""
-    gaps = -(-(side - window) // max(window // 2, 1))
-    return np.round(np.linspace(0, side - window, gaps + 1)).astype(int)
+    """First places of windows of `window` places along a side, from its start to its end: [n] int.
+
+    Half a window apart or a little more, so that of three in a row the outer two share no place.
+    """
+    room, half = side - window, -(-window // 2)
+    gaps = max(room // half, 1) if room else 0
+    return np.arange(gaps + 1) * room // max(gaps, 1)
 
 
 def mean_matrix(side: int, window: int) -> np.ndarray:
