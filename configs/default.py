@@ -58,6 +58,8 @@ def get_config() -> ConfigDict:
     c.model.remat = False  # recompute a block's activations in the backward pass
 
     c.model.decoder = ConfigDict()
+    c.model.decoder.sees = "vector"  # projected from all tokens; 'mean': from their mean; 'tokens':
+    # no vector and no convolutions, a linear layer makes each token the pixels of its patch
     c.model.decoder.vector_dim = 512  # length of the reconstruction vector
     c.model.decoder.features = (64, 64, 32, 16)  # channels of the four hidden layers
     c.model.decoder.norm_statistics = "global"  # of batch norm, over the whole batch; 'device': of
@@ -74,6 +76,7 @@ def get_config() -> ConfigDict:
     c.model.mdn.conditional = True  # False: one mixture shared by all tokens
     c.model.mdn.scale_floor = 0.05  # least diagonal of a factor; features have unit scale
     c.model.mdn.noise_std = 0.2  # of the noise on the tokens, in training only
+    c.model.mdn.noisy_features = False  # True: on what the density is of, too
     c.model.mdn.stop_gradient = False  # True: the density does not train the encoder
 
     c.model.features = "filters"  # of detectors that model fixed responses; 'efficientnet_lite0':

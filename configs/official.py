@@ -16,5 +16,6 @@ def get_config(category: str = "screw"):
     c.model.mdn.num_components = 10
     c.model.mdn.feature_dim = 512  # whole tokens
     c.model.mdn.covariance = "diag"
+    c.model.mdn.noisy_features = True
     c.model.mdn.scale_floor = 0.0
     return c

@@ -71,3 +71,14 @@ def test_fixed_features_are_orthonormal_directions_without_parameters():
     assert "features" not in params
     features = network.apply({"params": params}, jnp.eye(WIDTH), method="_features")
     np.testing.assert_allclose(features.T @ features, np.eye(D), atol=1e-6)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_noise_is_on_x_alone_or_on_the_features_too(noisy):
+    network = MixtureDensity(K, D, conditional=False, noisy_features=noisy)
+    tokens = np.random.default_rng(4).normal(size=(2, 5, WIDTH)).astype(np.float32)
+    params = network.init(jax.random.key(0), tokens)["params"]
+    keys = jax.random.split(jax.random.key(1), 2)
+    # A shared mixture sees y only: noise on x alone leaves it as it is.
+    clean, noised = (network.apply({"params": params}, tokens, k) for k in (None, keys))
+    assert (np.abs(clean - noised) > 1e-3).any() == noisy

@@ -10,7 +10,7 @@ from tests.factory import tiny_config
 from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.models.decoder import plan_decoder
-from vtadl_jax.models.vtadl import build
+from vtadl_jax.models.vtadl import build, build_decoder
 
 
 def keys_for(images, seed=1):
@@ -124,6 +124,7 @@ def test_decoder_plan_refuses_sides_without_a_power_of_two():
         ("model__mdn__feature_dim", 17, "use 1 to model.width = 16"),
         ("model__mdn__num_components", 0, "use at least 1"),
         ("model__mdn__scale_floor", 0.0, "must be positive"),
+        ("model__decoder__sees", "patches", "use 'vector', 'mean' or 'tokens'"),
         ("model__decoder__features", (8, 8), "widths of the 4 hidden layers"),
         (
             "detector",
@@ -197,3 +198,41 @@ def test_compute_options_change_the_numbers_little(tiny, fields):
     args = (variables["params"], variables["batch_stats"], images, keys_for(images))
     want, got = (float(jax.jit(d.loss)(*args)[0]) for d in (detector, other))
     assert got == pytest.approx(want, rel=2e-2 if "dtype" in fields else 1e-5)
+
+
+def reconstruct(sees, tokens):
+    """Tokens of a 32×32 image, patches of 8, through a decoder of the tiny config, alone."""
+    config = tiny_config(model__decoder__sees=sees)
+    decoder = build_decoder(config, jnp.float32)
+    variables = decoder.init(jax.random.key(0), tokens, False)
+    return decoder.apply(variables, tokens, False)
+
+
+def test_a_decoder_of_tokens_makes_each_patch_of_its_own_token():
+    tokens = np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32)
+    other = tokens.copy()
+    other[0, 6] += 1  # the second row's third
+    changed = np.any(reconstruct("tokens", tokens) != reconstruct("tokens", other), (0, 3))
+    rows, columns = np.nonzero(np.asarray(changed))
+    assert set(rows) == set(range(8, 16))
+    assert set(columns) == set(range(16, 24))
+
+
+def test_a_decoder_of_the_mean_is_blind_to_the_order_of_tokens():
+    tokens = np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
+    turned = {sees: reconstruct(sees, tokens[:, ::-1]) for sees in ("mean", "vector")}
+    np.testing.assert_allclose(turned["mean"], reconstruct("mean", tokens), atol=1e-5)
+    assert np.abs(turned["vector"] - reconstruct("vector", tokens)).max() > 1e-2
+
+
+@pytest.mark.parametrize("sees", ["mean", "tokens"])
+def test_other_decoders_train(sees):
+    detector = make_detector(tiny_config(model__decoder__sees=sees))
+    variables = detector.init(jax.random.key(0))
+    params, statistics = variables["params"], variables["batch_stats"]
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    gradient, (_, new) = jax.jit(jax.grad(detector.loss, has_aux=True))(
+        params, statistics, images, keys_for(images)
+    )
+    assert jax.tree.structure(new) == jax.tree.structure(statistics)
+    assert all(np.any(g != 0) for g in jax.tree.leaves(gradient["decoder"]))

@@ -15,6 +15,13 @@ def test_patchify_flattens_row_column_channel():
     np.testing.assert_array_equal(patches[1, 4], images[1, 2:4, 2:4].ravel())
 
 
+@pytest.mark.parametrize(("size", "channels", "patch"), [((8, 12), 3, 4), ((6, 4), 1, 2)])
+def test_merging_undoes_patchify(size, channels, patch):
+    images = np.arange(2 * np.prod(size) * channels).reshape(2, *size, channels)
+    merged = ops.merge_patches(ops.patchify(jnp.asarray(images), patch), size)
+    np.testing.assert_array_equal(merged, images)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("size", "channels"), [((8, 12), 3), ((4, 4), 1)])
 def test_planes_and_rows_agree_in_value_and_gradient(dtype, size, channels):

@@ -215,20 +215,22 @@ class Decoder(nn.Module):
 
     tokens: [B, N, D]. Returns [B, H, W, channels] float32. Five transposed convolutions, BatchNorm
     (float32) and ReLU between, tanh last. `features` are the widths of the four hidden layers;
-    `parts` as in `map_parts`, in training. norm_statistics: 'global', of the whole batch, or
-    'device', of the share that lies here, which spares eight small exchanges a step.
+    `pool`: the vector is of the tokens' mean, not of them all; `parts` as in `map_parts`, in
+    training. norm_statistics: 'global', of the whole batch, or 'device', of the share that lies
+    here, which spares eight small exchanges a step.
     """
 
     shape: DecoderShape
     features: Sequence[int]
     channels: int = 3
+    pool: bool = False
     parts: int = 1
     norm_statistics: str = "global"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, tokens, train: bool, layout: Layout = ALONE):
-        flat = tokens.reshape(len(tokens), -1)
+        flat = tokens.mean(1) if self.pool else tokens.reshape(len(tokens), -1)
         vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat, layout)
         x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
         widths = (self.shape.channels, *self.features, self.channels)

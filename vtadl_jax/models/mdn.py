@@ -51,6 +51,7 @@ class MixtureDensity(nn.Module):
     are functions of the token (the paper) or parameters shared by all tokens. The factor's
     diagonal is softplus + `scale_floor`, which bounds the density. `fixed_features` projects onto
     constant random orthonormal directions, which training cannot shrink to raise the density.
+    `noisy_features`: whether y has the noise of x, or is of the clean token.
     """
 
     num_components: int
@@ -61,14 +62,15 @@ class MixtureDensity(nn.Module):
     noise_std: float = 0.2
     stop_gradient: bool = False
     fixed_features: bool = False
+    noisy_features: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, tokens, keys=None):
         """tokens: [B, N, D]. Returns the nll, [B, N] float32.
 
-        keys: [B] in training, None otherwise. With them noise N(0, noise_std) is added to x only:
-        the network must name the density of the clean features from a blurred view of the token.
+        keys: [B] in training, None otherwise. With them noise N(0, noise_std) is added to x: the
+        network must name the density of the features from a blurred view of the token.
         """
         batch, num_tokens, width = tokens.shape
         # Unit scale per token: without it the encoder could raise the density by shrinking tokens.
@@ -77,11 +79,11 @@ class MixtureDensity(nn.Module):
         )
         if self.stop_gradient:
             tokens = jax.lax.stop_gradient(tokens)
-        x = tokens.reshape(-1, width)
-        y = self._features(x)
+        x = clean = tokens.reshape(-1, width)
         if keys is not None and self.noise_std > 0:
             noise = jax.vmap(lambda key: jax.random.normal(key, (num_tokens, width)))(keys)
-            x = x + self.noise_std * noise.reshape(x.shape)
+            x = clean + self.noise_std * noise.reshape(x.shape)
+        y = self._features(x if self.noisy_features else clean)
         log_prob = self._conditional(x, y) if self.conditional else self._shared(y)
         return -log_prob.reshape(batch, num_tokens)
 

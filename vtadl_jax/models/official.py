@@ -54,11 +54,13 @@ FIXED = {
     "model.qkv_bias": False,
     "model.final_norm": False,
     "model.norm_epsilon": 1e-5,
+    "model.decoder.sees": "vector",
     "model.decoder.vector_dim": VECTOR_DIM,
     "model.decoder.features": tuple(layer[1] for layer in DECODER[:-1]),
     "model.mdn.covariance": "diag",
     "model.mdn.conditional": True,
     "model.mdn.fixed_features": False,
+    "model.mdn.noisy_features": True,
     "model.mdn.scale_floor": 0.0,
     "model.mdn.stop_gradient": False,
 }

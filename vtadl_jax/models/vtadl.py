@@ -13,6 +13,7 @@ from vtadl_jax.models.decoder import Decoder, check_widths, plan_decoder
 from vtadl_jax.models.detector import ALONE, Detector, Layout, Scores
 from vtadl_jax.models.mdn import MixtureDensity
 from vtadl_jax.models.parts import call_parts, map_parts
+from vtadl_jax.models.token_decoder import TokenDecoder
 from vtadl_jax.models.vit import PatchViT, build_encoder
 from vtadl_jax.ops.resize import upsample_maps
 
@@ -23,7 +24,7 @@ class VTADL(nn.Module):
     """images [B, H, W, C] in [-1, 1] → (reconstruction [B, H, W, C], nll per token [B, N])."""
 
     encoder: PatchViT
-    decoder: Decoder
+    decoder: Decoder | TokenDecoder
     mixture: MixtureDensity
     parts: int = 1  # as in `map_parts`, in training
 
@@ -40,19 +41,12 @@ class VTADL(nn.Module):
 
 def build(config: ConfigDict) -> VTADL:
     """The network of a config. Raises UserError where its numbers do not fit together."""
-    model, (height, width) = config.model, config.image_size
+    model = config.model
     dtype = jnp.dtype(config.dtype)
     check(config)
     return VTADL(
         encoder=build_encoder(model, dtype),
-        decoder=Decoder(
-            shape=plan_decoder((height, width), model.decoder.vector_dim),
-            features=tuple(model.decoder.features),
-            channels=config.data.channels,
-            parts=config.train.accumulate,
-            norm_statistics=model.decoder.norm_statistics,
-            dtype=dtype,
-        ),
+        decoder=build_decoder(config, dtype),
         mixture=MixtureDensity(
             num_components=model.mdn.num_components,
             feature_dim=model.mdn.feature_dim,
@@ -62,9 +56,26 @@ def build(config: ConfigDict) -> VTADL:
             noise_std=model.mdn.noise_std,
             stop_gradient=model.mdn.stop_gradient,
             fixed_features=model.mdn.fixed_features,
+            noisy_features=model.mdn.noisy_features,
             dtype=dtype,
         ),
         parts=config.train.accumulate,
+    )
+
+
+def build_decoder(config: ConfigDict, dtype) -> Decoder | TokenDecoder:
+    """The decoder of a config, which `check` has seen."""
+    model, image_size = config.model, tuple(config.image_size)
+    if model.decoder.sees == "tokens":
+        return TokenDecoder(image_size, model.patch_size, config.data.channels, dtype)
+    return Decoder(
+        shape=plan_decoder(image_size, model.decoder.vector_dim),
+        features=tuple(model.decoder.features),
+        channels=config.data.channels,
+        pool=model.decoder.sees == "mean",
+        parts=config.train.accumulate,
+        norm_statistics=model.decoder.norm_statistics,
+        dtype=dtype,
     )
 
 
@@ -89,6 +100,10 @@ def check(config: ConfigDict) -> None:
     model, mdn = config.model, config.model.mdn
     check_encoder(config)
     check_widths(model.decoder.features)
+    if model.decoder.sees not in ("vector", "mean", "tokens"):
+        raise UserError(
+            f"model.decoder.sees {model.decoder.sees!r}: use 'vector', 'mean' or 'tokens'"
+        )
     if (statistics := model.decoder.norm_statistics) not in ("global", "device"):
         raise UserError(f"model.decoder.norm_statistics {statistics!r}: use 'global' or 'device'")
     if statistics == "device" and config.train.parallel != "pmap":
@@ -117,7 +132,7 @@ def vtadl(config: ConfigDict) -> Detector:
 
     def init(key):
         images = jnp.zeros((1, height, width, config.data.channels))
-        return jax.jit(network.init)(key, images)
+        return {"batch_stats": {}} | jax.jit(network.init)(key, images)
 
     def loss(params, batch_stats, images, keys, layout=ALONE):
         params = layout.whole_but(("blocks", "vector"), params)
@@ -138,7 +153,7 @@ def vtadl(config: ConfigDict) -> Detector:
             + weights.mse_weight * terms["mse"]
             + weights.ssim_weight * terms["dissimilarity"]
         )
-        return total, (terms, updates["batch_stats"])
+        return total, (terms, updates.get("batch_stats", batch_stats))
 
     def score(variables, images):
         images = losses.to_unit_range(images)

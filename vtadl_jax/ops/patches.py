@@ -7,6 +7,7 @@ one matrix product. The choice is made when a program is lowered.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,15 @@ def patchify(images, patch_size: int):
     rows, cols = height // patch_size, width // patch_size
     x = images.reshape(batch, rows, patch_size, cols, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * cols, -1)
+
+
+def merge_patches(patches, image_size: tuple[int, int]):
+    """The inverse of `patchify`: [B, N, P·P·C], square patches of C channels, → [B, H, W, C]."""
+    (batch, num_patches, size), (height, width) = patches.shape, image_size
+    side = math.isqrt(height * width // num_patches)
+    rows, cols = height // side, width // side
+    x = patches.reshape(batch, rows, cols, side, side, size // side**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
 
 
 def embed_patches(images, kernel, patch_size: int, dtype):
