@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.factory import fails, grey, noise, tree, write
-from vtadl_jax.data.layouts import btad_layout, folder_layout, mvtec_layout
-from vtadl_jax.data.records import check_images, split_holdout
+from tests.data.factory import fails, grey, tree, write
+from vtadl_jax.data.layouts import mvtec_layout
+from vtadl_jax.data.records import check_images
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -201,138 +201,6 @@ def test_magnetic_tile():
     assert (len(splits.train), len(splits.test)) == (761, 191 + 392)
     assert all((r.mask is not None) == bool(r.label) for r in splits.test)
     check_images(splits)
-
-
-# BTAD's layout
-
-
-def btad_tree(root):
-    """Product 01 as BTAD has it: .bmp images, masks with the image's own stem as .png."""
-    for i in range(3):
-        write(root / "01" / "train" / "ok" / f"000{i}.bmp", noise((6, 8, 3), i))
-    for i in range(2):
-        write(root / "01" / "test" / "ok" / f"000{i}.bmp", noise((6, 8, 3), i))
-        write(root / "01" / "test" / "ko" / f"000{i}.bmp", noise((6, 8, 3), i))
-        write(root / "01" / "ground_truth" / "ko" / f"000{i}.png", grey(255, (6, 8)))
-    return root
-
-
-def test_btad(tmp_path):
-    splits = btad_layout(btad_tree(tmp_path), "01")
-    assert [r.name for r in splits.train] == [f"train/ok/000{i}.bmp" for i in range(3)]
-    assert [(r.name, r.label, r.defect) for r in splits.test] == [
-        ("test/ko/0000.bmp", 1, "ko"),
-        ("test/ko/0001.bmp", 1, "ko"),
-        ("test/ok/0000.bmp", 0, "good"),
-        ("test/ok/0001.bmp", 0, "good"),
-    ]
-    for record in splits.test:
-        mask = tmp_path / "01" / "ground_truth" / "ko" / f"{record.image.stem}.png"
-        assert record.mask == (mask if record.label else None)
-    check_images(splits)
-
-
-def test_btad_names_its_own_folders_in_errors(tmp_path):
-    root = btad_tree(tmp_path)
-    with fails("unknown category '1'", "did you mean '01'?"):
-        btad_layout(root, "1")
-    with fails("no folder", "train/ok", "choose a category", "01"):
-        btad_layout(root)
-
-
-# A plain folder of good images
-
-
-def plain(root):
-    for i in range(10):
-        write(root / "good" / f"{i}.png", grey(i))
-    for i in range(3):
-        write(root / "bad" / f"{i}.png", grey(100 + i))
-        write(root / "masks" / f"{i}_mask.png", grey(255))
-    return root
-
-
-def test_good_images_alone(tmp_path):
-    splits = folder_layout(plain(tmp_path) / "good")
-    assert [r.name for r in splits.train] == [f"good/{i}.png" for i in range(10)]
-    assert (splits.test, splits.category) == ((), "good")
-
-
-def test_good_and_bad_images_and_masks(tmp_path):
-    root = plain(tmp_path)
-    splits = folder_layout(root / "good", "", root / "bad", root / "masks", 0.3, seed=1)
-    normal = [r for r in splits.test if r.label == 0]
-    assert len(splits.train) == 7
-    assert len(normal) == 3
-    assert {r.name for r in splits.train} | {r.name for r in normal} == {
-        f"good/{i}.png" for i in range(10)
-    }
-    assert [(r.name, r.defect, r.mask) for r in splits.test if r.label] == [
-        (f"bad/{i}.png", "bad", root / "masks" / f"{i}_mask.png") for i in range(3)
-    ]
-    again = folder_layout(root / "good", "", root / "bad", root / "masks", 0.3, seed=1)
-    assert [r.name for r in again.test] == [r.name for r in splits.test]
-    other = folder_layout(root / "good", "", root / "bad", root / "masks", 0.3, seed=2)
-    assert [r.name for r in other.test] != [r.name for r in splits.test]
-
-
-def test_bad_images_by_defect_with_some_masks(tmp_path):
-    root = plain(tmp_path)
-    for kind in ("dent", "scratch"):
-        write(root / "kinds" / kind / "0.png", grey(3))
-    write(root / "kind_masks" / "dent" / "0.png", grey(255))
-    splits = folder_layout(root / "good", "", root / "kinds", root / "kind_masks")
-    assert [(r.name, r.defect, r.mask is not None) for r in splits.test if r.label] == [
-        ("dent/0.png", "dent", True),
-        ("scratch/0.png", "scratch", False),
-    ]
-
-
-def test_a_folder_in_a_known_layout_is_read_as_such(tmp_path):
-    tree(tmp_path / "mvtec")
-    btad_tree(tmp_path / "btad")
-    assert len(folder_layout(tmp_path / "mvtec").test) == 4
-    assert len(folder_layout(tmp_path / "btad", "01").test) == 4
-    with fails("choose a category", "01"):
-        folder_layout(tmp_path / "btad")
-    with fails("data.bad", "leave them empty"):
-        folder_layout(tmp_path / "mvtec", "", tmp_path / "btad")
-
-
-def test_mistakes_in_plain_folders(tmp_path):
-    root = plain(tmp_path)
-    (root / "empty").mkdir()
-    (root / "folder_in_it" / "inner").mkdir(parents=True)
-    with fails("no images in", root / "empty", "good parts"):
-        folder_layout(root / "empty")
-    with fails("data.bad", root / "nowhere", "does not exist"):
-        folder_layout(root / "good", "", root / "nowhere")
-    with fails("data.bad", root / "empty", "no images"):
-        folder_layout(root / "good", "", root / "empty")
-    with fails("data.masks", "needs data.bad"):
-        folder_layout(root / "good", "", "", root / "masks")
-    with fails("mask", root / "masks" / "2_mask.png", "has no image", root / "bad"):
-        (root / "bad" / "2.png").unlink()
-        folder_layout(root / "good", "", root / "bad", root / "masks")
-    with fails("inner", "inside a folder of images"):
-        folder_layout(root / "folder_in_it")
-    (root / "good" / "notes.txt").write_text("x")
-    with fails(root / "good" / "notes.txt", "is not an image"):
-        folder_layout(root / "good")
-    write(root / "mixed" / "a.png", grey(1))
-    write(root / "mixed" / "dent" / "a.png", grey(1))
-    (root / "good" / "notes.txt").unlink()
-    with fails(root / "mixed" / "a.png", "beside folders of defects"):
-        folder_layout(root / "good", "", root / "mixed")
-
-
-def test_one_image_cannot_be_shared_out(tmp_path):
-    root = plain(tmp_path)
-    write(root / "single" / "a.png", grey(1))
-    with fails("data.test_fraction 0.2", "1 images"):
-        folder_layout(root / "single", "", root / "bad")
-    with fails("data.holdout_fraction 0.1", "1 images"):
-        split_holdout(folder_layout(root / "single").train, 0.1, 0)
 
 
 # What a folder may hold that is no image, and names that are unusual but fine
