@@ -32,7 +32,8 @@ def get_config() -> ConfigDict:
     c.data.resize = ()  # (height, width) before the centre crop to image_size; empty: no crop
     c.data.fit = "stretch"  # to that size; 'pad' and 'crop' keep the aspect
     c.data.channels = 3  # 3: RGB, 1: grey, 0: as the training images are
-    c.data.holdout_fraction = 0.1  # of the good training images, kept for calibration only
+    c.data.holdout_fraction = 0.1  # of the good training images, kept for calibration only; up to
+    # eight in any case, while that is a fifth of them at most
     c.data.cache = "none"  # 'host', 'device': decode the training images once, keep them there
     c.data.num_threads = 4  # that decode images
     c.data.prefetch = 16  # batches decoded ahead

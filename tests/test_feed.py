@@ -95,10 +95,10 @@ def test_a_resident_run_survives_interruption_and_ends_where_a_streaming_one_doe
 def test_a_cache_that_does_not_fit_is_refused_with_the_numbers(
     dataset, tmp_path, monkeypatch, cache
 ):
-    # 18 training images of 32×32×3 are 54 KiB.
+    # 16 training images of 32×32×3 are 48 KiB.
     monkeypatch.setattr(feed, "free_host_bytes", lambda: 2**10)
     config = tiny_config(dataset, data__cache=cache)
-    with pytest.raises(UserError, match=r"needs 0 MiB of host memory for 18 .* 0 MiB are free"):
+    with pytest.raises(UserError, match=r"needs 0 MiB of host memory for 16 .* 0 MiB are free"):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

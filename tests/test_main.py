@@ -187,7 +187,7 @@ def test_unknown_category_lists_the_known_ones(dataset):
 
 
 def test_a_batch_larger_than_the_data_set_is_refused(dataset, tmp_path):
-    with pytest.raises(UserError, match="batch_size 64 is larger than the 18 training images"):
+    with pytest.raises(UserError, match="batch_size 64 is larger than the 16 training images"):
         main.run(tiny_config(dataset, batch_size=64), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -160,5 +160,5 @@ def test_anomaly_fraction_out_of_range(fraction):
 def test_the_holdout_of_views_is_a_partition():
     train = one_class_splits(labelled(), "dog").train
     kept, held = split_holdout(train, 0.1, 0)
-    assert len(held) == 2
+    assert len(held) == 4
     assert sorted(names(kept + held)) == names(train)

@@ -10,7 +10,10 @@ from vtadl_jax.data.records import Record, Splits, check_images, split_holdout
 
 @pytest.mark.parametrize(
     ("count", "fraction", "held"),
-    [(2, 0.01, 1), (3, 0.9, 2), (4, 0.01, 2), (20, 0.25, 5), (20, 0.99, 19), (5, 0.0, 0)],
+    [
+        *((2, 0.01, 1), (3, 0.9, 2), (4, 0.01, 2), (20, 0.25, 5), (20, 0.99, 19), (5, 0.0, 0)),
+        *((14, 0.01, 2), (20, 0.1, 4), (40, 0.1, 8), (60, 0.1, 8), (90, 0.1, 9)),
+    ],
 )
 def test_holdout_counts(tmp_path, count, fraction, held):
     every = records(tmp_path, count)
@@ -18,6 +21,11 @@ def test_holdout_counts(tmp_path, count, fraction, held):
     assert len(holdout) == held
     assert set(train) | set(holdout) == set(every)
     assert len(train) + len(holdout) == count
+
+
+def test_a_test_split_is_as_small_as_asked(tmp_path):
+    every = records(tmp_path, 40)
+    assert len(split_holdout(every, 0.05, 0, "data.test_fraction", 2)[1]) == 2
 
 
 def test_holdout_depends_on_the_seed_and_not_on_the_order(tmp_path):

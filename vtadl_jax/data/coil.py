@@ -39,7 +39,7 @@ def read_coil100(root: str | Path, test_fraction: float = 0.2, seed: int = 0) ->
     train: list[tuple[Record, int]] = []
     test: list[tuple[Record, int]] = []
     for number, records in sorted(objects.items()):
-        parts = split_holdout(records, test_fraction, seed, "data.test_fraction")
+        parts = split_holdout(records, test_fraction, seed, "data.test_fraction", 2)
         for part, chosen in zip((train, test), parts, strict=True):
             part += [(record, number - 1) for record in chosen]
     return ClassSet(TITLE, CLASSES, _part(train), _part(test), first_number=1)

@@ -50,7 +50,7 @@ def elpv_splits(
         raise UserError(
             f"{labels} lists no {category} cell of probability 0: restore it from {SITE}"
         )
-    train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction")
+    train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
     return Splits(train, (*kept, *(r for r in records if r.label)), category or "elpv")
 
 

@@ -98,7 +98,7 @@ def folder_layout(
     kept: tuple[Record, ...] = ()
     train = tuple(good)
     if test:
-        train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction")
+        train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
     return Splits(train, (*kept, *test), category or base.resolve().name)
 
 

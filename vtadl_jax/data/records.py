@@ -38,15 +38,24 @@ class Splits:
     category: str
 
 
+# Fewer images do not tell the spread of a score: of two, one term of it may drown the others.
+ENOUGH_TO_CALIBRATE = 8
+
+
 def split_holdout(
-    records: Sequence[Record], fraction: float, seed: int, field: str = "data.holdout_fraction"
+    records: Sequence[Record],
+    fraction: float,
+    seed: int,
+    field: str = "data.holdout_fraction",
+    enough: int = ENOUGH_TO_CALIBRATE,
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Records → (train, holdout), with about `fraction` (0 ≤ fraction < 1) of the normal ones in
     the holdout; anomalous ones stay in train.
 
     Depends on names and seed only, not on the order of `records`; a new image leaves most others
     where they were. A fraction above 0 gives at least 1 to each side, and at least 2 to the holdout
-    from 4 records on. Raises UserError, naming `field`, when that is impossible.
+    from 4 records on; of few images up to `enough`, while that is a fifth of them at most. Raises
+    UserError, naming `field`, when that is impossible.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"{field} {fraction} is outside [0, 1): use for example 0.1")
@@ -56,7 +65,8 @@ def split_holdout(
     normal = [record for record in ordered if record.label == 0]
     if len(normal) < 2:
         raise UserError(f"{field} {fraction} cannot be taken from {len(normal)} images: add images")
-    count = max(round(fraction * len(normal)), 2 if len(normal) >= 4 else 1)
+    least = max(2 if len(normal) >= 4 else 1, min(enough, len(normal) // 5))
+    count = max(round(fraction * len(normal)), least)
     held = {r.name for r in shuffled(normal, seed)[: min(count, len(normal) - 1)]}
     return (
         tuple(r for r in ordered if r.name not in held),
