@@ -134,6 +134,18 @@ def test_many_coordinates_match_the_definition(factor_of):
     assert_matches_float64(mixture.mixture_log_prob, args, factor_of=factor_of)
 
 
+@pytest.mark.slow
+def test_the_value_alone_of_many_rows_is_no_more_work_than_with_its_gradient():
+    """Scoring has no gradient that keeps the rows: each must not be computed anew for later ones,
+    2⁶⁴ times in all."""
+    logits, loc, factor, y = draw(0, (3,), 2, 64, diagonal=(0.5, 2.0))
+    rows, cols = np.tril_indices(64, -1)
+    diagonal, lower = np.diagonal(factor, axis1=-2, axis2=-1), factor[..., rows, cols]
+    loc_rows, diagonal, lower = (x.transpose(2, 1, 0) for x in (loc, diagonal, lower))
+    got = jax.jit(mixture.mixture_log_prob_rows)(logits.T, loc_rows, diagonal, lower, y.T)
+    np.testing.assert_allclose(got, reference(logits, loc, factor, y), rtol=1e-4)
+
+
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_packed_factors_are_the_matrices(factor_of):
     args = draw(11, (2, 3), 3, 4)

@@ -86,7 +86,12 @@ def diagonal_log_prob(loc, scale_diag, y, factor_of: FactorOf):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def full_log_prob(loc, scale_diag, scale_lower, y, factor_of: FactorOf):
     """log N with full factors: as `diagonal_log_prob`, and scale_lower [d(d-1)/2, K, T]."""
-    return _fwd(loc, scale_diag, scale_lower, y, factor_of)[0]
+    # Alone, the CPU's compiler would make one loop of all rows, and each anew for every later one:
+    # without end from d = 64 on. A call has to leave them in memory.
+    whole = functools.partial(_density, factor_of=factor_of)
+    return jax.lax.platform_dependent(
+        loc, scale_diag, scale_lower, y, cpu=outlined(whole), default=whole
+    )[0]
 
 
 # The barriers end a fusion where a row is finished. Without them the TPU's compiler computes rows
@@ -94,11 +99,16 @@ def full_log_prob(loc, scale_diag, scale_lower, y, factor_of: FactorOf):
 _keep = jax.lax.optimization_barrier
 
 
-def _fwd(loc, scale_diag, scale_lower, y, factor_of):
+def _density(loc, scale_diag, scale_lower, y, factor_of):
+    """log N [K, T], and the whitened rows."""
     diag = list(scale_diag)
     z = whiten(y[:, None] - loc, diag, entry_of(scale_lower), factor_of, _keep)
-    residuals = (loc, scale_diag, scale_lower, y, tuple(z))
-    return log_density(z, diag, factor_of), residuals
+    return log_density(z, diag, factor_of), tuple(z)
+
+
+def _fwd(loc, scale_diag, scale_lower, y, factor_of):
+    density, z = _density(loc, scale_diag, scale_lower, y, factor_of)
+    return density, (loc, scale_diag, scale_lower, y, z)
 
 
 def _bwd(factor_of, residuals, g):
