@@ -93,7 +93,9 @@ def test_killed_anywhere_and_run_again(raw, tmp_path, archive):
 def test_ctrl_c(raw, tmp_path):
     """A real interrupt while images are written."""
     code = (
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
+        # A shell's background job, as a CI may be, and its children ignore interrupts otherwise.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from vtadl_jax import prepare\n"
         "from vtadl_jax.data.builders import base\n"
         "def slow(*_):\n"
