@@ -87,7 +87,7 @@ def diagonal_log_prob(loc, scale_diag, y, factor_of: FactorOf):
 def full_log_prob(loc, scale_diag, scale_lower, y, factor_of: FactorOf):
     """log N with full factors: as `diagonal_log_prob`, and scale_lower [d(d-1)/2, K, T]."""
     # Alone, the CPU's compiler would make one loop of all rows, and each anew for every later one:
-    # without end from d = 64 on. A call has to leave them in memory.
+    # at d = 64 without end. A call has to leave them in memory.
     whole = functools.partial(_density, factor_of=factor_of)
     return jax.lax.platform_dependent(
         loc, scale_diag, scale_lower, y, cpu=outlined(whole), default=whole
