@@ -4,8 +4,7 @@ y, what the density is of, are whitened means of fixed filter responses in a win
 and out of reach of training, which can't make them constant. x, what it is conditioned on, are the
 same of windows in rings around, and by option the position. The window itself is left out, so that
 -log p(y | x) says how far a patch is from what its surroundings promise. As in VT-ADL the mixture
-has full covariances, and noise is added in training, to what x is made of or to y too: without, the
-density of few images knows them by heart.
+has full covariances, and noise is added to x in training.
 
 A defect larger than the rings is surrounded by itself, and promised. Each size of window has a
 network of its own: a large one sees little of a scratch, but all of an area that differs slightly.
@@ -164,13 +163,11 @@ def surroundings(config: ConfigDict) -> Detector:
         responses = features.responses(statistics, images)
         for number, size in enumerate(windows):
             y = whiten(statistics[size.name], window_means(responses, size.side))
-            told = y
+            x = context(y, size)
             if keys is not None and mdn.noise_std:
-                draw = functools.partial(jax.random.normal, shape=y.shape[1:])
+                draw = functools.partial(jax.random.normal, shape=x.shape[1:])
                 folded = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
-                told = y + mdn.noise_std * jax.vmap(draw)(folded)
-                y = told if mdn.noisy_features else y
-            x = context(told, size)
+                x = x + mdn.noise_std * jax.vmap(draw)(folded)
             yield network.apply({"params": params[size.name]}, rows(x), rows(y))
 
     def loss(params, batch_stats, images, keys, layout=ALONE):
