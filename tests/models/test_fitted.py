@@ -11,6 +11,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.models import make_detector
 from vtadl_jax.models.grey import normalise, opponents
 from vtadl_jax.models.position_gaussian import patch_statistics
+from vtadl_jax.models.surroundings import tempered
 from vtadl_jax.ops.filters import filter_bank_reference
 from vtadl_jax.ops.mixture import mixture_log_prob_reference
 
@@ -160,7 +161,18 @@ def test_the_map_is_the_smallest_windows_surprise_and_the_others_excess():
     assert np.abs(large).max() > 0
     np.testing.assert_allclose(scores[1,].terms[:, 2], scores[1, 2].terms[:, 2], rtol=1e-5)
     excess = np.asarray(scores[2,].anomaly_map) / (np.log(2) + 0.5)
-    np.testing.assert_allclose(large, 1.5 * excess, rtol=1e-3, atol=1e-3)
+    counted = 2 * np.asarray(tempered(excess))  # of the map; the program interpolates afterwards
+    assert np.abs(counted - 2 * excess).max() > 1
+    np.testing.assert_allclose(large, counted, rtol=5e-3, atol=1e-3)
+
+
+def test_a_large_excess_of_large_windows_counts_less_and_less():
+    excess = np.linspace(-20, 500, 10_000, dtype=np.float32)
+    counted = np.asarray(tempered(excess))
+    assert (np.diff(counted) > 0).all()
+    np.testing.assert_array_equal(counted[excess <= 0], excess[excess <= 0])
+    np.testing.assert_allclose(tempered(0.05), 0.05, rtol=1e-2)
+    np.testing.assert_allclose(tempered(np.expm1(3.0) * 8), 24, rtol=1e-6)
 
 
 def test_noise_on_the_surroundings_is_of_training_only():

@@ -41,7 +41,8 @@ SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from any it has seen
 TOP_FRACTION = 0.01
 ADJACENT = 2  # radius of the ring around a large window, see `window_starts`
-NATS_PER_EXCESS = 1.5  # of large windows' excess in the map, docs/experiments.md
+NATS_PER_EXCESS = 2.0  # of large windows' excess in the map, docs/experiments.md
+TEMPERED_FROM = 8.0  # excess of a large window, above which it counts less and less
 
 
 class SurroundingsDensity(nn.Module):
@@ -80,6 +81,19 @@ def top_mean(maps):
     """Mean of the largest hundredth of each map: [B, H, W] → [B]."""
     flat = maps.reshape(len(maps), -1)
     return jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0].mean(-1)
+
+
+def tempered(excess):
+    """Excess of large windows, as the image is marked and scored by it: its logarithm, far out.
+
+    They are few in training, and what a density of few says of anything new knows no bounds.
+    Monotone, and where there is little or no excess the identity.
+    """
+    return jnp.where(
+        excess > 0,
+        TEMPERED_FROM * jnp.log1p(jnp.maximum(excess, 0) / TEMPERED_FROM),
+        excess,
+    )
 
 
 class Windows(NamedTuple):
@@ -189,8 +203,8 @@ def surroundings(config: ConfigDict) -> Detector:
         for size, (nll, expected, spread) in zip(windows, found, strict=True):
             surprises.append(at_places(nll, size))
             excesses.append(at_places((nll - expected) / spread, size))
-        anomaly = surprises[0] + NATS_PER_EXCESS * sum(excesses[1:])
-        both = jnp.concatenate([anomaly, sum(excesses)])
+        large = sum(map(tempered, excesses[1:]))
+        both = jnp.concatenate([surprises[0] + NATS_PER_EXCESS * large, excesses[0] + large])
         maps = upsample_maps(both, tuple(config.image_size), config.eval.map_sigma)
         anomaly_map, excess = maps.reshape(2, len(images), *config.image_size)
         terms = [top_mean(anomaly_map), top_mean(excess), surprises[0].mean((1, 2))]
