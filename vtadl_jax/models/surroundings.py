@@ -42,7 +42,7 @@ FEATURE_LIMIT = 8.0  # sigma, of what the network is told: no input is far from 
 TOP_FRACTION = 0.01
 ADJACENT = 2  # radius of the ring around a large window, see `window_starts`
 NATS_PER_EXCESS = 2.0  # of large windows' excess in the map, docs/experiments.md
-TEMPERED_FROM = 8.0  # excess of a large window, above which it counts less and less
+HALF_COUNTED_AT = 8.0  # excess of a large window; what is added to one so large counts half
 
 
 class SurroundingsDensity(nn.Module):
@@ -87,13 +87,10 @@ def tempered(excess):
     """Excess of large windows, as the image is marked and scored by it: its logarithm, far out.
 
     They are few in training, and what a density of few says of anything new knows no bounds.
-    Monotone, and where there is little or no excess the identity.
+    Monotone; where there is none it counts as it is, and of a little nearly so.
     """
-    return jnp.where(
-        excess > 0,
-        TEMPERED_FROM * jnp.log1p(jnp.maximum(excess, 0) / TEMPERED_FROM),
-        excess,
-    )
+    beyond = jnp.maximum(excess, 0) / HALF_COUNTED_AT
+    return jnp.minimum(excess, 0) + HALF_COUNTED_AT * jnp.log1p(beyond)
 
 
 class Windows(NamedTuple):
