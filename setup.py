@@ -4,14 +4,28 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "vtadl_jax" / "__init__.py").read_text(encoding="utf-8")
 ).group(1)
 
-# Bounds are what the tests were run with. jax 0.10 is the newest series for Python 3.11.
-JAX = ">=0.10.2,<0.11"
+# Bounds are what the tests were run with: jax 0.10.2 on Python 3.11 (0.11 and later need 3.12), jax
+# 0.12 on 3.12 and 3.13; 0.11 was not tried.
+JAX = ">=0.10.2,!=0.11.*,<0.13"
+
+
+class BuildWithConfigs(build_py):
+    """Puts the checkout's experiment files into the package, where an installed one finds them."""
+
+    def find_package_modules(self, package, package_dir):
+        modules = super().find_package_modules(package, package_dir)
+        if package == "vtadl_jax.configs":
+            files = sorted(HERE.glob("configs/*.py"))
+            modules += [(package, f.stem, str(f)) for f in files if f.stem != "__init__"]
+        return modules
+
 
 setup(
     name="vtadl_jax",
@@ -22,6 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vtadl_jax*"]),
+    cmdclass={"build_py": BuildWithConfigs},
     package_data={
         "vtadl_jax.report": ["page.html", "page.css", "page.js"],
         "vtadl_jax.compiling": ["page.css"],

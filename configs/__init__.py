@@ -1,1 +1,1 @@
-"""One file an experiment; each holds only what differs from default.py."""
+"""Experiment files; each holds only what differs from the defaults of its detector."""

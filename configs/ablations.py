@@ -1,10 +1,10 @@
-"""VT-ADL's published form at the size of the demo, to change one choice at a time.
+"""VT-ADL as published, at the size of the demo, to change one choice at a time.
 
 python -m vtadl_jax.main --config configs/ablations.py
 python -m vtadl_jax.experiments --plan configs/plans/ablations.txt --data DIR --seeds=3
 """
 
-from configs import demo
+from vtadl_jax.configs import demo
 
 
 def get_config(category: str = "plate"):

@@ -1,15 +1,15 @@
-"""VT-ADL as the paper trains it on a product of BTAD, scaled without a crop.
+"""VT-ADL with the paper's settings on a product of BTAD, resized without a crop.
 
 python -m vtadl_jax.main --config configs/btad.py:01 --config.data.root=DIR
 
 DIR holds the products 01, 02 and 03 of https://avires.dimi.uniud.it/papers/btad/btad.zip.
 """
 
-from configs import default
+from vtadl_jax.experiment import base
 
 
 def get_config(category: str = "01"):
-    c = default.get_config()
+    c = base("vtadl")
     c.data.source = "btad_layout"
     c.data.category = category
     return c

@@ -2,12 +2,12 @@
 
 python -m vtadl_jax.main --config configs/coil100.py:17 --config.data.root=DIR
 
-DIR holds obj1__0.png to obj100__355.png. A fifth of every object's 72 views is tested on
-(`data.test_fraction`), beside as many views of other objects. At their own 128×128 pixels, where
-the thesis takes 120×120 to fit its network.
+DIR holds obj1__0.png to obj100__355.png. The test set has a fifth of the object's 72 views
+(`data.test_fraction`) and as many views of other objects. Images keep their own 128×128 pixels; the
+thesis uses 120×120 to fit its network.
 """
 
-from configs import demo
+from vtadl_jax.configs import demo
 
 
 def get_config(category: str = "1"):

@@ -1,25 +1,25 @@
-"""Your own images, any size, resized without a crop.
+"""VT-ADL on your own images, any size, resized without a crop.
 
 python -m vtadl_jax.main --config configs/folder.py --config.data.root=DIR
 
-DIR holds good images and nothing else, or has MVTec's layout (train/good, test/<defect>,
-ground_truth/<defect>/<image>_mask.png) or BTAD's (ok and ko). With `configs/folder.py:NAME` it is
-DIR/NAME. Defective images in a folder of their own, and masks if there are any, come in with
+DIR holds good images only, or has the layout of MVTec AD (train/good, test/<defect>,
+ground_truth/<defect>/<image>_mask.png) or BTAD (ok and ko). `configs/folder.py:NAME` uses DIR/NAME.
+Defective images in their own folder, and their masks if there are any, are added with
 
     --config.data.bad=BAD_DIR --config.data.masks=MASK_DIR
 
-`--config.data.fit=pad` or `crop` keeps the aspect. Smaller and quicker than the paper's setting:
-256² and 32-pixel patches.
+`--config.data.fit=pad` or `crop` keeps the aspect ratio. Smaller and faster than the paper's
+setting: 256² images and 32-pixel patches.
 """
 
-from configs import default
+from vtadl_jax.experiment import base
 
 
 def get_config(category: str = ""):
-    c = default.get_config()
+    c = base("vtadl")
     c.data.source = "folder"
     c.data.category = category
     c.image_size = (256, 256)
-    c.model.patch_size = 32
+    c.model.vit.patch_size = 32
     c.num_epochs = 100
     return c

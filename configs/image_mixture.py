@@ -1,17 +1,16 @@
-"""One class of small images is normal: a mixture over whole images, fitted without training.
+"""One class of small images is normal: a mixture over whole images, fitted without training steps.
 
 python -m vtadl_jax.main --config configs/image_mixture.py:mnist-3 --config.data.root=DIR
 
-`:mnist-all` runs every class; the sets are mnist, fashion_mnist and kmnist, of the files that
-configs/mnist.py takes.
+`:mnist-all` runs every class. The sets are mnist, fashion_mnist and kmnist, with the files of
+configs/mnist.py.
 """
 
-from configs import default
+from vtadl_jax.experiment import base
 
 
 def get_config(name: str = "mnist-0"):
-    c = default.get_config()
-    c.detector = "image_mixture"
+    c = base("image_mixture")
     c.data.source, _, c.data.category = name.partition("-")
     c.data.channels = 1
     c.image_size = (28, 28)

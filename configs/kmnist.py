@@ -2,11 +2,11 @@
 
 python -m vtadl_jax.main --config configs/kmnist.py:ki --config.data.root=DIR
 
-By name or by number, 0 to 9: o, ki, su, tsu, na, ha, ma, ya, re, wo. DIR holds the four idx files;
-all else is as in configs/mnist.py.
+The class is a name or a number, 0 to 9: o, ki, su, tsu, na, ha, ma, ya, re, wo. DIR holds the four
+idx files; everything else is as in configs/mnist.py.
 """
 
-from configs import mnist
+from vtadl_jax.configs import mnist
 
 
 def get_config(category: str = "o"):

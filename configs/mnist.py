@@ -2,17 +2,17 @@
 
 python -m vtadl_jax.main --config configs/mnist.py:3 --config.data.root=DIR
 
-DIR holds the four idx files, '.gz' or not. The 28×28 pixels go in as they are: 7-pixel patches and
-a decoder that starts at 7×7 divide them, so nothing is scaled or padded. As in the paper the image
-score is of the reconstruction alone. The supervised protocol of the thesis, with a few anomalies
-among the training images, is `--config.data.anomaly_fraction=0.01`.
+DIR holds the four idx files, '.gz' or not. The 28×28 pixels are used as they are: 7-pixel patches
+and a decoder that starts at 7×7 divide them. As in the paper, the image score uses the
+reconstruction only. `--config.data.anomaly_fraction=0.01` is the supervised protocol of the thesis,
+with a few anomalies among the training images.
 """
 
-from configs import default
+from vtadl_jax.experiment import base
 
 
 def get_config(category: str = "0"):
-    c = default.get_config()
+    c = base("vtadl")
     c.data.source = "mnist"
     c.data.category = category
     c.data.channels = 1
@@ -20,11 +20,11 @@ def get_config(category: str = "0"):
     c.batch_size = 32
     c.num_train_steps = 1500
     c.log_every_steps = 50
-    c.model.patch_size = 7
-    c.model.width = 128
-    c.model.depth = 2
-    c.model.num_heads = 4
-    c.model.mlp_dim = 256
+    c.model.vit.patch_size = 7
+    c.model.vit.width = 128
+    c.model.vit.depth = 2
+    c.model.vit.num_heads = 4
+    c.model.vit.mlp_dim = 256
     c.model.mdn.num_components = 16
     c.model.mdn.feature_dim = 8
     c.optimizer.learning_rate = 1e-3

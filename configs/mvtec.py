@@ -1,13 +1,13 @@
-"""VT-ADL as the paper trains it on a category of MVTec AD.
+"""VT-ADL with the paper's settings on a category of MVTec AD.
 
 python -m vtadl_jax.main --config configs/mvtec.py:screw --config.data.root=DIR
 """
 
-from configs import default
+from vtadl_jax.experiment import base
 
 
 def get_config(category: str = "screw"):
-    c = default.get_config()
+    c = base("vtadl")
     c.data.category = category
     c.data.resize = (550, 550)
     return c

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Train with several processes on this machine: to try what happens on many machines, or one process
-# for each accelerator. They meet over TCP; on the CPU their sums go over gloo.
+# Trains with several processes on this machine: to test a multi-host run, or one process for each
+# accelerator. The processes connect over TCP; on the CPU their collectives use gloo.
 # Run by the project's tests with 2 processes of 2 CPU devices each.
 #
 # Usage: launch/local.sh N ARGUMENT_OF_MAIN ...
 #   launch/local.sh 2 --config configs/demo.py
 #   XLA_FLAGS=--xla_force_host_platform_device_count=2 launch/local.sh 2 --config configs/demo.py
 #
-# PYTHON, PORT and GRACE (seconds that the others get when one process ends badly) may be set.
-# TERM is passed on, and all processes save and exit with 75. The exit code is that of the first
-# process that failed.
+# Optional variables: PYTHON, PORT, and GRACE, the seconds until the others are killed after one
+# process has failed. The script forwards TERM, and all processes save and exit with 75. Its exit code
+# is that of the first process that failed.
 set -uo pipefail
 
 count=${1:?give the number of processes, then the arguments of vtadl_jax.main}

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Train on Cloud TPU, a single host (v5litepod-4) or a pod slice (v5litepod-256): create it, install on
-# all workers, run on all workers, fetch the results, delete it.
+# Trains on Cloud TPU, a single host (v5litepod-4) or a pod slice (v5litepod-256): creates it, installs
+# and runs on all workers, fetches the results, deletes it.
 #
-# Not run by its authors on a real TPU. Run were: the same program as several processes on one
-# machine, the compiler for these slices, and shellcheck on this file.
+# Not run by its authors on a real TPU. They ran the same program as several processes on one machine,
+# the compiler for these slices, and shellcheck on this file.
 #
 # Usage: launch/tpu_vm.sh gs://BUCKET/RUNS gs://BUCKET/DATA CONFIG [OVERRIDE ...]
 #   launch/tpu_vm.sh gs://my-bucket/runs gs://my-bucket/mvtec_ad configs/mvtec.py:screw --config.dtype=bfloat16
 #
-# RUNS holds the run's workdir, checkpoints included, so that an interrupted one continues: a bucket
-# mounted with gcsfuse on every worker. DATA is copied to every worker.
+# RUNS, a bucket folder that every worker mounts with gcsfuse, holds the run's workdir with its
+# checkpoints, so that an interrupted run continues. DATA is copied to every worker.
 set -euo pipefail
 
 NAME=${NAME:-vtadl}
 ZONE=${ZONE:-us-west4-a}
 TYPE=${TYPE:-v5litepod-4}                   # v5litepod-256 for 64 hosts
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
-SPOT=${SPOT:-}                              # 1: preemptible; TERM is answered with a checkpoint
+SPOT=${SPOT:-}                              # 1: preemptible; the run saves a checkpoint on TERM
 KEEP=${KEEP:-}                              # 1: do not delete the TPU at the end
 
 runs=${1:?give the bucket folder for runs}
@@ -44,8 +44,8 @@ on_all "cd vtadl_jax && python3 -m venv .venv && .venv/bin/pip install -q -e '.[
 on_all "gcloud storage cp -r '$data/*' data/"
 on_all "mountpoint -q runs || gcsfuse --implicit-dirs --only-dir '${bucket#*/}' '${bucket%%/*}' runs"
 
-# VTADL_DISTRIBUTED has JAX ask the platform for the other hosts. All workers run the same command; a
-# lost one ends the others, and running this script again continues.
+# With VTADL_DISTRIBUTED JAX asks the platform for the other hosts. All workers run the same command. If
+# a worker is lost, the others end; run this script again to continue.
 overrides=$([ $# -eq 0 ] || printf '%q ' "$@")
 on_all "cd vtadl_jax && VTADL_DISTRIBUTED=1 .venv/bin/python -m vtadl_jax.main --config $config \
   --config.data.root=../data --workdir=../runs/$run_name $overrides"

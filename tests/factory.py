@@ -1,38 +1,62 @@
 """Small configs for tests: the same fields as an experiment, sizes that compile in seconds."""
 
 from pathlib import Path
+from typing import Any
 
-from configs import default
-from vtadl_jax.data.synthetic import make_dataset
+from vtadl_jax import options as schema
+from vtadl_jax.config import Config
+from vtadl_jax.data.synthetic.dataset import make_dataset
+from vtadl_jax.experiment import base, inputs_of, make_detector, parse
+
+SIZES: dict[str, Any] = {
+    "data.category": "gear",
+    "image_size": (32, 32),
+    "batch_size": 8,
+    "eval.batch_size": 8,
+    "num_train_steps": 4,
+    "log_every_steps": 2,
+    "checkpoint_every_steps": 2,
+    "data.num_threads": 1,
+    "model.vit.patch_size": 8,
+    "model.vit.width": 16,
+    "model.vit.depth": 2,
+    "model.vit.num_heads": 2,
+    "model.vit.mlp_dim": 32,
+    "model.decoder.vector_dim": 64,
+    "model.decoder.features": (8, 8, 4, 4),
+    "model.mdn.num_components": 3,
+    "model.mdn.feature_dim": 4,
+    "model.mdn.hidden": 16,
+    "optimizer.learning_rate": 1e-3,
+}
 
 
-def tiny_config(root: Path | str = "", **fields):
-    """A 32×32 VT-ADL with every part in place; dotted names override, as `model__width=8`."""
-    c = default.get_config()
-    c.data.root, c.data.category = str(root), "gear"
-    c.image_size = (32, 32)
-    c.batch_size = c.eval.batch_size = 8
-    c.num_train_steps = 4
-    c.log_every_steps = 2
-    c.checkpoint_every_steps = 2
-    c.data.num_threads = 1
-    c.model.patch_size = 8
-    c.model.width = 16
-    c.model.depth = 2
-    c.model.num_heads = 2
-    c.model.mlp_dim = 32
-    c.model.decoder.vector_dim = 64
-    c.model.decoder.features = (8, 8, 4, 4)
-    c.model.mdn.num_components = 3
-    c.model.mdn.feature_dim = 4
-    c.optimizer.learning_rate = 1e-3
-    for name, value in fields.items():
-        *parents, leaf = name.split("__")
-        node = c
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
-    return c
+def tiny_config(root: Path | str = "", detector: str = "vtadl", **fields) -> Config:
+    """A 32×32 experiment, by default VT-ADL with every part in place.
+
+    Dotted names override, as `model__vit__width=8`; sizes that the detector does not have are left
+    out.
+    """
+    config = parse(base(detector).to_dict())
+    known = {name for name, _, _ in schema.fields_of(config)}
+    sizes = {name: value for name, value in SIZES.items() if name in known}
+    sizes["data.root"] = str(root)
+    return with_fields(schema.replace(config, sizes), **fields)
+
+
+def with_fields(config: Config, **fields) -> Config:
+    """The config with other values, as `model__vit__width=8`."""
+    return schema.replace(config, {name.replace("__", "."): v for name, v in fields.items()})
+
+
+def tiny_detector(detector: str = "vtadl", **fields):
+    """The detector of `tiny_config`."""
+    return make_detector(tiny_config(detector=detector, **fields))
+
+
+def build_of(build, config: Config):
+    """A network builder's result for a config: build(options, inputs)."""
+    return build(config.model, inputs_of(config))
 
 
 def tiny_dataset(root: Path) -> Path:

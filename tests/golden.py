@@ -1,4 +1,4 @@
-"""Golden numbers of the published network, where they lie beside the checkout."""
+"""Golden numbers of the published network, if they are next to the checkout."""
 
 import functools
 import importlib.util

@@ -8,13 +8,14 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import config as config_lib
 from vtadl_jax import experiments
+from vtadl_jax.config import schedule_of
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.experiments import Measured, summarise, to_markdown, to_svg
-from vtadl_jax.sweep import schedule_of
+from vtadl_jax.training.stored import save_config
 
-PLAN = "# two\nfloor | --config configs/floor.py --config.data.root={data}/a\nbest | x\n"
+PLAN = "# two\nfloor | --config configs/baseline_filters.py --config.data.root={data}/a\nbest | x\n"
 
 
 def plan(tmp_path, text):
@@ -24,9 +25,9 @@ def plan(tmp_path, text):
 
 
 def measured(name, seed, auroc, aupro=0.5):
-    results = {"image_auroc": auroc, "pixel_auroc": 0.9, "aupro": aupro, "step": 7}
+    stored = {"image_auroc": auroc, "pixel_auroc": 0.9, "aupro": aupro, "step": 7}
     record = {"seed": seed, "seconds": 10.0 * (seed + 1), "commit": "abc"}
-    return Measured(name, f"python {name}", record, results)
+    return Measured(name, f"python {name}", record, Results.from_dict(stored))
 
 
 def test_a_plan_is_read(tmp_path):
@@ -84,9 +85,9 @@ def fake_program(monkeypatch):
         folder = Path(values["workdir"])
         folder.mkdir(parents=True, exist_ok=True)
         config = tiny_config(seed=int(values["config.seed"]))
-        config_lib.save(config, folder / "config.json")
+        save_config(config, folder / "config.json")
         results = {
-            **measured("", 0, 0.5 + config.seed / 10).results,
+            **measured("", 0, 0.5 + config.seed / 10).results.to_dict(),
             "schedule": schedule_of(config),
         }
         (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
@@ -133,7 +134,7 @@ def test_a_run_that_fails_is_named(tmp_path, fake_program, capsys):
 def test_a_real_run(tmp_path):
     tiny_dataset(tmp_path / "data" / "parts")
     text = (
-        "p | --config configs/positions.py:gear --config.data.root={data}/parts "
+        "p | --config configs/position_gaussian.py:gear --config.data.root={data}/parts "
         "--config.image_size=32,32 --config.eval.num_pictures=0"
     )
     assert command(tmp_path, text, f"--data={tmp_path / 'data'}") == 0

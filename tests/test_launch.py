@@ -1,4 +1,4 @@
-"""The scripts that start runs elsewhere: what can be checked of them without the machines."""
+"""The launch scripts for clusters: checks that need no cluster."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The whole program on drawn parts: what a run leaves behind, and bad folders."""
+"""The whole program on rendered parts: the files of a run, and bad folders."""
 
 import csv
 import json
@@ -8,25 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli import run_cli
-from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import main, metrics
+from tests.cli import run_cli, run_main
+from tests.factory import tiny_config, with_fields
+from tests.training.steps import QUICK
+from vtadl_jax import metrics, run
 from vtadl_jax.errors import UserError
 
 NUM_TEST = 4 + 5 * 2
-NON_SQUARE = {"image_size": (32, 48), "model__decoder__vector_dim": 128}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
-
-
-@pytest.fixture(scope="module")
-def finished(dataset, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    config = tiny_config(dataset, eval_every_steps=2, **NON_SQUARE)
-    return config, workdir, main.run(config, workdir)
 
 
 def test_results_agree_with_the_scores_that_were_written(finished):
@@ -73,35 +61,40 @@ def test_a_run_leaves_pictures_logs_and_config(finished):
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_rerunning_a_finished_run_only_evaluates(finished):
-    config, workdir, results = finished
-    again = main.run(config, workdir)
+@pytest.mark.slow
+def test_rerunning_a_finished_run_only_evaluates(finished, tmp_path, capsys):
+    config, there, results = finished
+    workdir = shutil.copytree(there, tmp_path / "run")
+    again = run.run(config, workdir)
+    assert "compiled the train step" not in capsys.readouterr().err
     assert again["image_auroc"] == results["image_auroc"]
     assert again["aupro"] == results["aupro"]
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished):
     config, workdir, _ = finished
-    other = tiny_config(config.data.root, seed=3, **NON_SQUARE)
+    other = with_fields(config, seed=3)
     before = (workdir / "config.json").read_text()
     with pytest.raises(UserError, match="seed is 0 there and 3 here"):
-        main.run(other, workdir)
+        run.run(other, workdir)
     assert (workdir / "config.json").read_text() == before
 
 
 def test_a_folder_that_is_no_run_is_refused(dataset, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="is not a run"):
-        main.run(tiny_config(dataset), tmp_path)
+        run.run(tiny_config(dataset), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_grey_networks(dataset, tmp_path):
-    results = main.run(tiny_config(dataset, data__channels=1, num_train_steps=2), tmp_path / "run")
+    results = run.run(tiny_config(dataset, data__channels=1, num_train_steps=2), tmp_path / "run")
     assert results["aupro"] is not None
     assert (tmp_path / "run" / "overview.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
 def test_channels_as_the_images_are(dataset, tmp_path, mode, channels):
     for name in ("train", "test"):
@@ -112,24 +105,26 @@ def test_channels_as_the_images_are(dataset, tmp_path, mode, channels):
         if mode == "RGB":
             image.putpixel((number % 32, 3), (200, 0, 0))
         image.save(path)
-    config = tiny_config(tmp_path, detector="position_gaussian", data__channels=0, num_epochs=0)
-    config.num_train_steps, config.eval.term_weights = 0, (1.0, 0.0)
+    config = tiny_config(
+        tmp_path, detector="position_gaussian", data__channels=0, num_epochs=0, num_train_steps=0
+    )
     for _ in range(2):  # the second continues the first
-        main.run(config, tmp_path / "run")
+        run.run(config, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["data"]["channels"] == channels
 
 
+@pytest.mark.slow
 def test_defects_without_masks_and_no_test_images(dataset, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(dataset / "gear", root / "gear")
     shutil.rmtree(root / "gear" / "ground_truth")
-    results = main.run(tiny_config(root), tmp_path / "no_masks")
+    results = run.run(tiny_config(root, **QUICK), tmp_path / "no_masks")
     assert results["image_auroc"] is not None
     assert results["aupro"] is results["pixel_auroc"] is None
     assert results["num_without_mask"] == 10
     shutil.rmtree(root / "gear" / "test")
-    results = main.run(tiny_config(root), tmp_path / "no_test")
+    results = run.run(tiny_config(root, **QUICK), tmp_path / "no_test")
     assert results["num_test_images"] == 0
     assert (tmp_path / "no_test" / "calibration.json").exists()
 
@@ -175,7 +170,7 @@ def test_bad_folders_are_one_line_that_names_the_file(dataset, tmp_path, spoil):
     named = spoil(root / "gear")
     workdir = tmp_path / "run"
     with pytest.raises(UserError) as error:
-        main.run(tiny_config(root, mesh__data=1), workdir)
+        run.run(tiny_config(root, **QUICK, mesh__data=1), workdir)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
     assert not workdir.exists()
@@ -183,15 +178,35 @@ def test_bad_folders_are_one_line_that_names_the_file(dataset, tmp_path, spoil):
 
 def test_unknown_category_lists_the_known_ones(dataset):
     with pytest.raises(UserError, match=r"did you mean 'gear'.*gear, nut, plate"):
-        main.run(tiny_config(dataset, data__category="gaer"), dataset / "never")
+        run.run(tiny_config(dataset, **QUICK, data__category="gaer"), dataset / "never")
 
 
 def test_a_batch_larger_than_the_data_set_is_refused(dataset, tmp_path):
     with pytest.raises(UserError, match="batch_size 64 is larger than the 16 training images"):
-        main.run(tiny_config(dataset, batch_size=64), tmp_path / "run")
+        run.run(tiny_config(dataset, **QUICK, batch_size=64), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+def test_the_command_trains_and_says_where_to_look(dataset, tmp_path, capsys):
+    arguments = (
+        "--config", "configs/image_mixture.py", "--config.data.source=mvtec_layout",
+        f"--config.data.root={dataset}", "--config.data.category=gear",
+        "--config.image_size=32,32", "--config.num_train_steps=2", "--config.log_every_steps=1",
+        "--config.eval.num_pictures=2", "--config.batch_size=8", "--config.eval.batch_size=8",
+        "--config.mesh.data=1", "--workdir", str(tmp_path / "run"),
+    )  # fmt: skip
+    done = run_main(capsys, "vtadl_jax.main", *arguments)
+    assert done.returncode == 0, done.stderr
+    for said in ("step 2/2", "16 images to train, 4 to calibrate, 14 to test", "report.html"):
+        assert said in done.stderr
+    assert len(list((tmp_path / "run" / "overlays").iterdir())) == 2
+    again = run_main(capsys, "vtadl_jax.main", *arguments, "--config.num_train_steps=3")
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step 2" in again.stderr
+    assert "step 3/3" in again.stderr
+
+
+@pytest.mark.optimized
 def test_the_command_works_from_a_shell(tmp_path):
     result = run_cli(
         "vtadl_jax.main", "--config", "configs/demo.py:plate",

@@ -1,33 +1,33 @@
-"""Scoring new images: the same numbers as evaluation, at every image's own size."""
+"""Scoring new images: the same results as evaluation, at every image's own size."""
 
 import csv
+import dataclasses
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli import run_cli
-from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import evaluate, main, sharding
-from vtadl_jax.data.layouts import mvtec_layout
+from tests.cli import run_main
+from tests.factory import tiny_config
+from vtadl_jax import evaluate, run
+from vtadl_jax.data.sources.layouts import mvtec_layout
 from vtadl_jax.errors import UserError
-from vtadl_jax.predictor import Predictor
-from vtadl_jax.scoring import Evaluator
-from vtadl_jax.workdir import load_calibration, load_run
+from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.evaluation.scoring import Evaluator
+from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.runtime import sharding
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
+def workdir(shared, dataset):
+    """A VT-ADL that was trained on one device; not to be changed."""
 
+    def train(folder):
+        run.run(tiny_config(dataset, mesh__data=1), folder)
+        return folder
 
-@pytest.fixture(scope="module")
-def workdir(dataset, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    main.run(tiny_config(dataset, mesh__data=1), workdir)
-    return workdir
+    return shared("predicting", train)
 
 
 def rows_of(path):
@@ -35,13 +35,15 @@ def rows_of(path):
         return {row["name"]: row for row in csv.DictReader(f)}
 
 
-def test_predicting_the_test_folder_gives_the_scores_of_evaluation(dataset, workdir, tmp_path):
+@pytest.mark.slow
+def test_predicting_the_test_folder_gives_the_scores_of_evaluation(
+    dataset, workdir, tmp_path, capsys
+):
     out = tmp_path / "out"
     folder = dataset / "gear" / "test"
-    run = run_cli(
-        "vtadl_jax.predict", f"--workdir={workdir}", f"--input={folder}", f"--output={out}"
-    )
-    assert run.returncode == 0, run.stderr
+    arguments = (f"--workdir={workdir}", f"--input={folder}", f"--output={out}")
+    done = run_main(capsys, "vtadl_jax.predict", *arguments)
+    assert done.returncode == 0, done.stderr
     found, expected = rows_of(out / "predictions.csv"), rows_of(workdir / "scores.csv")
     assert {f"test/{name}" for name in found} == expected.keys()
     predictor = Predictor.from_workdir(workdir)
@@ -56,6 +58,7 @@ def test_predicting_the_test_folder_gives_the_scores_of_evaluation(dataset, work
     assert float(row["threshold"]) == pytest.approx(predictor.calibration.image_threshold)
 
 
+@pytest.mark.slow
 def test_scores_and_maps_are_those_of_evaluation_bit_for_bit(dataset, workdir):
     mesh = sharding.make_mesh(1)
     found = load_run(workdir, mesh)
@@ -70,6 +73,24 @@ def test_scores_and_maps_are_those_of_evaluation_bit_for_bit(dataset, workdir):
         np.testing.assert_array_equal(prediction.anomaly_map, anomaly_map)
 
 
+@pytest.mark.slow
+def test_several_devices_score_as_one_does(dataset, workdir):
+    found = load_run(workdir)
+    rest = {"channels": found.config.data.channels, "batch_size": 2}
+    parts = (found.detector, found.variables, found.geometry, load_calibration(found))
+    one = Predictor(*parts, **rest)
+    two = Predictor(*parts, **rest, mesh=sharding.make_mesh(2))
+    paths = [record.image for record in mvtec_layout(dataset, "gear").test[:5]]
+    for a, b in zip(one(paths), two(paths), strict=True):
+        for name, value in a.terms.items():
+            assert b.terms[name] == pytest.approx(value, rel=1e-4, abs=1e-5)
+        np.testing.assert_allclose(a.anomaly_map, b.anomaly_map, rtol=1e-4, atol=1e-4)
+        assert np.abs(a.recon.astype(int) - b.recon).max() <= 1
+    with pytest.raises(UserError, match="batch_size 1 is not divisible by 2"):
+        Predictor(*parts, batch_size=1, mesh=sharding.make_mesh(2))
+
+
+@pytest.mark.slow
 def test_an_image_may_come_in_any_form_and_size(dataset, workdir):
     path = sorted((dataset / "gear" / "test" / "good").glob("*.png"))[0]
     predictor = Predictor.from_workdir(workdir)
@@ -85,18 +106,26 @@ def test_an_image_may_come_in_any_form_and_size(dataset, workdir):
     assert {p.score for p in together} == scores
 
 
-def test_many_images_compile_once(dataset, workdir):
-    predictor = Predictor.from_workdir(workdir)
+@pytest.mark.slow
+def test_many_images_compile_once(workdir):
+    found, traced = load_run(workdir), []
+
+    def score(variables, images):
+        traced.append(images.shape)
+        return found.detector.score(variables, images)
+
+    detector = dataclasses.replace(found.detector, score=score)
+    calibration = load_calibration(found)
+    predictor = Predictor(detector, found.variables, found.geometry, calibration, batch_size=8)
     rng = np.random.default_rng(0)
-    predictor(rng.integers(0, 256, (8, 20, 30, 3), np.uint8))
-    with jax.log_compiles(False):
-        before = predictor._score._cache_size()
-        for _ in range(25):
-            height, width = rng.integers(9, 60, 2)
-            predictor(list(rng.integers(0, 256, (8, height, width, 3), np.uint8)))
-    assert predictor._score._cache_size() == before == 1
+    for count in (8, 1, 11, 3):
+        height, width = rng.integers(9, 60, 2)
+        images = list(rng.integers(0, 256, (count, height, width, 3), np.uint8))
+        assert len(predictor(images)) == count
+    assert traced == [(8, 32, 32, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -110,17 +139,18 @@ def test_what_is_not_an_image_is_refused(workdir, image, message):
         Predictor.from_workdir(workdir)(image)
 
 
-def test_unreadable_files_are_named_and_skipped(dataset, workdir, tmp_path):
+@pytest.mark.slow
+def test_unreadable_files_are_named_and_skipped(dataset, workdir, tmp_path, capsys):
     folder = tmp_path / "in put"
     shutil.copytree(dataset / "gear" / "test" / "good", folder / "a")
     (folder / "a" / "broken.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("not looked at")
     out = tmp_path / "out"
     arguments = (f"--workdir={workdir}", f"--input={folder}", f"--output={out}", "--maps=tiff")
-    run = run_cli("vtadl_jax.predict", *arguments, "--nooverlays", "--threshold=-1e9")
-    assert run.returncode == 1
-    assert "broken.png" in run.stderr
-    assert "4 of 5 images scored" in run.stderr
+    done = run_main(capsys, "vtadl_jax.predict", *arguments, "--nooverlays", "--threshold=-1e9")
+    assert done.returncode == 1
+    assert "broken.png" in done.stderr
+    assert "4 of 5 images scored" in done.stderr
     rows = rows_of(out / "predictions.csv")
     assert len(rows) == 4
     assert {row["decision"] for row in rows.values()} == {"defective"}
@@ -138,17 +168,19 @@ def test_unreadable_files_are_named_and_skipped(dataset, workdir, tmp_path):
         ({"workdir": ""}, "no --workdir"),
     ],
 )
-def test_mistakes_end_in_one_line(dataset, workdir, tmp_path, change, message):
+def test_mistakes_end_in_one_line(dataset, workdir, tmp_path, capsys, change, message):
     arguments = {"workdir": str(workdir), "input": str(dataset), "output": str(tmp_path / "o")}
     arguments |= {k: v.format(tmp=tmp_path, data=dataset) for k, v in change.items()}
-    run = run_cli("vtadl_jax.predict", *(f"--{k}={v}" for k, v in arguments.items()))
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
-    assert message in run.stderr
-    assert run.stderr.count("\n") == 1
+    flags = [f"--{k}={v}" for k, v in arguments.items()]
+    done = run_main(capsys, "vtadl_jax.predict", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_stale_calibration_is_not_used_but_the_checkpoints_own(workdir, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
@@ -158,3 +190,16 @@ def test_a_stale_calibration_is_not_used_but_the_checkpoints_own(workdir, tmp_pa
     assert Predictor.from_workdir(copy).calibration == own
     evaluate.evaluate_run(copy, {"image_false_alarm_rate": 0.5})
     assert Predictor.from_workdir(copy).calibration.image_false_alarm_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("predict", "--input"), ("evaluate", "--data_root"), ("experiments", "--plan")],
+)
+def test_help_shows_the_usage_and_the_flags(capsys, command, flag):
+    for argument in ("--help", "-help"):
+        done = run_main(capsys, f"vtadl_jax.{command}", argument)
+        assert done.returncode == 0
+        assert f"python -m vtadl_jax.{command} " in done.stdout
+        assert flag in done.stdout
+        assert done.stderr == ""

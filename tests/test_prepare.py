@@ -1,4 +1,4 @@
-"""The command that prepares records: again, from archives, after a kill, and what it says."""
+"""The prepare command: reruns, archives, kills, and its messages."""
 
 import json
 import shutil
@@ -250,6 +250,7 @@ def test_check(raw, tmp_path, cli):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(raw, tmp_path):
     arguments = ("--source", str(raw), "--data_dir", str(tmp_path / "out"), "--category=screw")
     done = run_cli("vtadl_jax.prepare", *arguments)

@@ -61,6 +61,7 @@ assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", [False, True])
 def test_killed_anywhere_and_run_again(raw, tmp_path, archive):
     source = raw
@@ -90,6 +91,7 @@ def test_killed_anywhere_and_run_again(raw, tmp_path, archive):
         assert snapshot(out) == snapshot(clean)
 
 
+@pytest.mark.slow
 def test_ctrl_c(raw, tmp_path):
     """A real interrupt while images are written."""
     code = (

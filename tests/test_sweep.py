@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from tests.cli import run_cli
-from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import evaluate, main, sweep
+from tests.cli import run_main
+from tests.factory import tiny_config, with_fields
+from vtadl_jax import evaluate, run, sweep
 from vtadl_jax.data.sources import all_categories
 from vtadl_jax.errors import UserError
 
@@ -15,25 +15,28 @@ CATEGORIES = ("bolt", "gear")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tiny_dataset(tmp_path_factory.mktemp("data") / "parts")
-    if not (root / "bolt").exists():
-        shutil.copytree(root / "gear", root / "bolt")
-    for other in root.iterdir():
-        if other.is_dir() and other.name not in CATEGORIES:
-            shutil.rmtree(other)
+def categories(dataset, tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "parts"
+    for category in CATEGORIES:
+        shutil.copytree(dataset / "gear", root / category)
     return root
 
 
+def fitted_config(root, **fields):
+    """Of a method that is fitted and needs no step."""
+    fields = {"num_train_steps": 0, "num_epochs": 0, "mesh__data": 1, **fields}
+    return tiny_config(root, "position_gaussian", data__category="all", **fields)
+
+
 @pytest.fixture(scope="module")
-def swept(dataset, tmp_path_factory):
+def swept(categories, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "all"
-    config = tiny_config(dataset, data__category="all", mesh__data=1)
-    sweep.run_all(config, workdir, main.run)
+    config = fitted_config(categories)
+    sweep.run_all(config, workdir, run.run)
     return config, workdir
 
 
-def test_every_category_has_its_run_and_its_row(dataset, swept):
+def test_every_category_has_its_run_and_its_row(swept):
     config, workdir = swept
     assert all_categories(config) == CATEGORIES
     stored = json.loads((workdir / "summary.json").read_text())
@@ -45,35 +48,38 @@ def test_every_category_has_its_run_and_its_row(dataset, swept):
     assert (workdir / "summary.csv").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_left_and_what_is_not_is_made(swept):
     config, workdir = swept
     (workdir / "bolt" / "results.json").unlink()
     made = []
 
-    def run(config, folder):
+    def run_one(config, folder):
         made.append(folder.name)
-        return main.run(config, folder)
+        return run.run(config, folder)
 
-    sweep.run_all(config, workdir, run)
+    sweep.run_all(config, workdir, run_one)
     assert made == ["bolt"]
-    longer = config.copy_and_resolve_references()
-    longer.num_train_steps, longer.data.category = 6, "gear"
-    assert not sweep.is_complete(longer, workdir / "gear")
+    gear = with_fields(config, data__category="gear")
+    assert sweep.is_complete(gear, workdir / "gear")
+    assert not sweep.is_complete(with_fields(gear, num_epochs=3), workdir / "gear")
 
 
-def test_a_mistake_names_its_category(dataset, tmp_path):
-    config = tiny_config(dataset, data__category="all", batch_size=0)
-    with pytest.raises(UserError, match=r"^bolt: batch_size 0: use 1 or more"):
-        sweep.run_all(config, tmp_path / "w", main.run)
+def test_a_mistake_names_its_category(categories, tmp_path):
+    config = fitted_config(categories, data__defects=("nonsense",))
+    with pytest.raises(UserError, match=r"^bolt: data.defects 'nonsense': the test set has"):
+        sweep.run_all(config, tmp_path / "w", run.run)
 
 
-def test_evaluating_again_gives_the_same_and_obeys_thresholds(swept):
+@pytest.mark.slow
+def test_evaluating_again_gives_the_same_and_obeys_thresholds(swept, capsys):
     _, workdir = swept
     folder = workdir / "gear"
     before = json.loads((folder / "results.json").read_text())
-    run = run_cli("vtadl_jax.evaluate", f"--workdir={workdir}", "--category=all")
-    assert run.returncode == 0, run.stderr
-    assert "| gear " in run.stdout
+    done = run_main(capsys, "vtadl_jax.evaluate", f"--workdir={workdir}", "--category=all")
+    assert done.returncode == 0, done.stderr
+    assert "| gear " in done.stdout
+    assert "image_auroc" in done.stderr
     after = json.loads((folder / "results.json").read_text())
     changing = {"seconds"}
     assert {k: v for k, v in after.items() if k not in changing} == {
@@ -85,6 +91,7 @@ def test_evaluating_again_gives_the_same_and_obeys_thresholds(swept):
     assert before["at_threshold"]["image"]["set_by"] == "good training images"
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_values_and_the_original_size_is_that_of_the_files(swept):
     _, workdir = swept
     options = {"num_bootstrap": 50, "original_size": True, "image_false_alarm_rate": 0.5}
@@ -107,22 +114,39 @@ def test_intervals_hold_their_values_and_the_original_size_is_that_of_the_files(
     assert page.count('id="card-') == results["num_test_images"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--workdir={w}", "--category=none"], "is not a run, it has no config.json"),
         (["--workdir={w}/gear", "--category=all"], "holds no runs"),
         (["--workdir={w}/gear", "--data_root={w}/nowhere"], "nowhere"),
-        (["--workdir={w}/gear", "--pixel_false_alarm_rate=2"], "use more than 0 and less than 1"),
+        (["--workdir={w}/gear", "--pixel_false_alarm_rate=2"], "rate 2.0: use more than 0"),
     ],
 )
-def test_mistakes_of_evaluation_end_in_one_line(swept, arguments, message):
-    run = run_cli("vtadl_jax.evaluate", *(a.format(w=swept[1]) for a in arguments))
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("error: ")
-    assert message in run.stderr
+def test_mistakes_of_evaluation_end_in_one_line(swept, capsys, arguments, message):
+    flags = [a.format(w=swept[1]) for a in arguments]
+    done = run_main(capsys, "vtadl_jax.evaluate", *flags)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
 
 
-def test_only_sets_with_a_list_can_be_swept(dataset):
+def test_only_sets_with_a_list_can_be_swept(categories):
     with pytest.raises(UserError, match="'synthetic' has no list of categories"):
-        all_categories(tiny_config(dataset, data__source="synthetic"))
+        all_categories(tiny_config(categories, data__source="synthetic"))
+
+
+@pytest.mark.slow
+def test_defects_that_were_trained_on_are_counted(categories, tmp_path):
+    fields = {"data__anomaly_fraction": 0.2, "data__category": "gear"}
+    config = with_fields(fitted_config(categories), **fields)
+    results = run.run(config, tmp_path / "run")
+    counted = sum(results["num_train_anomalous"].values())
+    assert counted == 4  # a fifth of twenty
+    again = evaluate.evaluate_run(tmp_path / "run", {})
+    for name in ("num_train_images", "num_train_anomalous"):
+        assert again[name] == results[name]
+    good = results["num_train_images"] - counted
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"trained on {good} good and {counted} defective images" in page

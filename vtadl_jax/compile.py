@@ -1,62 +1,90 @@
-"""What XLA makes of a step.
+"""Compiles a step ahead of time and reports what XLA makes of it: memory, FLOPs, collectives.
 
 python -m vtadl_jax.compile --config configs/mvtec.py --topology v5e:2x2
 
-Lowers and compiles the very functions that training, evaluation and prediction use, from shapes
+Lowers and compiles the same functions that training, evaluation and prediction use, from shapes
 alone: no data, no state and no device of the target. The TPU's compiler comes with the extra `tpu`
 and runs on any Linux machine. Writes a table to the terminal, and JSON, Markdown and HTML to
---output. A batch is the config's, over all devices here, for each device of a topology.
+--output. The config's batch size is for all devices on 'local', and per device on a topology.
 
-  --against other.json | configs/other.py   what differs from that report, or from that config
-  --sweep v5e:1x1,2x2,4x4,8x8,16x16         the same step over growing slices
+  --against other.json | configs/other.py   differences from that report, or from that config
+  --sweep v5e:1x1,2x2,4x4,8x8,16x16         the same step on growing slices
 
-Exit codes: 0 done, 1 the program does not fit, 2 a mistake the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 the program does not fit, 2 a mistake the user can fix, 130 interrupted.
 """
 
-import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
-from vtadl_jax import config as config_lib
-from vtadl_jax.compiling import comparing, forms, page, scaling, search, sections, writing
-from vtadl_jax.compiling.program import STEPS
+from vtadl_jax import experiment
+from vtadl_jax.compiling import comparing, implementations, page, scaling, search, sections, writing
+from vtadl_jax.compiling.program import step_names
 from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step, write_json
 from vtadl_jax.compiling.topology import LOCAL, Target, find_target
 from vtadl_jax.compiling.wording import mib
+from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
-from vtadl_jax.writers import say
+from vtadl_jax.runtime.console import say
 
-_TOPOLOGY = flags.DEFINE_string("topology", LOCAL, "'local', or as v5e:4x4, 2*v5e:4x4.")
-_STEP = flags.DEFINE_string(
-    "step", "train", "train, eval or predict; or a part of a train step: decoder, mixture or ssim."
+FLAGS = flags.FlagValues()
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", LOCAL, "'local', or a topology as v5e:4x4, 2*v5e:4x4.", flag_values=FLAGS
 )
-_IMAGES = flags.DEFINE_integer("images_per_device", 0, "0: the config's batch.", lower_bound=0)
+_STEP = flags.DEFINE_string(
+    "step",
+    "train",
+    "train, eval, predict, or a part of the detector's train step, as ssim.",
+    flag_values=FLAGS,
+)
+_IMAGES = flags.DEFINE_integer(
+    "images_per_device", 0, "0: the config's batch.", lower_bound=0, flag_values=FLAGS
+)
 _TRAINING = flags.DEFINE_integer(
-    "training_images", 209, "Of a category, for the length of the whole training.", lower_bound=1
+    "training_images",
+    209,
+    "Training images of a category, to estimate the time of the whole training.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 _SEARCH = flags.DEFINE_bool(
-    "search_batch", False, "Find the largest batch that fits: up to 7 more compilations."
+    "search_batch",
+    False,
+    "Find the largest batch that fits: up to 7 more compilations.",
+    flag_values=FLAGS,
 )
-_AGAINST = flags.DEFINE_string("against", "", "A report's JSON, or a config file, to compare with.")
-_SWEEP = flags.DEFINE_string("sweep", "", "Topologies, smallest first.")
+_AGAINST = flags.DEFINE_string(
+    "against", "", "A report's JSON, or a config file, to compare with.", flag_values=FLAGS
+)
+_SWEEP = flags.DEFINE_string("sweep", "", "Topologies, smallest first.", flag_values=FLAGS)
 _STRONG = flags.DEFINE_integer(
-    "images_in_all", 256, "Of the sweep's strong scaling; 0: weak only.", lower_bound=0
+    "images_in_all",
+    256,
+    "Global batch of the sweep's strong scaling; 0: weak scaling only.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
-_DUMP = flags.DEFINE_bool("dump", False, "Also write StableHLO, and HLO before and after XLA.")
-_FORMS = flags.DEFINE_string(
-    "forms", "", "Other forms of operations than the target's, as ops.ssim=cpu; see forms.py."
+_DUMP = flags.DEFINE_bool(
+    "dump", False, "Also write StableHLO, and HLO before and after optimization.", flag_values=FLAGS
 )
-_NAME = flags.DEFINE_string("name", "", "Of the report's files; '': the config's.")
-_OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.")
+_IMPLEMENTATIONS = flags.DEFINE_string(
+    "implementations",
+    "",
+    "Implementations of operations in place of the target's, as ops.ssim=cpu.",
+    flag_values=FLAGS,
+)
+_NAME = flags.DEFINE_string(
+    "name", "", "Name of the report's files; '': the config's.", flag_values=FLAGS
+)
+_OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.", flag_values=FLAGS)
 
 
-def report(config: ConfigDict, name: str, target: Target, output: Path) -> Reading:
-    """Read a step, show and write its report. Returns the reading."""
+def report(config: Config, name: str, target: Target, output: Path) -> Reading:
+    """Compiles and reads a step, prints and writes its report. Returns the reading."""
     stem = output / file_name(name, _STEP.value, target.name)
     reading = read_step(
         config,
@@ -66,7 +94,7 @@ def report(config: ConfigDict, name: str, target: Target, output: Path) -> Readi
         _IMAGES.value,
         output / "programs",
         stem if _DUMP.value else None,
-        forms.parse(_FORMS.value),
+        implementations.parse(_IMPLEMENTATIONS.value),
     )
     if _SEARCH.value:
         reading["largest_batch"] = find_largest(config, name, target, reading, output)
@@ -86,18 +114,18 @@ def show(stem: Path, reading: Reading) -> None:
 
 
 def find_largest(
-    config: ConfigDict, name: str, target: Target, reading: Reading, output: Path
+    config: Config, name: str, target: Target, reading: Reading, output: Path
 ) -> dict | None:
-    """The largest batch of a device, as data; None where its memory is not known."""
+    """Returns the largest batch per device that fits, as data; None if its memory is unknown."""
     if target.chip is None:
-        say("the memory of these devices is not in the table: no largest batch is searched")
+        say("--search_batch: the memory size of these devices is unknown, no search")
         return None
 
     def fit(found: Reading, images: int) -> search.Fit:
         return search.Fit(images, found["fits"], found["memory"]["needed"])
 
     def measure(images: int) -> search.Fit:
-        say(f"trying {images} images a device")
+        say(f"trying {images} images per device")
         found = read_step(
             config,
             name,
@@ -105,7 +133,7 @@ def find_largest(
             _STEP.value,
             images,
             output / "programs",
-            forms=forms.parse(_FORMS.value),
+            implementations=implementations.parse(_IMPLEMENTATIONS.value),
         )
         say(f"  {'fits' if found['fits'] else 'does not fit'}: {mib(found['memory']['needed'])}")
         return fit(found, images)
@@ -119,16 +147,16 @@ def find_largest(
     }
 
 
-def load_other(text: str) -> Reading | ConfigDict:
-    """What --against names: a report that was written, or a config yet to be compiled."""
+def load_other(text: str) -> Reading | Config:
+    """Returns what --against names: a written report, or a config to compile."""
     path = Path(text.partition(":")[0])
-    return load_reading(path) if path.suffix == ".json" else load_config(text)
+    return load_reading(path) if path.suffix == ".json" else load_config(text)[0]
 
 
-def compare(reading: Reading, other: Reading | ConfigDict, target: Target, output: Path) -> None:
-    """Show and write what differs from --against."""
+def compare(reading: Reading, other: Reading | Config, target: Target, output: Path) -> None:
+    """Prints and writes the differences from --against."""
     stem = Path(_AGAINST.value.partition(":")[0]).stem
-    if isinstance(other, ConfigDict):
+    if isinstance(other, Config):
         before = read_step(other, stem, target, _STEP.value, _IMAGES.value, output / "programs")
     else:
         before = other
@@ -148,7 +176,7 @@ def compare(reading: Reading, other: Reading | ConfigDict, target: Target, outpu
     say(f"see {path}.html, .md and .json")
 
 
-def sweep(config: ConfigDict, name: str, output: Path) -> None:
+def sweep(config: Config, name: str, output: Path) -> None:
     shapes = scaling.topologies(_SWEEP.value)
     found = scaling.study(
         config,
@@ -183,7 +211,7 @@ def file_name(name: str, step: str, topology: str) -> str:
 
 
 def load_reading(path: Path) -> Reading:
-    """A report's JSON. Raises UserError for another file, or one of another version."""
+    """Reads a report's JSON. Raises UserError for other files and for reports of other versions."""
     try:
         reading = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -193,33 +221,23 @@ def load_reading(path: Path) -> Reading:
     return reading
 
 
-def load_config(text: str) -> ConfigDict:
-    """'configs/mvtec.py:screw' as it is, without the command line's overrides."""
-    path, _, argument = text.partition(":")
-    spec = importlib.util.spec_from_file_location("vtadl_jax_other_config", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"--against {path}: no such file: give a report's JSON or a config file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
-        config_lib.check_values(config)
-        config_lib.assume_color(config)
-    except (AttributeError, ImportError, KeyError, SyntaxError, TypeError) as e:
-        raise UserError(f"--against {path}: {' '.join(str(e).split())}") from e
-    return config
+def load_config(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
+    """Returns the config of 'configs/mvtec.py:screw' and its name; unknown channels become RGB."""
+    config, name = experiment.load(text, overrides)
+    return experiment.assume_color(config), name
 
 
-def run(argv: list[str]) -> int:
-    config, name = config_lib.parse_flags(argv)
+def run(text: str, overrides: Sequence[str]) -> int:
+    """Compiles the step that the command line names; returns 1 if it does not fit, else 0."""
+    if not text:
+        raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
+    config, name = load_config(text, overrides)
     name = _NAME.value or name
-    config_lib.check_values(config)
-    config_lib.assume_color(config)
-    if _STEP.value not in STEPS:
-        raise UserError(f"--step {_STEP.value}: use {', '.join(STEPS)}")
-    other = load_other(_AGAINST.value) if _AGAINST.value else None  # a mistake is told at once
+    if _STEP.value not in (known := step_names(config)):
+        raise UserError(f"--step {_STEP.value}: use {', '.join(known)}")
+    other = load_other(_AGAINST.value) if _AGAINST.value else None  # fails before the compilation
     if (_SWEEP.value or _TOPOLOGY.value != LOCAL) and not jax.config.values["jax_platforms"]:
-        # Only the TPU's compiler is wanted: JAX is not to look for a TPU on this machine.
+        # Only the TPU's compiler is needed: without this, JAX looks for a TPU on this machine.
         jax.config.update("jax_platforms", "cpu")
     output = Path(_OUTPUT.value)
     try:
@@ -237,14 +255,9 @@ def run(argv: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        return run(argv)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: programs that were read are kept in --output", file=sys.stderr)
-        return 130
+    return experiment.run_experiment_command(
+        FLAGS, argv, __doc__, run, "programs that were read are kept in --output"
+    )
 
 
 if __name__ == "__main__":

@@ -1,205 +1,294 @@
-"""Reading the experiment: the config file, its overrides and what can be wrong with them.
+"""The schema of a config: every field that experiments share, with meaning, unit, range and role.
 
-Every mistake becomes a `UserError`. Meaning is checked where the values are used.
+`Config` and its groups are frozen dataclasses; the program reads nothing else. A detector's own
+options (`Config.model`) are a dataclass beside the detector. What can be done with options is in
+`options.py`; what needs to know the detectors is in `experiment.py`.
 """
 
-import difflib
-import json
-from collections.abc import Iterator, Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
 from vtadl_jax.errors import UserError
-
-# A run may be continued with other values of these; anything else makes it another experiment.
-MAY_CHANGE = (
-    "num_train_steps",
-    "num_epochs",
-    "log_every_steps",
-    "eval_every_steps",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "keep_best",
-    "data.root",
-    "data.cache",
-    "data.num_threads",
-    "data.prefetch",
-    "eval",
-    "mesh",
-    "train",
-    "profile",
-)
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="path.py[:argument]; fields are overridden as --config.field=value"
-)
+from vtadl_jax.options import fields_of, option
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
-    """Parse the command line; returns the config, locked, and the config file's stem.
+@dataclasses.dataclass(frozen=True)
+class AugmentOptions:
+    """Random augmentation of training images, in the compiled step."""
 
-    Raises UserError for an unknown flag or field (the nearest is suggested), a value of the wrong
-    type, a missing or faulty config file.
-    """
-    try:
-        rest = flags.FLAGS(list(argv))[1:]
-        if not flags.FLAGS["config"].present:
-            raise UserError("no config: give --config FILE, for example --config configs/demo.py")
-        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-        if not Path(path).is_file():
-            raise UserError(f"--config {path}: {_missing(path)}")
-        config = _CONFIG.value
-    except flags.Error as e:
-        raise UserError(_one_line(e)) from e
-    except (AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError) as e:
-        raise UserError(f"--config: {_one_line(e)}") from e
-    if rest:
-        raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
-    _check_fields(config, path)
-    return config, Path(path).stem
+    flip_horizontal: bool = option(False, "mirror every second image left and right")
+    flip_vertical: bool = option(False, "mirror every second image top and bottom")
+    rotation_degrees: float = option(
+        0.0, "largest rotation, either way", unit="degrees", at_least=0, at_most=180
+    )
+    brightness: float = option(
+        0.0, "largest sum, as a part of the range, either way", at_least=0, at_most=1
+    )
+    contrast: float = option(
+        0.0, "factor 1 ± up to this, about the image's mean", at_least=0, at_most=1
+    )
+    saturation: float = option(0.0, "factor 1 ± up to this, about the grey", at_least=0, at_most=1)
 
 
-def _one_line(error: Exception) -> str:
-    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    # ml_collections nests quoted messages, and only quotes the name of a field it does not have.
-    text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
-    if text.startswith("'"):
-        return "unknown field '" + text.strip("'")
-    return text
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Source of the images and how they are resized to the network's size."""
+
+    source: str = option("mvtec_layout", "kind of data set: a name of vtadl_jax.data.sources")
+    root: str = option(
+        "", "folder of the data, as the source has it", resumable=True, compiled=False
+    )
+    category: str = option(
+        "", "sub-folder, product or normal class; empty: root itself", compiled=False
+    )
+    defects: tuple[str, ...] = option((), "kinds of defect to test on; empty: all", compiled=False)
+    bad: str = option(
+        "",
+        "source 'folder': folder of defective images, if root holds only good ones",
+        compiled=False,
+    )
+    masks: str = option(
+        "", "source 'folder': folder of their masks, in the same sub-folders", compiled=False
+    )
+    test_fraction: float = option(
+        0.2,
+        "share of the good images to test on, for data sets without a split",
+        at_least=0,
+        below=1,
+        compiled=False,
+    )
+    anomaly_fraction: float = option(
+        0.0,
+        "anomalous training images per good one, moved from the test images; for detectors that "
+        "learn from labels or masks",
+        at_least=0,
+        compiled=False,
+    )
+    repeat_anomalies: bool = option(
+        False, "repeat anomalous training images to about the number of good ones", compiled=False
+    )
+    balanced_test: bool = option(
+        False, "one-class sets: only as many anomalies as normal test images", compiled=False
+    )
+    resize: tuple[int, ...] = option(
+        (), "(height, width) before the centre crop to image_size; empty: no crop", at_least=1,
+        unit="px", compiled=False,
+    )  # fmt: skip
+    fit: str = option(
+        "stretch",
+        "how an image is scaled to that size; 'pad' and 'crop' keep the aspect",
+        choices=("stretch", "pad", "crop"),
+        compiled=False,
+    )
+    channels: int = option(3, "3: RGB, 1: grey, 0: from the training images", choices=(0, 1, 3))
+    holdout_fraction: float = option(
+        0.1,
+        "share of the good training images held out for calibration; at least 8 images where that "
+        "is at most a fifth of them",
+        above=0,
+        below=1,
+        compiled=False,
+    )
+    cache: str = option(
+        "none",
+        "where decoded training images are kept: 'host' or 'device' memory",
+        choices=("none", "host", "device"),
+        resumable=True,
+    )
+    num_threads: int = option(
+        4, "threads that decode images", at_least=0, resumable=True, compiled=False
+    )
+    prefetch: int = option(16, "batches decoded ahead", at_least=0, resumable=True, compiled=False)
+    augment: AugmentOptions = AugmentOptions()
 
 
-def _missing(path: str) -> str:
-    folder = Path(path).parent
-    known = [p.as_posix() for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
-    near = difflib.get_close_matches(path, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "give the path of a config file"
-    return f"no such file: {hint}"
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """Adam, its schedule, clipping and weight average."""
+
+    learning_rate: float = option(1e-4, "peak of the schedule", at_least=0)
+    weight_decay: float = option(
+        1e-4, "L2, added to the gradient before Adam as torch.optim.Adam does", at_least=0
+    )
+    schedule: str = option(
+        "constant", "learning rate schedule; 'cosine' ends at zero", choices=("constant", "cosine")
+    )
+    warmup_steps: int = option(0, "linear warm-up from zero", unit="steps", at_least=0)
+    clip_norm: float = option(0.0, "largest global gradient norm; 0: no clipping", at_least=0)
+    ema_decay: float = option(
+        0.0, "decay of the averaged weights for evaluation; 0: no average", at_least=0, below=1
+    )
 
 
-def _check_fields(config: ConfigDict, path: str) -> None:
-    """A config must have the fields of configs/default.py, no more and no fewer."""
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"--config {path}: get_config() must return a ConfigDict")
-    try:
-        from configs import default
-    except ImportError as e:
-        raise UserError(
-            "configs/default.py can't be imported: run from the folder that holds configs/"
-        ) from e
-    have, want = (dict(flatten(c)) for c in (config, default.get_config()))
-    for name in sorted(have.keys() - want.keys()):
-        near = difflib.get_close_matches(name, list(want), 1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise UserError(f"--config {path}: unknown field {name}{hint}")
-    for name in sorted(want.keys() - have.keys()):
-        raise UserError(f"--config {path}: field {name} is missing: start from configs/default.py")
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Mesh of data × fsdp devices; a batch is sharded over all of them."""
+
+    data: int = option(
+        -1, "groups of devices, each with a full copy of the parameters; -1: all devices",
+        resumable=True,
+    )  # fmt: skip
+    fsdp: int = option(
+        1, "devices of a group; its parameters and optimizer state are sharded", resumable=True
+    )
 
 
-_AT_LEAST = {
-    "batch_size": 1,
-    "num_train_steps": 0,
-    "num_epochs": 0,
-    "data.anomaly_fraction": 0,
-    "data.num_threads": 0,
-    "data.prefetch": 0,
-    "model.patch_size": 1,
-    "model.width": 1,
-    "model.depth": 1,
-    "model.num_heads": 1,
-    "model.mlp_dim": 1,
-    "model.decoder.vector_dim": 1,
-    "model.norm_epsilon": 0,
-    "model.mdn.noise_std": 0,
-    "train.accumulate": 1,
-    "profile.first_step": 0,
-    "profile.num_steps": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.warmup_steps": 0,
-    "optimizer.clip_norm": 0,
-    "optimizer.ema_decay": 0,
-    "log_every_steps": 1,
-    "eval_every_steps": 0,
-    "checkpoint_every_steps": 0,
-    "keep_checkpoints": 1,
-    "eval.batch_size": 1,
-    "eval.map_sigma": 0,
-    "eval.num_bootstrap": 0,
-    "eval.num_pictures": -1,
-}
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """How a step is split over devices and microbatches; its results do not depend on it."""
+
+    parallel: str = option(
+        "jit",
+        "'jit': one program, partitioned by the compiler; 'pmap': one program per device",
+        choices=("jit", "pmap"),
+        resumable=True,
+    )
+    shard_optimizer: bool = option(
+        True, "shard moments and update over all devices (ZeRO-1); 'pmap' keeps them replicated",
+        resumable=True,
+    )  # fmt: skip
+    accumulate: int = option(
+        1, "number of microbatches that a batch is split into", at_least=1, resumable=True
+    )
 
 
-def check_values(config: ConfigDict) -> None:
-    """Raise UserError for values that no experiment can have; what belongs together is checked
-    where it is used."""
-    values: dict[str, Any] = dict(flatten(config))
-    for name, least in _AT_LEAST.items():
-        if not values[name] >= least:
-            raise UserError(f"{name} {values[name]}: use {least} or more")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype {config.dtype!r}: use 'float32' or 'bfloat16'")
-    if config.init_pixels not in ("unit", "imagenet"):
-        raise UserError(f"init_pixels {config.init_pixels!r}: use 'unit' or 'imagenet'")
-    if len(config.image_size) != 2 or min(config.image_size) < 1:
-        raise UserError(f"image_size {tuple(config.image_size)}: give height and width, as 512,512")
-    if config.data.channels not in (0, 1, 3):
-        raise UserError(
-            f"data.channels {config.data.channels}: use 3 (RGB), 1 (grey) or 0 (as the images are)"
-        )
-    if not 0 < config.data.holdout_fraction < 1:
-        raise UserError(
-            f"data.holdout_fraction {config.data.holdout_fraction}: use more than 0 and less than "
-            f"1, for example 0.1: scores are calibrated on the images held out"
-        )
-    if not 0 <= config.data.test_fraction < 1:
-        raise UserError(f"data.test_fraction {config.data.test_fraction}: use 0 to less than 1")
-    if not 0 < config.eval.fpr_limit <= 1:
-        raise UserError(f"eval.fpr_limit {config.eval.fpr_limit}: use more than 0, at most 1")
-    for name in ("image", "pixel"):
-        rate = config.eval[f"{name}_false_alarm_rate"]
-        if not 0 < rate < 1:
-            raise UserError(
-                f"eval.{name}_false_alarm_rate {rate}: use more than 0 and less than 1, as 0.05"
-            )
-    if not config.optimizer.ema_decay < 1:
-        raise UserError(f"optimizer.ema_decay {config.optimizer.ema_decay}: use less than 1")
+@dataclasses.dataclass(frozen=True)
+class ProfileOptions:
+    """Trace of some steps, written to profile/ in the workdir."""
+
+    first_step: int = option(
+        10, "first traced step, from 0 in this process", at_least=0, resumable=True, compiled=False
+    )
+    num_steps: int = option(
+        0, "traced steps; 0: no trace", at_least=0, resumable=True, compiled=False
+    )
+    memory: bool = option(
+        False, "also write a device memory profile for pprof", resumable=True, compiled=False
+    )
 
 
-def assume_color(config: ConfigDict) -> None:
-    """Where no images tell what `data.channels` 0 is, take the larger."""
-    config.data.channels = config.data.channels or 3
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """Scores, thresholds, metrics and pictures."""
+
+    batch_size: int = option(8, "images", at_least=1, resumable=True, compiled=False)
+    map_sigma: float = option(
+        4.0, "Gaussian smoothing of the map; 0: none", unit="px", at_least=0, resumable=True,
+        compiled=False,
+    )  # fmt: skip
+    term_weights: tuple[float, ...] = option(
+        (), "weights of the standardised score terms; empty: the detector's own", resumable=True,
+        compiled=False,
+    )  # fmt: skip
+    original_size: bool = option(
+        False, "pixel metrics at each image's original size, without padding", resumable=True,
+        compiled=False,
+    )  # fmt: skip
+    fpr_limit: float = option(
+        0.3, "largest false-positive rate of AU-PRO", above=0, at_most=1, resumable=True,
+        compiled=False,
+    )  # fmt: skip
+    image_false_alarm_rate: float = option(
+        0.05, "share of good images above the calibrated threshold", above=0, below=1,
+        resumable=True, compiled=False,
+    )  # fmt: skip
+    pixel_false_alarm_rate: float = option(
+        0.01, "share of good images' pixels above the calibrated threshold", above=0, below=1,
+        resumable=True, compiled=False,
+    )  # fmt: skip
+    image_threshold: float | None = option(
+        None, "fixed threshold of image scores; None: calibrated", resumable=True, compiled=False
+    )
+    pixel_threshold: float | None = option(
+        None, "fixed threshold of map values; None: calibrated", resumable=True, compiled=False
+    )
+    num_bootstrap: int = option(
+        0, "bootstrap resamples for 95 % intervals, for example 1000; 0: none", at_least=0,
+        resumable=True, compiled=False,
+    )  # fmt: skip
+    num_pictures: int = option(
+        200, "number of overlays, spread over the defects; -1: all", at_least=-1, resumable=True,
+        compiled=False,
+    )  # fmt: skip
 
 
-def flatten(config, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted name, value) of every leaf, in the config's order; lists come out as tuples."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, ConfigDict | dict):
-            yield from flatten(value, f"{name}.")
-        else:
-            yield name, tuple(value) if isinstance(value, list) else value
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment. model: the options of `detector`, a dataclass of its own."""
+
+    detector: str = option("", "detector: a name of vtadl_jax.detectors")
+    seed: int = option(
+        0, "seed of parameters, shuffling, noise and the held-out split", at_least=0,
+        at_most=2**63 - 1, compiled=False,
+    )  # fmt: skip
+    image_size: tuple[int, int] = option(
+        (512, 512), "(height, width) of the network's input", unit="px", at_least=1
+    )
+    dtype: str = option(
+        "float32",
+        "dtype of matrix products; 'bfloat16' on accelerators. Densities stay float32",
+        choices=("float32", "bfloat16"),
+    )
+    batch_size: int = option(8, "images per step, over all devices", at_least=1)
+    num_train_steps: int = option(
+        0, "number of steps; 0: num_epochs decides", at_least=0, resumable=True
+    )
+    num_epochs: int = option(
+        400, "epochs where num_train_steps is 0; both 0: fitted detectors", at_least=0,
+        resumable=True,
+    )  # fmt: skip
+    init_from: str = option(
+        "", "file of pretrained weights to start from: .npz, .safetensors, .pt; empty: random",
+        compiled=False,
+    )  # fmt: skip
+    data: DataOptions = DataOptions()
+    model: Any = None
+    optimizer: OptimizerOptions = OptimizerOptions()
+    mesh: MeshOptions = MeshOptions()
+    train: TrainOptions = TrainOptions()
+    log_every_steps: int = option(10, "", unit="steps", at_least=1, resumable=True, compiled=False)
+    eval_every_steps: int = option(
+        0, "0: at the end only", unit="steps", at_least=0, resumable=True, compiled=False
+    )
+    checkpoint_every_steps: int = option(
+        200, "0: at the end only", unit="steps", at_least=0, resumable=True, compiled=False
+    )
+    keep_checkpoints: int = option(
+        2, "number of newest checkpoints to keep", at_least=1, resumable=True, compiled=False
+    )
+    keep_best: str = option(
+        "",
+        "also keep the best checkpoint by this: a score term's mean over held-out images (lowest), "
+        "or image_auroc, pixel_auroc, aupro (highest); '': the first term, 'none': no best one",
+        resumable=True,
+        compiled=False,
+    )
+    profile: ProfileOptions = ProfileOptions()
+    eval: EvalOptions = EvalOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested dicts of plain values."""
+        return dataclasses.asdict(self)
 
 
-def save(config: ConfigDict, path: Path) -> None:
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def check_same_run(config: ConfigDict, path: Path) -> None:
-    """Raise UserError unless the config stored at `path` is of the same experiment."""
-    stored = dict(flatten(json.loads(path.read_text(encoding="utf-8"))))
-    here = dict(flatten(json.loads(json.dumps(config.to_dict()))))
-    differing = [
-        f"{name} is {stored.get(name)!r} there and {here.get(name)!r} here"
-        for name in sorted(stored.keys() | here.keys())
-        if stored.get(name) != here.get(name)
-        and not any(name == m or name.startswith(f"{m}.") for m in MAY_CHANGE)
-    ]
+def check_same_run(config: Config, stored: Config, workdir: Path) -> None:
+    """Raises UserError unless both configs are of one experiment: only resumable fields differ."""
+    there = {name: value for name, value, _ in fields_of(stored)}
+    differing = []
+    for name, value, role in fields_of(config):
+        if role.resumable:
+            continue
+        if name not in there or there[name] != value:
+            differing.append(f"{name} is {there.get(name)!r} there and {value!r} here")
     if differing:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise UserError(
-            f"workdir {path.parent} holds the run of another config: {differing[0]}{more}: "
+            f"workdir {workdir} holds the run of another config: {differing[0]}{more}: "
             f"give another --workdir, or remove that one"
         )
+
+
+def schedule_of(config: Config) -> dict[str, int]:
+    """Returns the length of training that results.json stores."""
+    return {name: getattr(config, name) for name in ("num_train_steps", "num_epochs")}

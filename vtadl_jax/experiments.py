@@ -1,13 +1,13 @@
-"""Run a list of experiments, each with several seeds, and make one table and plot of them.
+"""Runs a list of experiments, each with several seeds, and writes one table and plot of them.
 
-python -m vtadl_jax.experiments --plan configs/plans/floors.txt --data DIR --workdir runs/floors
+python -m vtadl_jax.experiments --plan configs/plans/ablations.txt --data DIR --workdir runs/plan
 
 A line of a plan is `name | arguments of python -m vtadl_jax.main`; '{data}' in it stands for DIR,
-'#' begins a comment. Each experiment and seed has a run of its own in the workdir, a program of its
-own, and is left alone once it is complete: the same command continues what was interrupted. The
-workdir then holds results.md, results.json and results.svg; `--markdown FILE` writes the first
-elsewhere too. `--table_only` makes them of the runs that are there.
-Exit codes: 0 done, 2 a mistake the user can mend or a run that failed, 130 interrupted.
+'#' begins a comment. Each experiment and seed is a run of its own in the workdir, in a process of
+its own. Complete runs are skipped: rerun the same command to continue after an interruption. The
+workdir then holds results.md, results.json and results.svg; `--markdown FILE` writes a second copy
+of results.md. `--table_only` writes them from the existing runs.
+Exit codes: 0 done, 2 a mistake the user can fix or a run that failed, 130 interrupted.
 """
 
 import functools
@@ -22,39 +22,47 @@ from pathlib import Path
 from absl import flags
 
 from vtadl_jax import sweep
-from vtadl_jax.commands import run_command
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.results import RESULTS_FILE, Results
 from vtadl_jax.report.experiments import Measured, summarise, to_markdown, to_svg
-from vtadl_jax.workdir import CONFIG, load_config
-from vtadl_jax.writers import say
+from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.console import say
+from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-_PLAN = _define("plan", "", "File with a line for each experiment.")
-_DATA = _define("data", "", "What {data} in the plan stands for.")
-_WORKDIR = _define("workdir", "runs/experiments", "Where the runs and the table go.")
-_MARKDOWN = _define("markdown", "", "A second place for the table.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each, with seeds 0, 1, …", flag_values=FLAGS)
-_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Run nothing.", flag_values=FLAGS)
-flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
-RECORD = "experiment.json"  # in the folder of a run: what was run, of which commit, how long
-OWN = ("--workdir", "--config.seed")  # given by this program
+_PLAN = _define("plan", "", "File with one line per experiment.")
+_DATA = _define("data", "", "Value of {data} in the plan.")
+_WORKDIR = _define("workdir", "runs/experiments", "Folder for the runs and the table.")
+_MARKDOWN = _define("markdown", "", "Second file for the table.")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Runs per experiment, with seeds 0, 1, …", flag_values=FLAGS
+)
+_TABLE_ONLY = flags.DEFINE_bool(
+    "table_only", False, "Write the table only; run nothing.", flag_values=FLAGS
+)
+RECORD = "experiment.json"  # in a run's folder: arguments, seed, commit and seconds
+OWN = ("--workdir", "--config.seed")  # set by this program
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """name: of its folder and row; arguments: of `python -m vtadl_jax.main`, {data} in them."""
+    """One line of a plan.
+
+    name: of its folder and its row. arguments: of `python -m vtadl_jax.main`, with {data}.
+    """
 
     name: str
     arguments: tuple[str, ...]
 
     @property
     def command(self) -> str:
+        """Returns the command line that runs the experiment."""
         return shlex.join(("python", "-m", "vtadl_jax.main", *self.arguments))
 
 
 def read_plan(path: Path) -> list[Experiment]:
-    """Raises UserError naming the line that can't be understood."""
+    """Reads a file of experiments. Raises UserError naming the line that can't be understood."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,8 +99,10 @@ def _experiment(words: list[str], where: str) -> Experiment:
 
 
 def is_done(experiment: Experiment, folder: Path) -> bool:
-    """Whether the folder holds the complete run of these arguments. Raises UserError if it holds
-    the run of others."""
+    """Returns whether the folder holds a complete run of these arguments.
+
+    Raises UserError if it holds a run of other arguments.
+    """
     record = read_record(folder)
     if record and record["arguments"] != list(experiment.arguments):
         raise UserError(
@@ -105,12 +115,13 @@ def is_done(experiment: Experiment, folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> dict | None:
+    """Returns the record of a run, None if there is none."""
     path = folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -> None:
-    """Start or continue one run. Raises UserError if the program fails."""
+    """Starts or continues one run. Raises UserError if the program fails."""
     arguments = [argument.replace("{data}", data) for argument in experiment.arguments]
     before = (read_record(folder) or {}).get("seconds", 0.0)
     start = time.perf_counter()
@@ -127,7 +138,7 @@ def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -
         "seconds": before + time.perf_counter() - start,
         "commit": commit(),
     }
-    if folder.is_dir():  # else it refused to begin, and only an absent folder can be begun in
+    if folder.is_dir():  # absent after an early error: a run starts only in an absent folder
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if done.returncode:
         raise UserError(
@@ -136,7 +147,7 @@ def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -
 
 
 def commit() -> str:
-    """Of the checkout that runs, '+' where files differ from it; '-' where there is none."""
+    """Returns the commit of this checkout, with '+' for changed files; '-' outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -153,19 +164,20 @@ def commit() -> str:
 
 
 def collect(experiments: list[Experiment], workdir: Path) -> list[Measured]:
-    """What is complete of them, in the plan's order."""
+    """Returns the complete runs, in the plan's order."""
     found = []
     for experiment in experiments:
         folders = sorted(workdir.glob(f"{experiment.name}/seed-*"))
         for folder in folders:
             record = read_record(folder)
             if record and is_done(experiment, folder):
-                results = json.loads((folder / sweep.RESULTS).read_text(encoding="utf-8"))
+                results = Results.load(folder / RESULTS_FILE)
                 found.append(Measured(experiment.name, experiment.command, record, results))
     return found
 
 
 def tabulate(experiments: list[Experiment], workdir: Path, markdown: str = "") -> None:
+    """Writes results.md, .svg and .json of the complete runs, and results.md to `markdown` too."""
     rows = summarise(collect(experiments, workdir))
     if not rows:
         return
@@ -178,8 +190,9 @@ def tabulate(experiments: list[Experiment], workdir: Path, markdown: str = "") -
 
 
 def run() -> int:
+    """Runs what the flags ask for."""
     if not _PLAN.value:
-        raise UserError("no --plan: give a file with a line for each experiment")
+        raise UserError("no --plan: give a file with one line per experiment")
     if _SEEDS.value < 1:
         raise UserError(f"--seeds {_SEEDS.value}: use 1 or more")
     experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()

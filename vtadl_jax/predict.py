@@ -1,10 +1,10 @@
-"""Score new images with a trained run.
+"""Scores new images with a trained run.
 
 python -m vtadl_jax.predict --workdir runs/mvtec-screw --input DIR_OR_FILE_OR_GLOB --output OUT
 
-Writes OUT/predictions.csv and, of every image, its anomaly map at the image's own size and an
-overlay. Exit codes: 0 all scored, 1 some images could not be read (they are listed, the others are
-scored), 2 a mistake the user can mend, 130 interrupted.
+Writes OUT/predictions.csv and, for every image, an overlay and its anomaly map at the image's own
+size, if the detector makes maps. Exit codes: 0 all scored, 1 some images could not be read (they
+are listed, the others are scored), 2 a mistake the user can fix, 130 interrupted.
 """
 
 import csv
@@ -21,36 +21,35 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from vtadl_jax.commands import run_command
 from vtadl_jax.data.decode import load_image
 from vtadl_jax.data.files import EXTENSIONS
 from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
-from vtadl_jax.predictor import Prediction, Predictor
+from vtadl_jax.evaluation.predictor import Prediction, Predictor
 from vtadl_jax.report.pictures import overlay_row
-from vtadl_jax.writers import say, track
+from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.console import say, track
 
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-_WORKDIR = _define("workdir", "", "Of the trained run.")
+_WORKDIR = _define("workdir", "", "Folder of the trained run.")
 _INPUT = _define("input", "", "Images: a folder (and its sub-folders), a file or a glob pattern.")
 _OUTPUT = _define("output", "", "Folder for the results; must be new or empty.")
 _MAPS = flags.DEFINE_enum(
-    "maps", "npy", ["npy", "tiff", "none"], "Form of the float32 maps.", flag_values=FLAGS
+    "maps", "npy", ["npy", "tiff", "none"], "File type of the float32 maps.", flag_values=FLAGS
 )
 _OVERLAYS = flags.DEFINE_bool("overlays", True, "Also draw pictures.", flag_values=FLAGS)
 _THRESHOLD = flags.DEFINE_float(
-    "threshold", None, "Scores from here on are defects. Default: calibrated.", flag_values=FLAGS
+    "threshold", None, "Defect if score >= threshold. Default: calibrated.", flag_values=FLAGS
 )
-flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
 COLUMNS = ("name", "score", "threshold", "decision", "seconds")
 
 
 def find_images(pattern: str) -> tuple[Path, list[Path]]:
-    """(folder that names are relative to, images in natural order).
+    """Returns (folder that names are relative to, images in natural order).
 
-    Of a folder, all images in it and below, hidden ones left out; a glob may match anything.
-    Raises UserError where there is nothing.
+    For a folder, all images in it and its sub-folders, except hidden ones; a glob may match any
+    files. Raises UserError if there are no images.
     """
     path = Path(pattern).expanduser()
     if path.is_file():
@@ -72,7 +71,7 @@ def find_images(pattern: str) -> tuple[Path, list[Path]]:
 def read_batches(
     files: Sequence[Path], batch_size: int, channels: int, num_threads: int
 ) -> Iterator[list[tuple[Path, np.ndarray | UserError]]]:
-    """Decoded images, or why one can't be read, `batch_size` at a time; the next is under way."""
+    """Yields batches of images, or of read errors; decodes the next batch ahead."""
 
     def read(path: Path):
         try:
@@ -100,9 +99,10 @@ def predict(
     maps: str = "npy",
     overlays: bool = True,
 ) -> list[UserError]:
-    """Score files and write everything into `out`; returns what could not be read."""
+    """Scores files and writes all results to `out`; returns the files that could not be read."""
     unreadable = []
-    predictor.warm_up()
+    if predictor.warm_up().anomaly_map is None and maps != "none":
+        say("this detector scores whole images and makes no maps: no maps are written")
     out.mkdir(parents=True, exist_ok=True)
     size = predictor.batch_size
     batches = read_batches(files, size, predictor.channels, predictor.num_threads)
@@ -131,7 +131,7 @@ def predict(
 
 
 def _write_map(out: Path, name: str, prediction: Prediction, form: str) -> None:
-    if form == "none":
+    if form == "none" or prediction.anomaly_map is None:
         return
     path = out / "maps" / f"{name}.{form}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,9 @@ def _write_map(out: Path, name: str, prediction: Prediction, form: str) -> None:
         Image.fromarray(prediction.anomaly_map).save(path)
 
 
-def _write_overlay(out: Path, name: str, image, prediction: Prediction, predictor) -> None:
+def _write_overlay(
+    out: Path, name: str, image: np.ndarray, prediction: Prediction, predictor: Predictor
+) -> None:
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
     row = overlay_row(
         rgb,
@@ -156,6 +158,7 @@ def _write_overlay(out: Path, name: str, image, prediction: Prediction, predicto
 
 
 def run() -> int:
+    """Scores the images that the flags name."""
     for flag in (_WORKDIR, _INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"no --{flag.name}: see --help")

@@ -1,10 +1,10 @@
-"""Raw images → array records.
+"""Converts raw images to array records.
 
 python -m vtadl_jax.prepare --dataset mvtec_ad --source DIR_OR_ARCHIVE --data_dir OUT
 
-Running it again continues: finished categories are verified and left. With --check it writes
-nothing and reports on --source, or verifies the records in --data_dir.
-Exit codes: 0 done, 2 a mistake or fault that can be mended, 130 interrupted.
+Rerunning continues: finished categories are verified and kept. With --check it writes no records
+and reports on --source, or verifies the records in --data_dir.
+Exit codes: 0 done, 2 a mistake or fault that can be fixed, 130 interrupted.
 """
 
 import functools
@@ -15,27 +15,26 @@ from pathlib import Path
 
 from absl import flags
 
-from vtadl_jax.commands import run_command
 from vtadl_jax.errors import UserError
-from vtadl_jax.writers import say, track
+from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.console import say, track
 
-# Not the global flags: a test or another program may import this beside others that have a --json.
+# Not absl's global flags: another imported module may define a --json, too.
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _DATASET = _define("dataset", "folder", "mvtec_ad, btad, or folder: any images in such a layout.")
 _SOURCE = _define("source", "", "Folder of raw images, or .tar.xz, .tar.gz, .tar or .zip of it.")
-_DATA_DIR = _define("data_dir", "", "Where the records go, or are.")
+_DATA_DIR = _define("data_dir", "", "Folder of the records.")
 _IMAGE_SIZE = _define("image_size", "", "512 or 512,640 (height,width); empty: the original size.")
 _CATEGORY = flags.DEFINE_list(
-    "category", [], "Categories to take, separated by commas; empty: all.", flag_values=FLAGS
+    "category", [], "Categories to prepare, separated by commas; empty: all.", flag_values=FLAGS
 )
-_CHECK = flags.DEFINE_bool("check", False, "Report and write nothing.", flag_values=FLAGS)
+_CHECK = flags.DEFINE_bool("check", False, "Report only; write no records.", flag_values=FLAGS)
 _JSON = _define("json", "", "With --check: also write the report to this file.")
-flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """'512' or '512,640' → (height, width); '' → None. Raises UserError for anything else."""
+    """Parses '512' or '512,640' → (height, width), '' → None. Raises UserError for other text."""
     if not text:
         return None
     parts = text.replace("x", ",").strip("() ").split(",")
@@ -51,9 +50,9 @@ def prepare(
     image_size: tuple[int, int] | None = None,
     categories: Sequence[str] = (),
 ) -> list[Path]:
-    """Records of `source` in `data_dir`, as the command makes them; a folder for each category.
+    """Makes records of `source` in `data_dir` and returns the folder of each category.
 
-    Raises UserError for whatever stands in the way, all of it in `builders.build.prepare`.
+    Raises UserError as `builders.build.prepare`.
     """
     from vtadl_jax.data.builders import build
 
@@ -62,8 +61,8 @@ def prepare(
 
 
 def builder_of(dataset: str):
-    """The builder class of a --dataset. Raises UserError if there is none."""
-    from vtadl_jax.data.builders import build  # not above: tensorflow-datasets takes a while
+    """Returns the builder class of a --dataset. Raises UserError if there is none."""
+    from vtadl_jax.data.builders import build  # tensorflow-datasets imports slowly
 
     if dataset not in build.BUILDERS:
         raise UserError(f"--dataset {dataset!r}: use one of {', '.join(build.BUILDERS)}")
@@ -71,7 +70,7 @@ def builder_of(dataset: str):
 
 
 def run() -> int:
-    from vtadl_jax.data import inspect
+    from vtadl_jax.data.inspection import report as inspect
 
     builder = builder_of(_DATASET.value)
     size = parse_size(_IMAGE_SIZE.value)
@@ -83,7 +82,7 @@ def run() -> int:
     if _CHECK.value:
         return report(inspect.inspect_source(builder, source, _CATEGORY.value, track))
     if not _DATA_DIR.value:
-        raise UserError("no --data_dir: give the folder that the records go to")
+        raise UserError("no --data_dir: give the folder for the records")
     folders = prepare(_DATASET.value, source, data_dir, size, _CATEGORY.value)
     say(f"{data_dir / builder.name} holds {', '.join(f.parent.name for f in folders)}")
     return 0

@@ -1,4 +1,4 @@
-"""The benchmark's rim: mistakes in one line, every measure at a small size, equal numbers."""
+"""The kernels benchmark: mistakes in one line, every measure at a small size, equal results."""
 
 import json
 import sys
@@ -142,7 +142,7 @@ def test_a_library_that_is_missing_is_said_in_its_row():
 def all_groups():
     from vtadl_jax.benchmarks.measures import convolution, mixture, network
 
-    config = tiny_config(batch_size=2, model__depth=1)
+    config = tiny_config(batch_size=2, model__vit__depth=1)
     yield from kernels.gemm(1, side=16)
     yield from mixture.conditional(1, 3, 4, 8, libraries=())
     yield from mixture.shared(1, 3, 4, 8)

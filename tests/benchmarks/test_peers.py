@@ -1,5 +1,5 @@
-"""The peers do the work that they are timed for: the official network its golden numbers, the
-paper's network the same as ours."""
+"""The peers compute the same results: the official network its golden numbers, the paper's network
+those of ours."""
 
 import jax
 import numpy as np
@@ -7,7 +7,9 @@ import pytest
 
 from tests import golden
 from tests.factory import tiny_config
-from vtadl_jax.models import make_detector
+from vtadl_jax.detectors.contract import Batch
+from vtadl_jax.experiment import make_detector
+from vtadl_jax.networks.parallel import SINGLE_DEVICE
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra bench)")
 
@@ -85,8 +87,8 @@ def pair():
     detector = make_detector(config)
     variables = detector.init(jax.random.key(0))
     # Running statistics that are not the initial ones, so that scoring has to find them.
-    stats = jax.tree.map(lambda x: x + 0.1, variables["batch_stats"])
-    variables = {"params": variables["params"], "batch_stats": stats}
+    stats = jax.tree.map(lambda x: x + 0.1, variables["stats"])
+    variables = {"params": variables["params"], "stats": stats}
     twin = PaperVTADL(config)
     load_variables(twin, variables)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), np.uint8)
@@ -109,11 +111,14 @@ def test_paper_network_scores_as_ours(pair):
 
 def test_paper_network_has_our_loss_terms_and_gradients(pair):
     detector, variables, twin, images = pair
-    (want, (want_terms, _)), grads = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))(
-        variables["params"],
-        variables["batch_stats"],
-        images,
-        jax.random.split(jax.random.key(1), len(images)),
+    keys = jax.random.split(jax.random.key(1), len(images))
+
+    def loss_of(params):
+        batch = Batch(image=images)
+        return detector.loss({**variables, "params": params}, batch, keys, SINGLE_DEVICE)
+
+    (want, (want_terms, _)), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
+        variables["params"]
     )
     loss, terms = twin.train()(to_torch(images))
     loss.backward()
@@ -141,7 +146,7 @@ def test_a_parameter_without_a_place_is_refused():
     with pytest.raises(ValueError, match=r"unexpected.*decoder\.nowhere\.weight"):
         load_variables(
             twin,
-            {"params": {"decoder": {"nowhere": {"kernel": np.zeros((2, 2))}}}, "batch_stats": {}},
+            {"params": {"decoder": {"nowhere": {"kernel": np.zeros((2, 2))}}}, "stats": {}},
         )
 
 

@@ -1,10 +1,10 @@
-"""A small optimised module in the form that XLA prints, with every construct that is read."""
+"""A small optimized module as XLA prints it, with every construct that the parser reads."""
 
 MODULE = """HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias), \
 {1}: (2, {}, must-alias) }, num_partitions=4
 
 FileNames
-1 "/checkout/vtadl_jax/models/vit.py"
+1 "/checkout/vtadl_jax/networks/vit.py"
 2 "/lib/flax/linen/linear.py"
 
 FunctionNames

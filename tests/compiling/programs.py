@@ -1,6 +1,6 @@
 """The programs whose facts are tested, compiled once a session, and their golden summaries.
 
-python -m tests.compiling.programs     # compiles them again and renews golden.json
+python -m tests.compiling.programs     # compiles them and renews these versions' file in golden/
 """
 
 import functools
@@ -8,25 +8,32 @@ import json
 import tempfile
 from pathlib import Path
 
-from configs import mvtec
-from tests.factory import tiny_config
+from tests.factory import tiny_config, with_fields
 from vtadl_jax.compiling.reading import read_step
-from vtadl_jax.compiling.topology import find_target, versions
+from vtadl_jax.compiling.topology import find_target
+from vtadl_jax.configs import mvtec
+from vtadl_jax.experiment import parse
+from vtadl_jax.runtime.versions import compiler_versions
 
-GOLDEN = Path(__file__).with_name("golden.json")
+GOLDENS = Path(__file__).with_name("golden")  # a file for each pair of jax and libtpu
+
+
+def golden_file() -> Path:
+    """Returns the golden summaries' file of the installed jax and libtpu; it may not exist yet."""
+    versions = compiler_versions()
+    return GOLDENS / f"jax-{versions['jax']}-libtpu-{versions.get('libtpu', 'none')}.json"
+
+
 RENEW = "python -m tests.compiling.programs"
 
 
 def paper_config():
-    """As a TPU is to run it: bfloat16, blocks recomputed."""
-    config = mvtec.get_config()
-    config.dtype = "bfloat16"
-    config.model.remat = True
-    return config
+    """Returns the config for a TPU: bfloat16, with rematerialized blocks."""
+    return with_fields(parse(mvtec.get_config()), dtype="bfloat16", model__vit__remat=True)
 
 
 def device_config():
-    """Small, one device's program mapped over all, each with its own batch statistics."""
+    """Returns a small config with pmap, and batch statistics per device."""
     return tiny_config(
         dtype="bfloat16", train__parallel="pmap", model__decoder__norm_statistics="device"
     )
@@ -40,7 +47,7 @@ PROGRAMS = {
 
 @functools.cache
 def compiled(name: str) -> tuple[dict, str]:
-    """(reading, the optimised program's text) of the train step, 8 images a chip."""
+    """Returns (reading, optimized program's text) of the train step, 8 images per chip."""
     make_config, topology = PROGRAMS[name]
     with tempfile.TemporaryDirectory() as folder:
         dump = Path(folder) / "step"
@@ -49,7 +56,7 @@ def compiled(name: str) -> tuple[dict, str]:
 
 
 def summary(reading: dict) -> dict:
-    """What is compared with the golden one: numbers, no text of the program."""
+    """Returns the summary that is compared with the golden one: numbers, no program text."""
     kinds = [c["kind"] for c in reading["collectives"]]
     return {
         "cycles": reading["cycles"],
@@ -70,9 +77,10 @@ def summary(reading: dict) -> dict:
 
 def main() -> None:
     summaries = {name: summary(compiled(name)[0]) for name in PROGRAMS}
-    golden = {"renew": RENEW, "versions": versions(), "programs": summaries}
-    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {GOLDEN}")
+    golden = {"renew": RENEW, "versions": compiler_versions(), "programs": summaries}
+    GOLDENS.mkdir(exist_ok=True)
+    golden_file().write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {golden_file()}")
 
 
 if __name__ == "__main__":

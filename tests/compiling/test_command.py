@@ -1,18 +1,19 @@
-"""The command as people type it, for this machine's own devices."""
+"""The command line of compile studies, for this machine's devices."""
 
 import json
 
 import pytest
 
-from tests.cli import run_cli
+from tests.cli import run_cli, run_main
 from vtadl_jax.compiling.topology import find_target
 from vtadl_jax.errors import UserError
 
 CONFIG = """from tests.factory import tiny_config
+from vtadl_jax.options import to_config_dict
 
 
 def get_config(argument=""):
-    return tiny_config(model__depth=int(argument or 2))
+    return to_config_dict(tiny_config(model__vit__depth=int(argument or 2)))
 """
 
 
@@ -35,16 +36,16 @@ def test_reports_and_compares_with_another_config(folder):
     assert reading["programs"] == 1
     assert reading["work"]["flops"] > 0
     assert reading["memory"]["arguments"] > 4 * reading["program"]["num_parameters"]
-    assert reading["program"]["fields"]["model.depth"] == 2
+    assert reading["program"]["fields"]["model.vit.depth"] == 2
     for kind in ("md", "html", "after.hlo.txt", "before.hlo.txt", "stablehlo.mlir"):
         assert (folder / f"{stem.name}.{kind}").stat().st_size > 500
-    # Against itself with another depth.
+    # Compares the config with itself at another depth.
     done = run_cli("vtadl_jax.compile", *arguments[:3], f"--against={folder / 'tiny.py'}:5")
     assert done.returncode == 0, done.stderr
-    assert "config.model.depth  5       2" in done.stdout
+    assert "config.model.vit.depth  5       2" in done.stdout
     written = json.loads((folder / "tiny-eval-local-against-tiny.json").read_text(encoding="utf-8"))
-    assert written["before"]["program"]["fields"]["model.depth"] == 5
-    # The reading of the first call was kept: no two compilations take the same time.
+    assert written["before"]["program"]["fields"]["model.vit.depth"] == 5
+    # The first call's reading is reused: two compilations never take exactly the same time.
     assert written["after"]["seconds"] == reading["seconds"]
     assert written["before"]["seconds"] != reading["seconds"]
 
@@ -58,10 +59,9 @@ def test_reports_and_compares_with_another_config(folder):
         ("--sweep=2x2", "sweep '2x2': begin with a chip"),
     ],
 )
-def test_mistakes_are_told_in_a_line(folder, argument, message):
-    done = run_cli(
-        "vtadl_jax.compile", f"--config={folder / 'tiny.py'}", f"--output={folder}", argument
-    )
+def test_errors_are_one_line(capsys, folder, argument, message):
+    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", argument)
+    done = run_main(capsys, "vtadl_jax.compile", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1

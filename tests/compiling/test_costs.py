@@ -25,13 +25,13 @@ def test_loop_bodies_count_as_often_as_they_run(module, scheduled):
     assert times["fusion.1"] == 6
     assert times["less"] == 7
     assert times["copy.1"] == 1
-    assert "dot" not in times  # it is part of a fusion, which is estimated whole
+    assert "dot" not in times  # part of a fusion, which has one estimate
     # fusion 1000 + add 10, six times, and a copy.
     expected = {"total": 6 * 1010 + 300, "once": 1010 + 300, "without_estimate": 4}
     assert costs.cycles(scheduled) == expected
 
 
-def test_a_loop_whose_end_is_not_clear_counts_once_and_is_told():
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
     changed = hlo.parse(MODULE.replace("direction=LT", "direction=GT"))
     scheduled, unknown = costs.schedule(changed)
     assert unknown == 1
@@ -45,17 +45,17 @@ def test_programs_without_estimates_have_no_cycles():
 
 def test_a_fusion_is_named_by_the_product_in_it(module, scheduled):
     origins = Origins(module)
-    dearest = costs.dearest(origins, scheduled, 1)[0]
-    assert dearest["name"] == "fusion.1"
-    assert dearest["module"] == "encoder/blocks/qkv"
-    assert dearest["backward"]
-    assert dearest["source"] == "models/vit.py:93"
-    assert (dearest["cycles"], dearest["times"]) == (6000, 6)
+    found = costs.most_expensive(origins, scheduled, 1)[0]
+    assert found["name"] == "fusion.1"
+    assert found["module"] == "encoder/blocks/qkv"
+    assert found["backward"]
+    assert found["source"] == "networks/vit.py:93"
+    assert (found["cycles"], found["times"]) == (6000, 6)
 
 
-def test_what_has_no_name_is_named_by_what_it_works_on(module, scheduled):
+def test_an_instruction_without_a_name_has_its_operands_name(module, scheduled):
     modules = costs.by_module(Origins(module), scheduled)
-    # The copy reads the loop's result; the counter's addition has nothing that is named.
+    # The copy reads the loop's result; the counter's addition has no named operand.
     assert modules["encoder"] == {"forward": 300, "backward": 0}
     assert modules["encoder/blocks/qkv"] == {"forward": 0, "backward": 6000}
     assert sum(sum(ways.values()) for ways in modules.values()) == 6360
@@ -68,7 +68,7 @@ def read_collectives(module, scheduled):
 
 def test_collectives_in_fusions_are_counted_once_each(module, scheduled):
     found = read_collectives(module, scheduled)
-    assert "weights.1" not in found  # the end of what has begun
+    assert "weights.1" not in found  # the end of a collective that was counted at its start
     size = 64 * 8 * 4
     gather, scatter = found["weights"], found["summed"]
     assert (gather["kind"], gather["bytes"], gather["wire_bytes"]) == (
@@ -109,7 +109,7 @@ def test_collectives_count_bytes_groups_and_executions(module, scheduled):
         ("replica_groups={}", 32),
     ],
 )
-def test_group_sizes_in_every_way_they_are_printed(text, size):
+def test_group_sizes_in_every_printed_format(text, size):
     assert costs.group_size(text, 32) == size
 
 

@@ -1,4 +1,4 @@
-"""Times, schedules and comparisons from made-up readings; what pages and tables say of them."""
+"""Times, schedules and comparisons from synthetic readings, and their pages and tables."""
 
 import copy
 
@@ -32,7 +32,7 @@ def reading():
             "num_parameters": 1000,
             "parameter_bytes": 4000,
             "versions": {"jax": "1"},
-            "forms": {},
+            "implementations": {},
         },
         "fits": True,
         "seconds": {"trace": 1.0, "lower": 2.0, "compile": 30.0},
@@ -73,7 +73,7 @@ def test_an_unknown_chip_leaves_times_out(reading):
     assert "roofline" not in text
 
 
-def test_every_form_of_a_report_says_the_same_numbers(reading):
+def test_every_format_of_a_report_has_the_same_numbers(reading):
     tables = sections.sections(reading, 209)
     texts = [
         writing.terminal(sections.title(reading), sections.subtitle(reading), tables),
@@ -81,7 +81,7 @@ def test_every_form_of_a_report_says_the_same_numbers(reading):
         page.reading_page("t", "s", reading, tables, 209),
     ]
     for text in texts:
-        for told in ("6,360", "encoder/blocks/qkv", "models/vit.py:93", "all-gather"):
+        for told in ("6,360", "encoder/blocks/qkv", "networks/vit.py:93", "all-gather"):
             assert told in text
     assert "<script" not in texts[2]
     assert "http" not in texts[2].replace("http-equiv", "")
@@ -121,6 +121,17 @@ def test_comparisons_name_settings_and_modules(reading):
     assert "nothing" in same[0].note
 
 
+def test_comparisons_leave_out_fields_that_no_program_depends_on(reading):
+    other = copy.deepcopy(reading)
+    other["program"]["fields"] |= {"data.root": "there", "eval.map_sigma": 2.0, "model.x": 1}
+    found = comparing.comparison(reading, other)[0].rows
+    assert found == [["config.model.x", "None", "1"]]
+    for one in (reading, other):
+        one["program"]["step"] = "eval"  # which smooths maps
+    found = comparing.comparison(reading, other)[0].rows
+    assert found == [["config.eval.map_sigma", "None", "2.0"], ["config.model.x", "None", "1"]]
+
+
 def test_scaling_tables_grow_from_the_first_that_fits(reading):
     larger = copy.deepcopy(reading)
     larger["cycles"]["total"] = 6996
@@ -148,7 +159,7 @@ def test_a_sweep_must_name_a_chip():
         scaling.topologies("2x2,4x4")
 
 
-def test_changes_need_something_to_change_from():
+def test_changes_need_a_value_before():
     assert change(0, 4) is None
     assert change(None, 4) is None
     assert change(4, 5) == 0.25
@@ -162,7 +173,7 @@ def test_peaks_agree_with_the_clock_and_each_other():
     assert chip_of("cpu") is None
 
 
-def test_numbers_are_worded():
+def test_numbers_are_formatted():
     assert wording.si(12_345_678, digits=4) == "12.35 M"
     assert wording.mib(3 * 2**20) == "3.0 MiB"
     assert wording.duration(0.0123) == "12.3 ms"

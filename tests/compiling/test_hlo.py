@@ -1,4 +1,4 @@
-"""The reader of XLA's text: on a module written by hand, and on what XLA prints here."""
+"""The parser of XLA's text: on a module written by hand, and on the installed XLA's output."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_bytes_of_element_types(dtype, size):
     assert hlo.array_bytes(dtype, (4, 6)) == 24 * size // 8
 
 
-def test_estimates_and_what_the_compiler_does_not_estimate(module):
+def test_estimates_and_missing_estimates(module):
     assert instruction(module, "body", "fusion.1").cycles == 1000
     assert instruction(module, "main", "x.1").cycles is None
     assert instruction(module, "main", "unknown").cycles is None
@@ -61,17 +61,17 @@ def test_stacks_run_from_the_innermost_call_outwards(module):
     frames = module.stack(instruction(module, "fused", "dot"))
     assert [(f.file, f.line, f.function) for f in frames] == [
         ("/lib/flax/linen/linear.py", 7, "Dense.__call__"),
-        ("/checkout/vtadl_jax/models/vit.py", 93, "PatchViT.__call__"),
+        ("/checkout/vtadl_jax/networks/vit.py", 93, "PatchViT.__call__"),
     ]
     assert module.stack(instruction(module, "main", "copy.1")) == ()
 
 
-def test_text_without_an_entry_is_refused():
+def test_text_without_an_entry_is_rejected():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule nothing\n")
 
 
-def test_what_xla_prints_here_is_read():
+def test_the_installed_xlas_text_is_parsed():
     def step(x):
         return jax.lax.fori_loop(0, 5, lambda _, y: jnp.sin(y @ x), x).sum()
 
@@ -79,10 +79,10 @@ def test_what_xla_prints_here_is_read():
     module = hlo.parse(text)
     opcodes = {i.opcode for i in module.instructions()}
     assert {"while", "parameter", "constant"} <= opcodes
-    # Every operand that is named exists where it is used.
+    # Every named operand exists in its computation.
     for computation in module.computations.values():
         for found in computation.instructions:
             assert set(found.operands) <= computation.by_name.keys()
-    # By name: a program of the compilation cache may have been made in another checkout.
+    # By file name: a program from the compile cache may come from another checkout.
     names = {Path(f.file).name for i in module.instructions() for f in module.stack(i)}
     assert Path(__file__).name in names

@@ -1,4 +1,4 @@
-"""The search for the largest batch, over memories of every shape."""
+"""The search for the largest batch, for several memory curves."""
 
 import pytest
 from hypothesis import given

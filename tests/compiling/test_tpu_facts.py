@@ -1,4 +1,4 @@
-"""Facts about the programs that the TPU's compiler makes of the train step; no TPU is needed."""
+"""Facts about the train step's programs from the TPU's compiler; no TPU is needed."""
 
 import json
 
@@ -7,13 +7,13 @@ import pytest
 
 from tests.compiling import programs
 from tests.factory import tiny_config
-from vtadl_jax import train
 from vtadl_jax.compiling import costs, hlo
 from vtadl_jax.compiling.origin import module_of
 from vtadl_jax.compiling.program import lower_step
-from vtadl_jax.compiling.topology import find_target, has_tpu_compiler, versions
-from vtadl_jax.models import make_detector
-from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.compiling.topology import find_target, has_tpu_compiler
+from vtadl_jax.experiment import make_detector
+from vtadl_jax.training.optimizer import make_optimizer
+from vtadl_jax.training.state import create_state
 
 pytestmark = [
     pytest.mark.tpu_compile,
@@ -34,13 +34,10 @@ def paper():
 
 @pytest.fixture(scope="module")
 def golden():
-    if not programs.GOLDEN.is_file():
-        pytest.skip(f"there are no golden summaries: {programs.RENEW} makes them")
-    stored = json.loads(programs.GOLDEN.read_text(encoding="utf-8"))
-    if stored["versions"] != versions():
-        pytest.skip(
-            f"the golden summaries are of {stored['versions']}: {programs.RENEW} makes new ones"
-        )
+    path = programs.golden_file()
+    if not path.is_file():
+        pytest.skip(f"there is no {path.name}: {programs.RENEW} makes it")
+    stored = json.loads(path.read_text(encoding="utf-8"))
     return stored["programs"]
 
 
@@ -55,7 +52,7 @@ def close(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [PAPER, DEVICE])
-def test_programs_are_as_their_golden_summaries(name, golden):
+def test_programs_match_their_golden_summaries(name, golden):
     if name not in golden:
         pytest.skip(f"no golden summary of {name}: {programs.RENEW} makes it")
     close(programs.summary(programs.compiled(name)[0]), golden[name])
@@ -71,11 +68,11 @@ def test_the_paper_config_keeps_to_its_budget(paper):
 
 
 @pytest.mark.slow
-def test_every_buffer_of_the_state_is_given_to_the_next(paper):
+def test_every_buffer_of_the_state_is_donated(paper):
     reading, _ = paper
     config = programs.paper_config()
     detector, tx = make_detector(config), make_optimizer(config.optimizer, 10)
-    state = jax.eval_shape(lambda: train.create_state(detector, tx, 0))
+    state = jax.eval_shape(lambda: create_state(detector, tx, 0))
     assert reading["aliased_outputs"] == len(jax.tree.leaves(state))
 
 
@@ -86,7 +83,7 @@ def test_no_activation_is_gathered(paper):
     collectives = costs.find_collectives(module, scheduled)
     assert costs.activations_gathered(collectives, reading["program"]["images"]) == []
     gathered = [c for c in reading["collectives"] if c["kind"] == "all-gather"]
-    # Weights whose update is shared, each once.
+    # Weights with a sharded update, each once.
     assert {c["carries"] for c in gathered} == {"weights", "sums"}
     assert sum(c["bytes"] for c in gathered) <= 1.05 * reading["program"]["parameter_bytes"]
 
@@ -95,7 +92,8 @@ def test_no_activation_is_gathered(paper):
 def test_devices_exchange_no_more_than_the_gradients(paper):
     reading, _ = paper
     totals, config = reading["collective_totals"], reading["program"]
-    # Gradients summed, in bfloat16 where the product was, and updated weights gathered in float32.
+    # Gradients are summed, in bfloat16 if their product was; updated weights are gathered in
+    # float32.
     assert totals["wire_bytes"] <= 2 * 1.05 * config["parameter_bytes"]
 
 
@@ -118,7 +116,7 @@ def test_products_are_bfloat16_and_sum_in_float32_where_it_is_meant(paper):
                 assert operands <= {"bf16", "f32"}, instruction.name
                 assert "bf16" in operands, (name, instruction.name)
                 seen.add(name.split("/")[0])
-            # What a density is made of leaves the matrix unit unrounded.
+            # Inputs of a density leave the matrix unit unrounded.
             if name.startswith("mixture/") and "transpose(" not in instruction.op_name:
                 assert result == "f32", (name, instruction.name)
                 seen.add("mixture")
@@ -148,7 +146,7 @@ def test_a_data_parallel_step_makes_at_most_three_collectives():
     assert reading["program"]["num_devices"] == 4
     assert 1 <= reading["collective_totals"]["executed"] <= 3
     assert {c["kind"] for c in reading["collectives"]} == {"all-reduce"}
-    # Gradients, metrics and running statistics: all parameters are in them.
+    # Gradients, metrics and running statistics; together they contain all parameters.
     assert reading["collective_totals"]["bytes"] >= 2 * reading["program"]["num_parameters"]
 
 
@@ -156,7 +154,7 @@ def test_a_programs_size_does_not_depend_on_the_depth():
     target = find_target("v5e:2x2")
     sizes = set()
     for depth in (2, 7):
-        config = tiny_config(model__depth=depth, dtype="bfloat16")
+        config = tiny_config(model__vit__depth=depth, dtype="bfloat16")
         text = lower_step(config, target, "train", 8).lowered.as_text()
         sizes.add(text.count("\n"))
     assert len(sizes) == 1

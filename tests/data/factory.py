@@ -1,4 +1,4 @@
-"""Tiny image trees for the tests of this room; no test lives here."""
+"""Tiny image trees for the tests of this folder; holds no tests."""
 
 import re
 from collections.abc import Iterator

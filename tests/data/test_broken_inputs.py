@@ -1,5 +1,5 @@
-"""What users' folders hold in practice: each fault is one line that names the file, found before
-anything is written."""
+"""Faults of users' folders in practice: each gives one line that names the file, before anything is
+written."""
 
 import os
 import shutil
@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from tests.data.factory import fails, grey, noise, truncate, write
-from tests.factory import tiny_config, tiny_dataset
-from vtadl_jax import main
+from tests.factory import tiny_config
+from tests.training.steps import QUICK
+from vtadl_jax import run
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("data") / "parts") / "gear"
+@pytest.fixture
+def gear(dataset):
+    return dataset / "gear"
 
 
 def replace_by(name, content):
@@ -98,7 +99,7 @@ def loop(path):
 
 
 def wide(path):
-    """A header that promises more pixels than anyone has memory for."""
+    """An image header with more pixels than fit into memory."""
     write(path, grey(0))
     content = bytearray(path.read_bytes())
     content[16:24] = (100_000).to_bytes(4, "big") * 2
@@ -130,7 +131,7 @@ FAULTS = {
     "an empty class": no_training_images,
     "a link to itself": add("train/good/loop.png", loop),
     "a link to nothing": add("train/good/gone.png", lambda p: p.symlink_to("nowhere.png")),
-    "a header that lies about its size": add("train/good/wide.png", wide),
+    "a header with a wrong size": add("train/good/wide.png", wide),
 }
 # Seen when an image is decoded: at the start with a cache, else when training first draws it.
 DECODING_FAULTS = {
@@ -141,46 +142,46 @@ DECODING_FAULTS = {
 
 @pytest.mark.parametrize("cache", ["none", "host"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_line_that_names_the_file(dataset, tmp_path, fault, cache):
-    check(dataset, tmp_path, FAULTS[fault], cache)
+def test_a_fault_is_one_line_that_names_the_file(gear, tmp_path, fault, cache):
+    check(gear, tmp_path, FAULTS[fault], cache)
 
 
 @pytest.mark.parametrize("cache", ["host", "device"])
 @pytest.mark.parametrize("fault", DECODING_FAULTS)
-def test_a_cache_finds_faults_inside_images_at_the_start(dataset, tmp_path, fault, cache):
-    check(dataset, tmp_path, DECODING_FAULTS[fault], cache)
+def test_a_cache_finds_faults_inside_images_at_the_start(gear, tmp_path, fault, cache):
+    check(gear, tmp_path, DECODING_FAULTS[fault], cache)
 
 
-def check(dataset, tmp_path, spoil, cache):
+def check(gear, tmp_path, spoil, cache):
     root, workdir = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(dataset, root)
+    shutil.copytree(gear, root)
     named = spoil(root)
     with fails(named):
-        main.run(tiny_config(root, data__category="", data__cache=cache), workdir)
+        run.run(tiny_config(root, **QUICK, data__category="", data__cache=cache), workdir)
     assert not workdir.exists()
 
 
-def test_too_few_images_to_hold_one_out(dataset, tmp_path):
+def test_too_few_images_to_hold_one_out(gear, tmp_path):
     root = tmp_path / "data"
     write(root / "train" / "good" / "a.png", grey(1, (32, 32)))
     with fails("data.holdout_fraction 0.1", "1 images", "add images"):
-        main.run(tiny_config(root, data__category=""), tmp_path / "run")
+        run.run(tiny_config(root, **QUICK, data__category=""), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_that_may_not_be_read(dataset, tmp_path):
+def test_files_that_may_not_be_read(gear, tmp_path):
     root = tmp_path / "data"
-    shutil.copytree(dataset, root)
+    shutil.copytree(gear, root)
     (root / "train" / "good" / "003.png").chmod(0)
     with fails(root / "train" / "good" / "003.png", "Permission denied"):
-        main.run(tiny_config(root, data__category=""), tmp_path / "run")
+        run.run(tiny_config(root, **QUICK, data__category=""), tmp_path / "run")
 
 
 def test_the_data_folder_itself(tmp_path):
     (tmp_path / "file").write_text("x")
     with fails("data.root", tmp_path / "file", "is not a folder"):
-        main.run(tiny_config(tmp_path / "file"), tmp_path / "run")
+        run.run(tiny_config(tmp_path / "file", **QUICK), tmp_path / "run")
     with fails("data.root", tmp_path / "none", "does not exist"):
-        main.run(tiny_config(tmp_path / "none"), tmp_path / "run")
+        run.run(tiny_config(tmp_path / "none", **QUICK), tmp_path / "run")
     assert not (tmp_path / "run").exists()

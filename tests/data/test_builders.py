@@ -22,9 +22,9 @@ from vtadl_jax.data.builders.image_folders import ImageFolders
 from vtadl_jax.data.builders.mvtec_ad import MvtecAd
 from vtadl_jax.data.builders.survey import find_root, survey
 from vtadl_jax.data.decode import load_image, load_mask
-from vtadl_jax.data.layouts import BTAD, MVTEC, mvtec_layout
 from vtadl_jax.data.pipeline import load_example
-from vtadl_jax.data.prepared import prepared
+from vtadl_jax.data.sources.layouts import BTAD, MVTEC, mvtec_layout
+from vtadl_jax.data.sources.prepared import prepared
 from vtadl_jax.data.transforms import Geometry
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -312,9 +312,10 @@ def test_odd_names(tmp_path, category):
 # Real images
 
 
-@pytest.mark.skipif(not (SHARED / "mvtec_ad").is_dir(), reason="MVTec AD is not there")
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "mvtec_ad" / "screw").is_dir(), reason="MVTec AD is not there")
 def test_real_screws(tmp_path):
-    (folder,) = prepare(Job(MvtecAd, tmp_path / "out"), SHARED / "mvtec_ad")
+    (folder,) = prepare(Job(MvtecAd, tmp_path / "out"), SHARED / "mvtec_ad", ["screw"])
     raw, ours = mvtec_layout(SHARED / "mvtec_ad", "screw"), prepared(folder, "screw")
     assert (len(ours.train), len(ours.test)) == (320, 160)
     assert sum(r.mask is not None for r in ours.test) == 119

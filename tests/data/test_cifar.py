@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import cifar10
 from tests.data.factory import fails, noise, truncate
-from vtadl_jax.data.cifar import read_cifar10
+from vtadl_jax.configs import cifar10
 from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.sources.cifar import read_cifar10
 
 SITE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 STEMS = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

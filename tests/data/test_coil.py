@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from configs import coil100
 from tests.data.factory import fails, grey, write
-from vtadl_jax.data.coil import read_coil100
-from vtadl_jax.data.one_class import one_class_splits
+from vtadl_jax.configs import coil100
 from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.sources.coil import read_coil100
+from vtadl_jax.data.sources.one_class import one_class_splits
 
 SITE = "https://www.cs.columbia.edu/CAVE/software/softlib/coil-100.php"
 

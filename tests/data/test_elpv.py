@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import elpv as elpv_config
 from tests.data.factory import fails, grey, write
-from vtadl_jax.data.elpv import elpv_splits, read_labels
+from vtadl_jax.configs import elpv as elpv_config
 from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.sources.elpv import elpv_splits, read_labels
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("elpv_dataset") is None, reason="elpv-dataset is not installed"

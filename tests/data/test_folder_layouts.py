@@ -1,8 +1,8 @@
 """BTAD's layout, plain folders of images, and the mistakes that users make in them."""
 
 from tests.data.factory import fails, grey, noise, tree, write
-from vtadl_jax.data.layouts import btad_layout, folder_layout
 from vtadl_jax.data.records import check_images, split_holdout
+from vtadl_jax.data.sources.layouts import btad_layout, folder_layout
 
 # BTAD's layout
 

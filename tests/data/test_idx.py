@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import fashion_mnist, kmnist, mnist
 from tests.data.factory import fails, noise, truncate
-from vtadl_jax.data.idx import read_idx
-from vtadl_jax.data.one_class import one_class_splits
+from vtadl_jax.configs import fashion_mnist, kmnist, mnist
 from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.sources.idx import read_idx
+from vtadl_jax.data.sources.one_class import one_class_splits
 
 MNIST = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist"
 SITE = "http://yann.lecun.com/exdb/mnist"
@@ -145,6 +145,7 @@ def test_configs(tmp_path, module, category, name):
     assert len(load_splits(config).test) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MNIST.is_dir(), reason="the shared data sets are not beside the checkout")
 def test_mnist():
     images = read_idx(MNIST, "mnist")

@@ -9,7 +9,7 @@ from tests.data.trees import block, mvtec_tree
 from vtadl_jax.data.builders.build import Job, prepare
 from vtadl_jax.data.builders.image_folders import ImageFolders
 from vtadl_jax.data.builders.mvtec_ad import MvtecAd
-from vtadl_jax.data.inspect import inspect_prepared, inspect_source
+from vtadl_jax.data.inspection.report import inspect_prepared, inspect_source
 
 TEST, MASKS = "screw/test/scratch_head", "screw/ground_truth/scratch_head"
 

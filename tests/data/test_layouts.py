@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.data.factory import fails, grey, tree, write
-from vtadl_jax.data.layouts import mvtec_layout
+from tests.factory import tiny_config
 from vtadl_jax.data.records import check_images
+from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.sources.layouts import mvtec_layout
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -195,6 +197,7 @@ def test_screw():
     check_images(splits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not beside the checkout")
 def test_magnetic_tile():
     splits = mvtec_layout(SHARED / "mtd", "magnetic_tile")
@@ -231,3 +234,31 @@ def test_symlink_loops_and_dangling_links_are_named(tmp_path):
     (tmp_path / "test" / "ring").symlink_to(tmp_path / "test")  # a folder that contains itself
     with fails("inside a folder of images"):
         mvtec_layout(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["mvtec_layout", "folder"])
+def test_a_fraction_of_the_defects_is_trained_on(tmp_path, source):
+    tree(tmp_path / "nut", train=10, good=2, scratch=6)
+    for i in range(4):
+        write(tmp_path / "nut" / "test" / "dent" / f"{i}.png", grey(i))
+    fields = {"data__source": source, "data__category": "nut", "data__anomaly_fraction": 0.5}
+
+    def split(needs=(), **more):
+        splits = load_splits(tiny_config(tmp_path, **fields | more), needs)
+        names = {r.name for r in splits.train if r.label}
+        assert not names & {r.name for r in splits.test}
+        assert len(splits.train) - len(names) == 10
+        assert len(splits.train) + len(splits.test) == 22
+        return names
+
+    moved = split()
+    assert sorted(name.split("/")[-2] for name in moved) == ["dent"] * 2 + ["scratch"] * 3
+    assert moved == split()
+    assert len({frozenset(split(seed=seed)) for seed in range(6)}) > 1
+    assert {name.split("/")[-2] for name in split(("mask",))} == {"scratch"}  # dents have none
+    with fails("data.anomaly_fraction 1.0", "10 defective test images", "use less than 1,"):
+        split(data__anomaly_fraction=1.0)
+    with fails("data.anomaly_fraction 0.6", "6 defective test images with a mask"):
+        split(("mask",), data__anomaly_fraction=0.6)
+    with fails("data.anomaly_fraction -0.1"):
+        split(data__anomaly_fraction=-0.1)

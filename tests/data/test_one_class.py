@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data.factory import fails, noise
-from vtadl_jax.data.one_class import ClassSet, array_part, class_index, one_class_splits
 from vtadl_jax.data.pipeline import load_example
 from vtadl_jax.data.records import split_holdout
+from vtadl_jax.data.sources.one_class import ClassSet, array_part, class_index, one_class_splits
 from vtadl_jax.data.transforms import Geometry
 
 CLASSES = ("cat", "dog", "ship")

@@ -1,4 +1,4 @@
-"""Batches: who sees which image when, resuming, padding, and faults in worker threads."""
+"""Batches: order of images over epochs and processes, resuming, padding, faults in threads."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from vtadl_jax.data.pipeline import (
     decoding_loader,
     eval_batches,
     index_loader,
-    labels_of,
+    needed_example,
     train_iterator,
 )
 from vtadl_jax.data.records import Record
@@ -36,35 +36,60 @@ def take(iterator, count):
     return [next(iterator)["image"][:, 0, 0, 0].tolist() for _ in range(count)]
 
 
-def test_train_batch(tmp_path):
+@pytest.mark.parametrize(
+    ("needs", "more"),
+    [
+        ((), {}),
+        (("label",), {"label": ((4,), "int32")}),
+        (("mask",), {"mask": ((4, 4, 5), "uint8"), "has_mask": ((4,), "bool")}),
+    ],
+)
+def test_train_batch(tmp_path, needs, more):
     every = records(tmp_path, 5)
-    batch = next(train_iterator(decoding_loader(every, GEOMETRY, 3, 2), 5, 4, seed=0, prefetch=2))
-    assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
-        "image": ((4, 4, 5, 3), "uint8"),
-        "label": ((4,), "int32"),
-    }
+    load = decoding_loader(every, GEOMETRY, 3, 2, needs)
+    batch = next(train_iterator(load, 5, 4, seed=0, prefetch=2))
+    found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {"image": ((4, 4, 5, 3), "uint8"), **more}
 
 
 def test_every_loader_gives_the_same_images(tmp_path):
     every = records(tmp_path, 9)
-    images = decode_all(every, GEOMETRY, 3, num_threads=2)
+    examples = decode_all(every, GEOMETRY, 3, num_threads=2, needs=("label",))
+    images = examples["image"]
     assert images[:, 0, 0, 0].tolist() == list(range(9))
     loaders = (
-        decoding_loader(every, GEOMETRY, 3, 2),
-        array_loader(images, labels_of(every)),
+        decoding_loader(every, GEOMETRY, 3, 2, ("label",)),
+        array_loader(examples),
         index_loader,
     )
     decoded, cached, named = (train_iterator(f, 9, 4, seed=5, prefetch=2) for f in loaders)
     for _ in range(5):
-        batch = next(decoded)
-        np.testing.assert_array_equal(batch["image"], next(cached)["image"])
-        np.testing.assert_array_equal(batch["image"], images[next(named)["index"]])
+        batch, again, rows = next(decoded), next(cached), next(named)["index"]
+        assert batch.keys() == again.keys() == examples.keys()
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values, again[name])
+            np.testing.assert_array_equal(values, examples[name][rows])
 
 
 def test_labels_stay_with_their_images(tmp_path):
     every = [Record(r.image, None, i % 2, "x", r.name) for i, r in enumerate(records(tmp_path, 9))]
-    batch = next(train_iterator(decoding_loader(every, GEOMETRY, 1, 2), 9, 8, seed=0, prefetch=0))
+    load = decoding_loader(every, GEOMETRY, 1, 2, ("label",))
+    batch = next(train_iterator(load, 9, 8, seed=0, prefetch=0))
     np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 2)
+
+
+def test_masks_move_as_their_images(tmp_path):
+    """A picture that is its own mask, at another size and cut."""
+    pixels = np.zeros((16, 20), np.uint8)
+    pixels[2:9, 7:15] = 255
+    path = write(tmp_path / "a.png", pixels)
+    record = Record(path, path, 1, "scratch", "a.png")
+    found = needed_example(record, Geometry((32, 24), (48, 40)), 1, ("label", "mask"))
+    white = found["image"][..., 0] / 255
+    assert found["mask"].shape == white.shape == (32, 24)
+    assert (found["label"], found["has_mask"]) == (1, True)
+    assert 0.1 < found["mask"].mean() < 0.5
+    assert np.abs(white - found["mask"]).mean() < 0.05  # but for edges between pixels
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(7, 3), (8, 4), (5, 5), (1, 1)])
@@ -238,6 +263,7 @@ def test_eval_batches_read_ahead_only_a_little(tmp_path):
     batches.close()
 
 
+@pytest.mark.slow
 def test_no_flags_need_parsing(tmp_path):
     records(tmp_path, 3)
     program = f"""

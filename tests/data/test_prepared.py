@@ -1,4 +1,4 @@
-"""Prepared records as the pipeline sees them: which are chosen, and that they are read lazily."""
+"""Prepared records in the pipeline: which are chosen, and that they are read lazily."""
 
 import json
 import shutil
@@ -10,15 +10,15 @@ import pytest
 
 from tests.data.factory import fails, noise, truncate, write
 from tests.data.trees import btad_tree, mvtec_tree
-from tests.factory import tiny_config
-from vtadl_jax.data import prepared as prepared_module
+from tests.factory import tiny_config, with_fields
 from vtadl_jax.data import sources
 from vtadl_jax.data.builders.build import Job, prepare
 from vtadl_jax.data.builders.image_folders import ImageFolders
-from vtadl_jax.data.layouts import mvtec_layout
 from vtadl_jax.data.pipeline import eval_batches, load_example
-from vtadl_jax.data.prepared import prepared
 from vtadl_jax.data.records import check_images
+from vtadl_jax.data.sources import prepared as prepared_module
+from vtadl_jax.data.sources.layouts import mvtec_layout
+from vtadl_jax.data.sources.prepared import prepared
 from vtadl_jax.data.transforms import Geometry
 
 
@@ -178,12 +178,13 @@ def test_many_threads_read_the_same_shard(made):
 
 
 def test_as_a_source_of_a_config(made):
-    config = tiny_config(made / "out", data__source="prepared", data__category="screw")
-    config.image_size, config.data.resize = (12, 12), (16, 16)
+    config = tiny_config(
+        made / "out", data__source="prepared", data__category="screw", image_size=(12, 12),
+        data__resize=(16, 16),
+    )  # fmt: skip
     splits = sources.load_splits(config)
     assert sizes(splits) == {(16, 16)}
-    config.data.fit = "crop"
-    assert sizes(sources.load_splits(config)) == {(24, 32)}
+    assert sizes(sources.load_splits(with_fields(config, data__fit="crop"))) == {(24, 32)}
     batches = list(eval_batches(splits.test, Geometry((12, 12), (16, 16)), 3, 4, 2))
     assert [int(batch["valid"].sum()) for batch in batches] == [4, 1]
     assert str(splits.test[0].image) in (

@@ -1,11 +1,13 @@
-"""Records: the held-out split, and the check of files at each start."""
+"""Records: the holdout split, anomalies moved to training, the check of files at each start."""
+
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from tests.data.factory import fails, grey, noise, records, tree, truncate, write
-from vtadl_jax.data.layouts import mvtec_layout
-from vtadl_jax.data.records import Record, Splits, check_images, split_holdout
+from vtadl_jax.data.records import Record, Splits, check_images, move_anomalies, split_holdout
+from vtadl_jax.data.sources.layouts import mvtec_layout
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,75 @@ def test_only_normal_images_are_held_out(tmp_path):
     train, held = split_holdout(every, 0.5, 0)
     assert [r.label for r in held] == [0, 0]
     assert sum(r.label for r in train) == 4
+
+
+# Anomalies to train on
+
+
+def splits_of(good=20, masked=True, **kinds):
+    """Splits without files: `good` training images, and test images of each kind of defect."""
+    train = tuple(Record(None, None, 0, "good", f"train/good/{i:03}.png") for i in range(good))
+    defects = [
+        Record(None, "a mask" if masked else None, 1, kind, f"test/{kind}/{i:03}.png")
+        for kind, count in kinds.items()
+        for i in range(count)
+    ]
+    fine = [Record(None, None, 0, "good", f"test/good/{i:03}.png") for i in range(5)]
+    return Splits(train, (*fine, *defects), "screw")
+
+
+def test_moved_anomalies_are_trained_on_and_never_tested_on():
+    before = splits_of(scratch=6, dent=4)
+    after = move_anomalies(before, 0.25, seed=0)
+    moved = [record for record in after.train if record.label]
+    assert len(moved) == 5  # a quarter of 20
+    assert after.train[:20] == before.train
+    assert not {r.name for r in after.train} & {r.name for r in after.test}
+    assert {*after.train, *after.test} == {*before.train, *before.test}
+    assert sum(r.label == 0 for r in after.test) == 5
+    assert after.category == "screw"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [3, 10, 17])
+def test_every_kind_of_defect_gives_its_share(seed, count):
+    kinds = {"scratch": 12, "dent": 6, "crack": 2}
+    after = move_anomalies(splits_of(good=100, **kinds), count / 100, seed)
+    moved = Counter(record.defect for record in after.train if record.label)
+    assert moved.total() == count
+    for kind, number in kinds.items():
+        assert abs(moved[kind] - count * number / 20) < 1
+
+
+def test_what_is_moved_depends_on_the_seed_and_names_alone():
+    def moved(seed, order=1):
+        splits = splits_of(scratch=20, dent=20)
+        splits = Splits(splits.train, splits.test[::order], "screw")
+        return {r.name for r in move_anomalies(splits, 0.5, seed).train if r.label}
+
+    assert moved(1) == moved(1, order=-1)
+    assert len({frozenset(moved(seed)) for seed in range(5)}) == 5
+
+
+def test_at_least_one_is_moved():
+    after = move_anomalies(splits_of(good=4, scratch=3), 0.01, seed=0)
+    assert sum(record.label for record in after.train) == 1
+
+
+def test_only_those_with_a_mask_are_moved_where_masks_are_needed():
+    masked, bare = splits_of(scratch=4), splits_of(masked=False, dent=4)
+    both = Splits(masked.train, (*masked.test, *bare.test[5:]), "screw")
+    after = move_anomalies(both, 0.15, seed=0, masked=True)
+    assert [r.defect for r in after.train if r.label] == ["scratch"] * 3
+    with fails("data.anomaly_fraction 0.2", "is 4", "4 defective test images with a mask"):
+        move_anomalies(both, 0.2, seed=0, masked=True)
+    assert sum(r.label for r in move_anomalies(both, 0.35, seed=0).train) == 7
+
+
+@pytest.mark.parametrize(
+    ("fraction", "kinds"), [(0.5, {"scratch": 10}), (2.0, {"scratch": 10}), (0.1, {})]
+)
+def test_a_fraction_that_leaves_nothing_to_test_on_is_refused(fraction, kinds):
+    most = len(kinds) and kinds["scratch"] / 20
+    with fails(f"data.anomaly_fraction {fraction}", f"use less than {most:.3g}", "add defective"):
+        move_anomalies(splits_of(**kinds), fraction, seed=0)

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from vtadl_jax.data import parts
-from vtadl_jax.data.synthetic import (
+from vtadl_jax.data.synthetic.dataset import (
     CATEGORIES,
     DEFECT_SIZES,
     DEFECTS,
     VISIBLE,
     make_dataset,
+    parts,
     render_part,
 )
 from vtadl_jax.errors import UserError
@@ -48,6 +48,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("synthetic") / "set", **SMALL)
 
 
+@pytest.mark.slow
 def test_layout_is_mvtec(dataset: Path) -> None:
     expected = {"dataset.json"}
     for category in CATEGORIES:
@@ -76,6 +77,7 @@ def test_settings_are_recorded(dataset: Path) -> None:
     assert "version" in settings
 
 
+@pytest.mark.slow
 def test_same_arguments_give_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     assert digests(make_dataset(tmp_path / "again", **SMALL)) == digests(dataset)
 

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from tests.data.factory import fails, noise
-from vtadl_jax.data.cifar import read_cifar10
-from vtadl_jax.data.idx import read_idx
+from vtadl_jax.data.sources.cifar import read_cifar10
+from vtadl_jax.data.sources.idx import read_idx
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 COUNTS = {"train": 12, "test": 5}
@@ -119,15 +119,16 @@ def test_damaged_shards(data_dir, tmp_path, damage):
         read_idx(tmp_path, "mnist")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported(data_dir):
-    code = "import sys; from vtadl_jax.data.idx import read_idx; "
+    code = "import sys; from vtadl_jax.data.sources.idx import read_idx; "
     code += f"read_idx({str(data_dir)!r}, 'mnist'); sys.exit('tensorflow' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
 def test_tfds_is_imported_only_for_its_own_files():
-    code = "import sys; from vtadl_jax.data import idx, cifar; "
+    code = "import sys; from vtadl_jax.data.sources import cifar, idx; "
     code += "sys.exit('tensorflow_datasets' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -244,7 +244,7 @@ def test_load_example_compares_sizes(tmp_path):
 @pytest.mark.parametrize("original", [(40, 80), (80, 40), (33, 47), (64, 64)])
 @pytest.mark.parametrize("resize", [None, (40, 40)])
 def test_the_aspect_is_kept(fit, original, resize):
-    """A disc stays round, and lies where `invert` finds it again."""
+    """A disc stays round, and `invert` maps it back to its place."""
     rows, columns = np.mgrid[: original[0], : original[1]]
     centre = (original[0] // 2, original[1] // 2)
     disc = np.hypot(rows - centre[0], columns - centre[1]) < 12

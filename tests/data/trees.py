@@ -1,4 +1,4 @@
-"""Small trees in the exact layouts of the published sets; no test lives here."""
+"""Small trees in the exact layouts of the published sets; holds no tests."""
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ def counts(scores, labels):
 
 
 def auroc(scores, labels):
-    """Share of (positive, negative) pairs in the right order, ties counted half."""
+    """Fraction of (positive, negative) pairs in the right order, ties counted half."""
     scores, labels = np.ravel(scores), np.ravel(labels).astype(bool)
     wins = 0.0
     for p, n in itertools.product(scores[labels], scores[~labels]):

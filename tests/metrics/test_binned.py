@@ -1,4 +1,4 @@
-"""Areas of binned counts: no order within the bins leads outside the bounds, some reach them."""
+"""Areas of binned counts: every order within the bins is inside the bounds; bounds are tight."""
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ def scores_of(case, within):
     return np.array(scores), np.array(labels)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(bins(), st.data())
 def test_any_order_within_the_bins_is_inside_the_bounds(case, data):
@@ -45,6 +46,7 @@ def test_any_order_within_the_bins_is_inside_the_bounds(case, data):
         assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(bins(), st.floats(0.01, 1))
 def test_best_and_worst_order_reach_the_bounds(case, limit):
@@ -55,7 +57,7 @@ def test_best_and_worst_order_reach_the_bounds(case, limit):
     assert area.low == pytest.approx(reference.auroc(worst, labels), abs=1e-12)
     precision = binned.average_precision(*case)
     assert precision.high == pytest.approx(reference.average_precision(best, labels), abs=1e-12)
-    # One region that is a column of pixels apart from the rest: its PRO curve is the ROC curve.
+    # One region, a separate column of pixels: its PRO curve is the ROC curve.
     part = binned.area(*case, limit)
     for scores, bound in ((best, part.high), (worst, part.low)):
         column = scores[labels == 1][:, None], scores[labels == 0][:, None]

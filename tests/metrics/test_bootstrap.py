@@ -1,4 +1,4 @@
-"""Intervals: percentiles of the metric of each draw; the fast ways draw and find the same."""
+"""Intervals: percentiles of the metric of each resample; fast implementations are equal."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_interval_is_the_percentiles_of_the_values(num_images, num_resamples, le
         return seen[-1]
 
     got = metrics.bootstrap(metric, num_images, num_resamples=num_resamples, level=level)
-    drawn = seen[1:]  # the first are all the images as they are
+    drawn = seen[1:]  # the first are the original images
     assert len(drawn) == num_resamples
     assert got.low == pytest.approx(reference.percentile(drawn, (1 - level) / 2), abs=1e-12)
     assert got.high == pytest.approx(reference.percentile(drawn, (1 + level) / 2), abs=1e-12)
@@ -40,7 +40,7 @@ def test_interval_of_a_mean_is_the_normal_one():
     assert got.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_draws_hold_as_many_of_each_class_and_depend_on_the_seed_alone():
+def test_draws_are_stratified_and_depend_on_the_seed_only():
     labels = np.array([0, 1, 0, 0, 1, 0, 0])
     runs = []
     for seed in (1, 1, 2):
@@ -72,9 +72,10 @@ def test_image_intervals_equal_the_slow_way(case):
         assert got[f"image_{name}"] == pytest.approx(want, abs=1e-12), name
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(labelled_maps(), st.sampled_from([0.02, 0.3, 1.0]), st.sampled_from([2, 5, 4096]))
-def test_pixel_intervals_hold_the_exact_ones(case, limit, num_cuts):
+def test_pixel_intervals_contain_the_exact_ones(case, limit, num_cuts):
     maps, masks = case
     labels = masks.any(axis=(1, 2))
     assume((masks == 0).any(axis=(1, 2)).any())
@@ -87,7 +88,7 @@ def test_pixel_intervals_hold_the_exact_ones(case, limit, num_cuts):
         assert got[name].num_undefined == want.num_undefined
         assert got[name].low <= want.low + 1e-12
         assert got[name].high >= want.high - 1e-12
-        if num_cuts == 4096:  # more cuts than scores: nothing is lost
+        if num_cuts == 4096:  # more cuts than scores: exact
             assert got[name] == pytest.approx(want, abs=1e-9)
 
 
@@ -110,7 +111,7 @@ def test_pixel_intervals_are_hardly_wider(limit):
         assert 10 / num_cuts < want.high - want.low
 
 
-def test_few_distinct_scores_lose_nothing_however_rare():
+def test_few_distinct_scores_are_exact_even_if_rare():
     rng = np.random.default_rng(0)
     maps = np.round(rng.standard_normal((5, 20, 20)) ** 3)
     masks = rng.random(maps.shape) < np.array([0.1, 0.2, 0, 0.1, 0])[:, None, None]
@@ -162,7 +163,7 @@ def test_refused_arguments():
     for call, reason in (
         (lambda: run(num_images=0), "num_images 0 and num_resamples 1000 must be at least 1"),
         (lambda: run(num_resamples=0), "num_resamples 0 must be at least 1"),
-        (lambda: run(level=1.0), r"level must lie in \(0, 1\), got 1.0"),
+        (lambda: run(level=1.0), r"level must be in \(0, 1\), got 1.0"),
         (lambda: run(labels=[0, 1]), r"labels \(2,\) must be one for each of 3 images"),
         (lambda: run(labels=[0, 1, 2]), "labels must be 0 or 1"),
         (lambda: run(broken), "a reason"),
@@ -171,7 +172,7 @@ def test_refused_arguments():
         (lambda: metrics.image_intervals([0.0, 1.0], [0, 0]), r"no positive \(1\)"),
         (lambda: metrics.image_intervals([0.0, np.nan], [0, 1]), "1 of 2 scores are NaN"),
         (lambda: metrics.image_intervals([[0.0, 1.0]], [[0, 1]]), r"must be \[N\]"),
-        (lambda: metrics.image_intervals([0.0, 1.0], [0, 1], level=0), "level must lie"),
+        (lambda: metrics.image_intervals([0.0, 1.0], [0, 1], level=0), "level must be"),
     ):
         with pytest.raises(ValueError, match=reason) as error:
             call()
@@ -185,13 +186,13 @@ def test_refused_arguments():
         ({"masks": np.zeros((2, 3, 3))}, "no region"),
         ({"masks": np.ones((2, 3, 3))}, "no background"),
         ({"masks": np.zeros((1, 3, 3))}, "2 maps but 1 masks"),
-        ({"fpr_limit": 0.0}, r"fpr_limit must lie in \(0, 1\]"),
+        ({"fpr_limit": 0.0}, r"fpr_limit must be in \(0, 1\]"),
         ({"num_cuts": 1}, "num_cuts must be at least 2"),
-        ({"level": 2.0}, "level must lie"),
+        ({"level": 2.0}, "level must be"),
         ({"num_resamples": 0}, "num_resamples 0 must be at least 1"),
     ],
 )
-def test_pixel_intervals_refuse(changes, reason):
+def test_pixel_intervals_reject(changes, reason):
     arguments = {"maps": np.zeros((2, 3, 3)), "masks": np.eye(3)[None].repeat(2, 0)} | changes
     with pytest.raises(ValueError, match=reason) as error:
         metrics.pixel_intervals(**arguments)

@@ -1,4 +1,4 @@
-"""Metrics of kinds, regions and thresholds against loops over single scores."""
+"""Metrics per defect type, region and threshold against loops over single scores."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_decisions_of_one_class_and_of_none():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, "bfloat16"])
 def test_threshold_is_not_rounded_to_the_scores(dtype):
     pytest.importorskip("ml_dtypes")  # registers the name "bfloat16"
-    scores = np.array([0.7]).astype(np.dtype(dtype))  # each of them a little off 0.7
+    scores = np.array([0.7]).astype(np.dtype(dtype))  # each dtype is slightly off 0.7
     reached = float(scores[0]) >= 0.7
     assert metrics.decisions(scores, [1], 0.7)["tp"] == reached
     assert metrics.region_table([scores[None]], [[[1]]], 0.7)[0].overlap == reached
@@ -105,7 +105,7 @@ def test_by_defect_pixels_equals_definition(case, data, limit):
         assert row["pixel_auroc"] == pytest.approx(
             reference.auroc([*pixels, *background], marks), abs=1e-12
         )
-        # The background of the other kinds stays, as images without a defect.
+        # The background of the other types stays, as images without a defect.
         others = [maps[i][masks[i] == 0][None] for i in range(len(maps)) if i not in ours]
         want = reference.aupro(
             [*(maps[i] for i in ours), *others],
@@ -190,13 +190,13 @@ def test_refused_names_thresholds_and_shares():
         metrics.by_defect([0.0, 1.0], [0, 1], ["a"])
     with pytest.raises(ValueError, match=r"3 names of defects for images of shape \(2,\)"):
         metrics.by_defect_pixels(maps, masks, ["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"fpr_limit must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"fpr_limit must be in \(0, 1\]"):
         metrics.by_defect_pixels(maps, masks, ["a", "b"], 0.0)
     with pytest.raises(ValueError, match="no region: none of 2 masks"):
         metrics.by_defect_pixels(maps, 0 * masks, ["a", "b"])
     with pytest.raises(ValueError, match="no background"):
         metrics.by_defect_pixels(maps, np.ones_like(maps), ["a", "b"])
-    with pytest.raises(ValueError, match=r"min_overlap must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"min_overlap must be in \[0, 1\], got 1.5"):
         metrics.detected_regions(maps, masks, 0.5, 1.5)
     with pytest.raises(ValueError, match="the threshold is NaN"):
         metrics.decisions([0.0], [0], np.nan)

@@ -1,4 +1,4 @@
-"""Curves against their definitions and areas; thinning against distances found by brute force."""
+"""Curves against their definitions and areas; thinning against brute-force distances."""
 
 import itertools
 
@@ -61,7 +61,7 @@ def test_thinned_line_stays_within_the_stated_tolerance(points, max_points, tole
     line = list(zip(thinned.x, thinned.y, strict=True))
     apart = [reference.distance_to_polyline(point, line) for point in points]
     assert max(apart) <= thinned.tolerance + 1e-12
-    # And the other way: places along the thinned line are near the whole one.
+    # And in the other direction: points of the thinned line are near the original.
     shares = np.linspace(0, 1, 5)
     for (x0, y0), (x1, y1) in itertools.pairwise(line):
         for a in shares:
@@ -110,7 +110,7 @@ def test_thin_refuses(arguments, reason):
     assert "\n" not in str(error.value)
 
 
-def test_points_of_the_pro_curve_lie_on_it():
+def test_points_of_the_pro_curve_are_on_it():
     rng = np.random.default_rng(0)
     shapes = [(20, 30), (25, 25), (10, 40)]
     masks = [np.zeros(shape, np.uint8) for shape in shapes]

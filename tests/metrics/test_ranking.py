@@ -32,6 +32,7 @@ def ranked(draw, levels=LEVELS):
     return np.array(scores, np.float32), np.array([True, False, *labels])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(ranked())
 def test_equals_definition(case):
@@ -46,6 +47,7 @@ def test_equals_definition(case):
         assert threshold == max(thresholds), name
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(ranked(levels=[x for x in LEVELS if np.isfinite(x)]))
 def test_equals_sklearn(case):
@@ -83,7 +85,7 @@ def test_auroc_of_negated_scores_is_the_complement(case):
     assert metrics.auroc(scores, ~labels) == metrics.auroc(-scores, labels)
 
 
-def test_neighbouring_floats_are_told_apart():
+def test_neighbouring_floats_are_distinguished():
     low = np.float32(1.0)
     high = np.nextafter(low, np.float32(2.0))
     assert metrics.auroc(np.array([low, high]), [0, 1]) == 1.0
@@ -108,7 +110,7 @@ def test_score_dtypes(dtype):
     assert metrics.f1_max(scores, labels) == (pytest.approx(2 / 3), 1.0)
 
 
-def test_arguments_stay_as_they_were():
+def test_arguments_are_not_modified():
     scores, labels = np.array([3.0, 1.0, 2.0]), np.array([1, 0, 1])
     for function in FUNCTIONS:
         function(scores, labels)

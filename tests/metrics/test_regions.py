@@ -27,6 +27,7 @@ def labelled_maps(draw, levels=LEVELS):
     return maps, masks
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(labelled_maps(), st.floats(1e-3, 1.0))
 def test_aupro_equals_definition(case, limit):
@@ -164,7 +165,7 @@ def test_errors_say_why_in_one_line(changes, reason):
 
 @pytest.mark.parametrize("limit", [0.0, -0.1, 1.01, np.nan, [], [0.3, 2.0]])
 def test_limit_outside_the_unit_interval(limit):
-    with pytest.raises(ValueError, match=r"fpr_limit must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"fpr_limit must be in \(0, 1\]"):
         metrics.aupro(**_arguments(), fpr_limit=limit)
 
 

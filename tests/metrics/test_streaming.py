@@ -1,4 +1,4 @@
-"""Binned pixel metrics: equal to the exact ones of rounded scores, never outside their bounds."""
+"""Binned pixel metrics: equal to the exact ones of rounded scores, always inside their bounds."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def several_maps(draw, elements=SCORES, dtype=np.float32):
 
 
 def check(maps, masks, limit, num_bins, exact=metrics):
-    """The exact values lie within the bounds; returns the bounds."""
+    """Checks that the exact values are within the bounds; returns the bounds."""
     binned = metrics.PixelMetrics(num_bins)
     binned.update(maps, masks)
     bounds = binned.error_bounds(limit)
@@ -52,18 +52,21 @@ def check(maps, masks, limit, num_bins, exact=metrics):
     return bounds
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(several_maps(), st.floats(1e-3, 1), st.sampled_from(BINS))
-def test_exact_value_lies_within_the_bound(case, limit, num_bins):
+def test_exact_value_is_within_the_bound(case, limit, num_bins):
     check(*case, limit, num_bins, exact=reference)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(several_maps(st.floats(allow_nan=False, width=64), np.float64), st.sampled_from(BINS))
 def test_bound_holds_for_scores_that_float32_rounds(case, num_bins):
     check(*case, 0.3, num_bins, exact=reference)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(several_maps(), st.floats(1e-3, 1), st.sampled_from(BINS))
 def test_is_the_exact_metric_of_scores_rounded_to_bins(case, limit, num_bins):
@@ -79,6 +82,7 @@ def test_is_the_exact_metric_of_scores_rounded_to_bins(case, limit, num_bins):
     assert binned.aupro(limit) == pytest.approx(metrics.aupro(rounded, masks, limit), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(several_maps(st.sampled_from([*range(-9, 9), 4095, -4095]), np.float32))
 def test_whole_numbers_are_exact(case):
@@ -86,6 +90,7 @@ def test_whole_numbers_are_exact(case):
     assert max(bounds.values()) <= 1e-15
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(several_maps(), several_maps(), st.sampled_from(BINS))
 def test_batches_and_merging_change_nothing(first, second, num_bins):
@@ -114,7 +119,7 @@ def test_merging_keeps_what_is_exact_exact():
 
 
 def _images(kind, num=6, side=48):
-    """Maps of several characters with blobs for defects."""
+    """Returns maps of several kinds, with blobs as defects."""
     rng = np.random.default_rng(0)
     masks = np.zeros((num, side, side), np.uint8)
     for i in range(num - 1):
@@ -155,11 +160,11 @@ def test_adversarial_maps(kind, largest):
         assert bounds["auroc"] <= largest
         assert max(check(maps, masks, limit, 2**12).values()) <= 1
     if kind == "one bin":
-        assert min(bounds.values()) > 0.1  # nothing is known, and it says so
+        assert min(bounds.values()) > 0.1  # nothing is known: the bounds are wide
 
 
 def test_worst_order_within_one_bin_is_reached():
-    """The bounds of a single bin are those of the orders that a person would write down."""
+    """The bounds of a single bin are those of the best and worst orders, written by hand."""
     for found_first in (True, False):
         masks = np.zeros((1, 5, 20), np.uint8)
         masks[0, :, :4] = 1
@@ -213,7 +218,7 @@ def test_keys_order_as_the_scores(values):
         (np.zeros((2, 3), complex), np.zeros((2, 3)), r"not real numbers"),
     ],
 )
-def test_refused_images_leave_it_as_it_was(maps, masks, reason):
+def test_rejected_images_do_not_change_it(maps, masks, reason):
     binned = metrics.PixelMetrics()
     binned.update(np.arange(4.0).reshape(2, 2), np.array([[0, 1], [0, 1]]))
     with pytest.raises(ValueError, match=reason) as error:
@@ -243,7 +248,7 @@ def test_undefined_metrics_say_why():
         with pytest.raises(ValueError, match="no background: all pixels of 1 images"):
             getattr(full, name)()
     for limit in (0.0, 1.5, np.nan):
-        with pytest.raises(ValueError, match=r"fpr_limit must lie in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"fpr_limit must be in \(0, 1\]"):
             full.aupro(limit)
     for bins in (0, 1, 3, 2**29, 2.5):
         with pytest.raises(ValueError, match="num_bins must be a power of two"):

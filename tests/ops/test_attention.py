@@ -1,4 +1,4 @@
-"""Attention against its definition, and the memory that its blocks save."""
+"""Attention against its definition, and the memory of its blocks."""
 
 import jax
 import numpy as np
@@ -21,15 +21,16 @@ def test_value_and_gradients_match_the_definition_in_float64(shape):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [5, 300])
-def test_another_scale_than_that_of_a_head(tokens):
+def test_a_given_scale_replaces_the_default(tokens):
     q, k, v = np.random.default_rng(0).normal(size=(3, 1, tokens, 2, 4)).astype(np.float32)
     got = ops.attention(q, k, v, 0.1)
     np.testing.assert_allclose(got, ops.attention_reference(q, k, v, 0.1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ops.attention(q, k, v, 0.5), ops.attention(q, k, v), rtol=1e-5)
 
 
-def test_long_sequences_never_hold_all_weights():
+def test_long_sequences_never_store_all_weights():
     shape = (2, 2048, 4, 16)
     q = jax.ShapeDtypeStruct(shape, np.float32)
     weights = 4 * shape[0] * shape[2] * shape[1] ** 2

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vtadl_jax import sharding
 from vtadl_jax.errors import UserError
 from vtadl_jax.ops import augment as ops
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from vtadl_jax.runtime import sharding
 
 EVERYTHING = Augmentation(
     flip_horizontal=True,
@@ -33,7 +33,7 @@ def noise(shape, seed=0, least=0, most=256):
 
 
 def sources_reference(degrees, height, width):
-    """Rows and columns, float64, that a counter-clockwise turn takes each pixel's value from."""
+    """Source rows and columns, float64, of each pixel in a counter-clockwise rotation."""
     angle = np.deg2rad(float(degrees))
     y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1])[:, None, None] / 2
     rows = np.sin(angle) * x + np.cos(angle) * y + (height - 1) / 2
@@ -79,10 +79,11 @@ def rows_of(options, batch_size):
 
 
 def closeness(images, expected):
-    """Every value within rounding of the float64 one, whichever way a near tie goes."""
+    """Checks that every value is the rounded float64 one; near ties may round either way."""
     np.testing.assert_array_less(np.abs(np.float64(images) - expected), 0.51)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_everything_at_once_matches_the_definition(shape):
     images = noise(shape)
@@ -152,6 +153,7 @@ def test_edge_values_are_repeated_outside():
     np.testing.assert_allclose(corners, 80, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(
     size=st.sampled_from([(1, 1), (1, 13), (13, 1), (2, 2), (7, 40), (16, 16), (29, 23)]),
     degrees=st.floats(-180, 180, width=32),
@@ -167,7 +169,7 @@ def test_rotation_of_images_and_masks_by_any_angle(size, degrees, seed):
     masks = (images[..., 0] > 128).astype(np.uint8)
     got = np.asarray(rotate_masks(masks, angle))
     rows, columns = sources_reference(degrees, *size)
-    # Sources halfway between two pixels may go either way.
+    # Source coordinates halfway between two pixels may round either way.
     sure = (abs(rows % 1 - 0.5) > 1e-4) & (abs(columns % 1 - 0.5) > 1e-4)
     nearest = masks[0][np.floor(rows + 0.5).astype(int), np.floor(columns + 0.5).astype(int)]
     np.testing.assert_array_equal(got[0][sure], nearest[sure])
@@ -176,7 +178,7 @@ def test_rotation_of_images_and_masks_by_any_angle(size, degrees, seed):
 
 
 def squares(count, height, width):
-    """Bright squares on a dark ground, anywhere, and their masks."""
+    """Bright squares at random positions on a dark background, and their masks."""
     rng = np.random.default_rng(3)
     masks = np.zeros((count, height, width), np.uint8)
     for mask in masks:
@@ -186,7 +188,7 @@ def squares(count, height, width):
 
 
 @pytest.mark.parametrize("rotation_degrees", [10.0, 180.0])
-def test_masks_stay_on_what_they_mark(rotation_degrees):
+def test_masks_move_with_the_image(rotation_degrees):
     images, masks = squares(16, 72, 96)
     options = Augmentation(True, True, rotation_degrees)
     moved, moved_masks = (np.asarray(a) for a in run(keys_of(len(images)), images, options, masks))
@@ -196,7 +198,7 @@ def test_masks_stay_on_what_they_mark(rotation_degrees):
     bright, marked = moved[..., 0] > 125, moved_masks == 1
     union = (bright | marked).sum((1, 2))
     overlap = (bright & marked).sum((1, 2))[union > 0] / union[union > 0]
-    assert len(overlap) > 12  # a square may leave the picture
+    assert len(overlap) > 12  # a square may leave the image
     assert overlap.min() > 0.9
 
 
@@ -212,7 +214,7 @@ def test_flips_are_exact_mirrors_of_image_and_mask():
     assert len(seen) == 4
 
 
-def test_light_and_colour_leave_masks_alone():
+def test_light_and_colour_do_not_change_masks():
     options = Augmentation(brightness=0.5, contrast=0.5, saturation=0.5)
     images, masks = noise((4, 8, 8, 3)), noise((4, 8, 8), 1, 0, 2)
     moved, moved_masks = run(keys_of(len(images)), images, options, masks)
@@ -235,6 +237,7 @@ def test_the_mean_of_a_large_bright_image_does_not_overflow():
     np.testing.assert_allclose(ops._mean(images), 255, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_span_their_ranges():
     draws = jax.device_get(ops.draw(keys_of(4000), EVERYTHING))
     for field in draws[:2]:
@@ -246,7 +249,8 @@ def test_draws_span_their_ranges():
     assert np.abs(np.corrcoef(np.float64(draws)) - np.eye(6)).max() < 0.08
 
 
-def test_the_key_and_the_row_decide():
+@pytest.mark.slow
+def test_draws_depend_on_the_key_only():
     images = np.repeat(noise((1, 20, 20, 3), 0, 60, 200), 8, axis=0)
     got = np.asarray(run(keys_of(len(images)), images, EVERYTHING))
     np.testing.assert_array_equal(got, run(keys_of(len(images)), images, EVERYTHING))
@@ -262,6 +266,7 @@ def test_an_option_does_not_change_the_draws_of_another():
     np.testing.assert_array_equal(alone.degrees, ops.draw(keys_of(64), EVERYTHING).degrees)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 512, 512, 3), (24, 31, 64, 1)])
 def test_one_device_and_eight_give_the_same_bits_without_communication(shape):
     images, masks = noise(shape), noise(shape[:3], 1, 0, 2)
@@ -280,7 +285,7 @@ def test_one_device_and_eight_give_the_same_bits_without_communication(shape):
         np.testing.assert_array_equal(one, eight)
 
 
-def test_off_is_the_identity_and_leaves_nothing_in_the_program():
+def test_off_is_the_identity_and_adds_no_operations():
     images, masks = noise((2, 5, 7, 3)), noise((2, 5, 7), 1, 0, 2)
     assert not NO_AUGMENTATION.active
     assert augment(keys_of(2), images, NO_AUGMENTATION) is images

@@ -1,4 +1,4 @@
-"""Images in blocks: the way there and back, and a transposed convolution between them."""
+"""Images in blocks: conversion in both directions, and the transposed convolution on blocks."""
 
 import functools
 
@@ -38,6 +38,7 @@ def test_narrower_blocks_hold_the_same_image():
     np.testing.assert_array_equal(narrow, ops.split_into_blocks(x, (3, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [(1, 1), (2, 1), (2, 4)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (8, 4, 2)])
 def test_transposed_convolution_between_blocks_matches_the_definition(

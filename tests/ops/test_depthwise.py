@@ -7,6 +7,7 @@ import pytest
 from vtadl_jax.ops.depthwise import native, shifted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("sides", [(8, 12), (7, 5)])

@@ -1,4 +1,4 @@
-"""The filter bank against scipy's filters, and what it must not respond to."""
+"""The filter bank against scipy's filters, and its invariances."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.ops import filters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "stride"), [((2, 32, 48), 8), ((1, 64, 16), 4), ((3, 16, 16), 1)]
 )
@@ -19,12 +20,14 @@ def test_matches_the_definition(shape, stride):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_on_a_flat_image():
     images = np.full((1, 32, 32), 0.5, np.float32)
     gradient = jax.grad(lambda x: filters.filter_bank(x, 8).sum())(images)
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_a_constant_changes_only_the_gaussians():
     images = np.random.default_rng(1).normal(size=(1, 32, 32)).astype(np.float32)
     change = np.abs(filters.filter_bank(images + 2, 8) - filters.filter_bank(images, 8)).max(

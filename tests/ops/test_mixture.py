@@ -14,7 +14,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.ops import mixture
 
 EVERY = (0, 1, 2, 3)
-# Compiled: one program where eager calls would compile every operation for itself.
+# Compiled as one program: eager calls would compile every operation separately.
 log_prob, shared_log_prob, reference = (
     jax.jit(function, static_argnames="factor_of")
     for function in (
@@ -37,7 +37,7 @@ def draw(seed, batch, k, d, dtype=np.float32, diagonal=(0.1, 2.0), spread=1.0):
 
 
 def shared_of(args):
-    """The first token's mixture for all tokens."""
+    """Returns the first token's mixture, for all tokens."""
     logits, loc, factor, y = args
     first = (0,) * (logits.ndim - 1)
     return logits[first], loc[first], factor[first], y
@@ -45,7 +45,7 @@ def shared_of(args):
 
 @functools.cache
 def compiled_gradient(function, options):
-    """One program for all tests that ask it of the same shapes."""
+    """Returns one compiled program, shared by all tests with the same shapes."""
 
     def value(*a):
         return function(*a, **dict(options)).sum()
@@ -54,12 +54,12 @@ def compiled_gradient(function, options):
 
 
 def value_and_grads(function, args, **options):
-    """Of the sum over tokens, compiled; gradients of all arguments."""
+    """Returns value and gradients of the sum over tokens, compiled, for all arguments."""
     return compiled_gradient(function, tuple(options.items()))(*args)
 
 
 def assert_matches_float64(function, args, rtol=2e-4, **options):
-    """Value and gradients in float32 against the definition's in float64, each on its scale."""
+    """Compares float32 value and gradients with the float64 definition, each on its scale."""
     factor_of = options.get("factor_of", "covariance")
     value, grads = value_and_grads(function, args, **options)
     assert value.dtype == np.float32
@@ -73,7 +73,7 @@ def assert_matches_float64(function, args, rtol=2e-4, **options):
 
 
 def scipy_log_prob(logits, loc, factor, y):
-    """The same for one token by scipy.stats, float64."""
+    """Returns the log-likelihood of one token by scipy.stats, float64."""
     components = [
         stats.multivariate_normal(m, f @ f.T, allow_singular=False).logpdf(y)
         for m, f in zip(np.float64(loc), np.float64(factor), strict=True)
@@ -92,7 +92,7 @@ def scipy_log_prob(logits, loc, factor, y):
 def test_agrees_with_scipy_in_float64(diagonal, spread):
     with jax.enable_x64(True):
         args = draw(1, (6,), 4, 5, np.float64, diagonal, spread)
-        if diagonal[1] < 0.1:  # keep the covariance's condition within what scipy can invert
+        if diagonal[1] < 0.1:  # keep the covariance well enough conditioned for scipy
             args = (*args[:2], args[2] * np.where(np.eye(5), 1, 1e-3), args[3] * 1e-3)
         expected = [scipy_log_prob(*token) for token in zip(*args, strict=True)]
         np.testing.assert_allclose(log_prob(*args), expected, rtol=1e-5)
@@ -114,6 +114,7 @@ def test_float32_stays_near_float64(diagonal, spread):
         np.testing.assert_allclose(fast(*inputs), exact, rtol=1e-4)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**16),
     batch=st.sampled_from([(), (1,), (3,), (0,), (2, 5), (4, 1, 3), (2, 0)]),
@@ -128,6 +129,7 @@ def test_value_and_gradient_match_the_definition_on_any_shape(seed, batch, k, d,
     assert_matches_float64(mixture.mixture_log_prob, args, factor_of=factor_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_many_coordinates_match_the_definition(factor_of):
     args = draw(10, (3,), 2, 17, diagonal=(0.7, 1.5))
@@ -135,9 +137,9 @@ def test_many_coordinates_match_the_definition(factor_of):
 
 
 @pytest.mark.slow
-def test_the_value_alone_of_many_rows_is_no_more_work_than_with_its_gradient():
-    """Scoring has no gradient that keeps the rows: each must not be computed anew for later ones,
-    2⁶⁴ times in all."""
+def test_the_value_alone_of_many_rows_costs_no_more_than_with_the_gradient():
+    """Without a gradient nothing forces rows into memory; they must not be recomputed for later
+    rows, 2⁶⁴ times in total."""
     logits, loc, factor, y = draw(0, (3,), 2, 64, diagonal=(0.5, 2.0))
     rows, cols = np.tril_indices(64, -1)
     diagonal, lower = np.diagonal(factor, axis1=-2, axis2=-1), factor[..., rows, cols]
@@ -146,6 +148,7 @@ def test_the_value_alone_of_many_rows_is_no_more_work_than_with_its_gradient():
     np.testing.assert_allclose(got, reference(logits, loc, factor, y), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_packed_factors_are_the_matrices(factor_of):
     args = draw(11, (2, 3), 3, 4)
@@ -181,6 +184,7 @@ def test_parameters_without_batch_axes_are_shared():
     np.testing.assert_allclose(log_prob(*shared), log_prob(*every, args[3]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_matches_finite_differences():
     with jax.enable_x64(True):
         args = draw(3, (2,), 3, 4, np.float64)
@@ -202,7 +206,7 @@ def test_gradient_matches_finite_differences():
 
 
 def extreme(name):
-    """[3] tokens under 4 components of 5 coordinates, driven to a corner."""
+    """Returns [3] tokens and 4 components of 5 coordinates with extreme values."""
     logits, loc, factor, y = draw(4, (3,), 4, 5)
     if name == "one component takes all":
         logits = np.where(np.arange(4) == 1, 1e4, -1e4) * np.ones((3, 1))
@@ -212,7 +216,7 @@ def extreme(name):
         loc[:] = 1e6
     elif name == "near-singular":
         factor = factor * np.where(np.eye(5), 1e-12, 1)
-    elif name == "out of range":  # whitened residuals overflow when squared, or at once
+    elif name == "out of range":  # whitened residuals overflow, directly or when squared
         factor, loc = factor * np.where(np.eye(5), 1e-30, 1), loc + 1e10
     return tuple(np.float32(a) for a in (logits, loc, factor, y))
 
@@ -240,14 +244,15 @@ def test_values_and_gradients_are_finite_at_the_extremes(name, factor_of):
 
 
 @pytest.mark.parametrize("position", EVERY)
-def test_numbers_that_are_none_are_not_hidden(position):
+def test_nan_is_not_hidden(position):
     args = draw(14, (3,), 4, 5)
     args[position].flat[0] = np.nan
     assert np.isnan(log_prob(*args)[0])
-    if position != 2:  # what is not read of the shared factor may be anything
+    if position != 2:  # the part of the shared factor that is not read may be anything
         assert np.isnan(shared_log_prob(*shared_of(args))).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_diagonal_rows_match_full_rows_without_off_diagonals(factor_of):
     rng = np.random.default_rng(5)
@@ -283,9 +288,10 @@ def test_a_positive_diagonal_has_a_floor():
     np.testing.assert_allclose(mixture.positive_diagonal(raw, 0.05), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_programs_make_no_lapack_calls(factor_of):
-    """A batched solve on the CPU can wait for itself for ever (see `mixture_factors`)."""
+    """A batched solve on the CPU can deadlock (see `mixture_factors`)."""
     args = draw(9, (6,), 4, 12)
     for function, inputs in (
         (mixture.mixture_log_prob, args),
@@ -307,7 +313,7 @@ def test_density_integrates_to_one():
     assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-3)
 
 
-def test_mistakes_are_named_in_one_line():
+def test_errors_are_one_line():
     logits, loc, factor, y = draw(15, (6,), 4, 3)
     cases = [
         (lambda: mixture.mixture_log_prob(logits, loc[..., :2], factor, y), r"loc \[6, 4, 2\]"),

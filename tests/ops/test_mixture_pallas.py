@@ -1,4 +1,4 @@
-"""The TPU kernels in Pallas' interpreter, and which programs they are in."""
+"""The TPU kernels in Pallas' interpreter, and the programs that contain them."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def rows_case(seed, k, d, t):
 
 
 def definition(logits, loc, diag, lower, y, factor_of):
-    """The same from the textbook's layout; every token's matrix is put together."""
+    """Returns the definition's value; builds the matrix of every token in the textbook's layout."""
     d = len(loc)
     factor = jax.numpy.zeros((*logits.T.shape, d, d), diag.dtype)
     factor = factor.at[..., *np.tril_indices(d, -1)].set(lower.T)
@@ -42,10 +42,11 @@ def definition(logits, loc, diag, lower, y, factor_of):
 
 
 def weighted(function, weights):
-    """A scalar that gives every token another cotangent."""
+    """Returns a scalar with a different cotangent for every token."""
     return lambda *a: (function(*a) * weights).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 @pytest.mark.parametrize(
     ("k", "d", "t"),
@@ -71,6 +72,8 @@ def test_kernels_match_the_definition_in_float64(k, d, t, factor_of):
         np.testing.assert_allclose(got, expected, atol=2e-4 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_several_blocks_of_tokens_and_many_coordinates():
     args = rows_case(31, 3, 9, 600)
     both = [
@@ -84,6 +87,7 @@ def test_several_blocks_of_tokens_and_many_coordinates():
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_impossible_components_have_no_gradient():
     logits, *rest = rows_case(32, 5, 2, 6)
     logits[3:] = -np.inf
@@ -93,6 +97,7 @@ def test_impossible_components_have_no_gradient():
     assert not grads[1][:, 3:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["xla", "pallas"])
 def test_programs_for_a_cpu_hold_the_xla_form(implementation):
     args = rows_case(33, 3, 3, 5)
@@ -105,6 +110,7 @@ def test_programs_for_a_cpu_hold_the_xla_form(implementation):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_over_devices_by_shard_map():
     args = rows_case(34, 3, 2, 16)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -125,7 +131,7 @@ def test_tokens_over_devices_by_shard_map():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_size_without_room_is_refused():
+def test_a_size_too_large_for_vmem_is_rejected():
     args = rows_case(35, 1, 60, 1)
     with pytest.raises(UserError, match=r"d 60: no room .* implementation='xla'"):
         mixture.mixture_log_prob_rows(*args, implementation="pallas")
@@ -133,8 +139,8 @@ def test_a_size_without_room_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the TPU's compiler, is not there")
-def test_the_tpu_compiler_takes_the_kernels():
-    """In a process of its own: the topology must be named before JAX starts."""
+def test_the_tpu_compiler_accepts_the_kernels():
+    """Runs in a separate process: the topology must be set before JAX starts."""
     script = """
         import jax, jax.numpy as jnp, numpy as np
         from jax.experimental import topologies

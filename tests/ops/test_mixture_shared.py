@@ -1,4 +1,4 @@
-"""One mixture for all tokens: chunks, memory, devices, and what float32 can hold."""
+"""One mixture for all tokens: chunks, memory, devices, and float32 accuracy."""
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ def shared_case(seed, k, d, batch, diagonal=(0.5, 2.0)):
     return logits, loc, factor, draw(seed + 1, batch, 1, d)[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "d", "batch"), [(1, 1, ()), (1, 3, (4,)), (4, 2, (2, 3)), (3, 17, (5,)), (5, 3, (0,))]
 )
@@ -33,6 +34,7 @@ def test_value_and_gradient_match_the_definition(k, d, batch, factor_of):
     assert_matches_float64(mixture.shared_mixture_log_prob, args, factor_of=factor_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_chunks_of_components_change_nothing(factor_of):
     args = shared_case(21, 6, 3, (7, 3))
@@ -48,9 +50,10 @@ def test_chunks_of_components_change_nothing(factor_of):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor_of", ["covariance", "precision"])
 def test_memory_is_that_of_a_chunk(factor_of):
-    """The bound that `shared_mixture_log_prob` states, from XLA's own plan."""
+    """Checks the bound in `shared_mixture_log_prob`'s docstring by XLA's memory analysis."""
     k, d, tokens, chunk = 150, 64, 4096, 5
     shapes = [(k,), (k, d), (k, d, d), (tokens, d)]
     args = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
@@ -79,18 +82,19 @@ def spread_case(sigma):
 
 
 @pytest.mark.parametrize("sigma", [1, 10, 1e2, 1e3, 1e4])
-def test_the_logarithm_is_right_however_far_components_are_apart(sigma):
+def test_the_log_density_is_accurate_for_distant_components(sigma):
     args, exact = spread_case(sigma)
     np.testing.assert_allclose(shared_log_prob(*args), exact, atol=5e-4)
 
 
-def test_whitening_tokens_and_means_apart_would_not_do_far_away(monkeypatch):
+def test_whitening_tokens_and_means_separately_is_inaccurate_for_distant_components(monkeypatch):
     args, exact = spread_case(1e4)
     monkeypatch.setattr(module, "NEAR", np.inf)
     got = jax.jit(lambda *a: mixture.shared_mixture_log_prob(*a))(*args)
     assert np.abs(got - exact).max() > 5e-3
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree():
     args = shared_case(25, 6, 3, (16,))
     one = value_and_grads(mixture.shared_mixture_log_prob, args)
@@ -101,6 +105,7 @@ def test_one_device_and_eight_agree():
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_mixture_of_every_token():
     args = draw(24, (3, 4), 4, 9)
     logits, loc, factor, y = shared_of(args)

@@ -1,4 +1,4 @@
-"""Oriented edges against scipy's filters, and what their directions mean."""
+"""Oriented edges against scipy's filters, and the order of their directions."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ def test_matches_the_definition(shape, stride, count, sigma):
     got = oriented_edges(images, stride, count, sigma)
     assert got.shape == (shape[0], shape[1] // stride, shape[2] // stride, 1 + count)
     want = oriented_edges_reference(images, stride, count, sigma)
-    np.testing.assert_allclose(got, want, atol=2e-3)  # roots of what is almost nothing
+    np.testing.assert_allclose(got, want, atol=2e-3)  # square roots of values near zero
     np.testing.assert_allclose(np.square(got), np.square(want), atol=1e-5)
 
 
 @pytest.mark.parametrize(("direction", "axis", "sign"), [(0, 1, 1), (1, 0, 1), (2, 1, -1)])
-def test_a_ramp_answers_in_its_own_direction_most(direction, axis, sign):
+def test_a_ramp_responds_most_in_its_own_direction(direction, axis, sign):
     ramp = np.arange(32) / 32
     ramp = ramp[:, None] if axis == 0 else ramp[None, :]
     image = np.broadcast_to(0.5 + sign * (ramp - 0.5), (1, 32, 32)).astype(np.float32)

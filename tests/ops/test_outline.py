@@ -1,4 +1,4 @@
-"""The fusion boundary: it is there in the compiled program, and changes no number."""
+"""The fusion boundary: it remains in the compiled program and does not change results."""
 
 import re
 

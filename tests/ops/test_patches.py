@@ -1,4 +1,4 @@
-"""Patch embedding: the order of a patch, and both back-end forms against each other."""
+"""Patch embedding: the layout of a patch, and both implementations against each other."""
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ def test_merging_undoes_patchify(size, channels, patch):
     np.testing.assert_array_equal(merged, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("size", "channels"), [((8, 12), 3), ((4, 4), 1)])
 def test_planes_and_rows_agree_in_value_and_gradient(dtype, size, channels):

@@ -1,4 +1,4 @@
-"""Map resampling and smoothing against scipy and PIL, whose conventions they name."""
+"""Map resampling and smoothing against scipy and PIL, whose conventions they follow."""
 
 import numpy as np
 import pytest

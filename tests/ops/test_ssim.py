@@ -1,4 +1,4 @@
-"""SSIM against its definition and scipy's filters; both back ends' forms, both paddings."""
+"""SSIM against its definition and scipy's filters: both implementations, both paddings."""
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ def pair(seed, shape):
     return x, np.clip(x + 0.3 * rng.normal(size=shape), -1, 1).astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     shape=st.tuples(*(st.integers(*ends) for ends in ((1, 3), (1, 20), (1, 20), (1, 3)))),
@@ -36,6 +37,7 @@ def test_matches_the_definition(shape, padding, data_range):
     np.testing.assert_allclose(ops.ssim(x, y, data_range, padding), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_match_finite_differences_of_the_definition(form, padding):
@@ -51,6 +53,7 @@ def test_gradients_match_finite_differences_of_the_definition(form, padding):
         assert (np.asarray(grad) * direction).sum() == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_both_forms_agree(padding):
     x, y = pair(6, (3, 24, 17, 3))
@@ -58,6 +61,7 @@ def test_both_forms_agree(padding):
     np.testing.assert_allclose(*values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_identical_images_score_one_and_swapping_changes_nothing():
     x, y = pair(3, (2, 20, 20, 3))
     np.testing.assert_allclose(ops.ssim(x, x, 2.0), 1, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The halving convolution against XLA's own, in value and gradient."""
+"""The stride-2 convolution against XLA's own, in value and gradient."""
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ def plain(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1),) * 2, dimension_numbers=numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [((8, 12), 3), ((2, 2), 1), ((16, 6), 5)])
 def test_value_and_gradients_are_those_of_a_convolution(size, channels):
     rng = np.random.default_rng(0)

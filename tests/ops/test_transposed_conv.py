@@ -1,4 +1,4 @@
-"""Transposed convolution: every form against the definition, in value and gradient."""
+"""Transposed convolution: every implementation against the definition, in value and gradient."""
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ def draw(seed, batch, height, width, channels, features, kernel):
     return x, rng.normal(size=(*kernel, channels, features)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @given(
     seed=st.integers(0, 99),
@@ -71,7 +72,7 @@ def test_output_side(side, kernel, stride, padding, expected):
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((4, 4), 2), ((9, 9), 4), ((5, 5), 1)])
-def test_a_row_made_for_many_channels_is_dropped(kernel, stride):
+def test_the_extra_row_for_many_channels_is_dropped(kernel, stride):
     x, w = draw(0, 2, 6, 5, ops.EIGEN_CHANNELS + 5, 20, kernel)
     g = draw(1, 2, 6, 5, 20, 1, kernel)[0]
     g = np.resize(g, ops.native(x, w, stride=stride, padding=0).shape)
@@ -80,8 +81,9 @@ def test_a_row_made_for_many_channels_is_dropped(kernel, stride):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "features"), [((11, 11), 3), ((6, 6), 8), ((3, 7), 5)])
-def test_columns_made_together_are_those_made_alone(monkeypatch, kernel, features):
+def test_columns_computed_together_equal_single_columns(monkeypatch, kernel, features):
     x, w = draw(0, 2, 9, 13, 8, features, kernel)
     w = w / np.sqrt(w[..., 0].size)  # the sine of a large output would enlarge its rounding
     grad = jax.grad(lambda x, w: jax.numpy.sin(ops.transposed_conv(x, w, 1, 1)).sum(), (0, 1))

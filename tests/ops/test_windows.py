@@ -1,4 +1,4 @@
-"""Means in windows against loops, and back."""
+"""Window means against loops, and interpolation back to the grid."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_means_match_the_definition(shape, window):
 @pytest.mark.parametrize(
     ("side", "window"), [(32, 8), (31, 8), (7, 4), (4, 4), (5, 1), (9, 2), (16, 3), (17, 5)]
 )
-def test_windows_cover_the_side_and_their_rings_leave_them_out(side, window):
+def test_windows_cover_the_side_and_their_rings_exclude_them(side, window):
     starts = windows.window_starts(side, window)
     assert starts[0] == 0
     assert starts[-1] == side - window
@@ -30,10 +30,10 @@ def test_windows_cover_the_side_and_their_rings_leave_them_out(side, window):
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
-def test_values_return_to_where_their_windows_lie(window):
+def test_values_return_to_the_positions_of_their_windows(window):
     grid = (8, 12)
     places = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)[None].astype(float)
-    for axis in (0, 1):  # a slope comes back as it was, but for the outer half of a window
+    for axis in (0, 1):  # a slope is restored, except for the outer half of a window
         values = windows.window_means(places.astype(np.float32), window)[..., axis]
         back = np.asarray(windows.to_places(values, grid, window))[0]
         inner = slice(window // 2, -(window // 2) or None)

@@ -1,4 +1,4 @@
-"""Facts about the page's file: what it holds, what it may not do, and what it refuses."""
+"""Facts about the page's file: its content, its security policy, and the inputs it rejects."""
 
 import base64
 import dataclasses
@@ -187,6 +187,17 @@ def test_outline_needs_a_defect_in_the_mask():
 def test_cards_that_cannot_be_shown(change, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         encode_card(make_card(**change), 0.0, 1.0)
+
+
+def test_a_card_without_a_map_has_no_heat(tmp_path):
+    card = make_card(anomaly_map=None, mask=np.eye(20, 30), label=1)
+    assert encode_card(card, 0.0, 1.0).heat is None
+    text = written(tmp_path, make_report([card]))
+    assert stored(text, "card-0")["heat"] is None
+    assert stored(text, "card-0")["outline"] is not None
+    hidden = '<div class="row" hidden>\n<label>Heat map'
+    assert hidden in text
+    assert hidden not in written(tmp_path, make_report([card, make_card()]))
 
 
 def test_empty_parts_are_hidden(tmp_path):

@@ -217,6 +217,19 @@ def test_views_and_opacity(opened):
         assert picture.value_of_css_property("visibility") == "hidden"
 
 
+def test_cards_without_maps_show_the_image_in_colour(opened):
+    cards = [dataclasses.replace(card, anomaly_map=None) for card in CARDS[:6]]
+    driver = opened(make_report(cards, threshold=THRESHOLD))
+    assert names(driver) == [c.name for c in sorted(cards, key=lambda c: -c.score)]
+    assert not driver.find_element("id", "opacity").is_displayed()
+    assert driver.find_elements("css selector", "#cards .heat") == []
+    card = driver.find_element("css selector", "#cards > li")
+    buttons = {b.text for b in card.find_elements("css selector", ".views button")}
+    assert "Heat map" not in buttons
+    photo = card.find_element("css selector", ".photo")
+    assert photo.value_of_css_property("filter") == "none"
+
+
 def test_keyboard_reaches_the_slider_and_moves_it(opened):
     from selenium.webdriver.common.keys import Keys
 

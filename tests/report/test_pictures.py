@@ -1,4 +1,4 @@
-"""Facts about the pictures: sizes, colours, what is covered and what is not, errors."""
+"""Facts about the pictures: sizes, colours, covered pixels, errors."""
 
 import numpy as np
 import pytest
@@ -101,6 +101,9 @@ def test_panels_and_captions(monkeypatch):
     np.testing.assert_array_equal(got["ground truth: normal"], got["image"])
     got = _panels(monkeypatch, image, anomaly_map, **scale)
     assert list(got) == ["image", "no mask", "anomaly map"]
+    got = _panels(monkeypatch, image, None, mask=mask, recon=image, **scale)
+    assert list(got) == ["image", "ground truth", "reconstruction"]
+    assert list(_panels(monkeypatch, image, None, **scale)) == ["image"]
 
 
 @pytest.mark.parametrize("as_mask", [np.uint8, bool, lambda m: m * np.uint8(255)])
@@ -165,6 +168,13 @@ def test_contact_sheet_holds_every_row_and_a_bar_over_the_whole_scale():
         top += row.height
     colours = {tuple(pixel) for pixel in sheet[top:].reshape(-1, 3).tolist()}
     assert colours >= {tuple(color) for color in colormap.LUT.tolist()}
+
+
+def test_contact_sheet_without_maps_has_no_bar():
+    image, _, mask = _example()
+    rows = [pictures.overlay_row(image, None, low=0, high=4, mask=mask, title="a")] * 2
+    sheet = pictures.contact_sheet(rows, low=0, high=4, has_maps=False)
+    assert sheet.size == (rows[0].width, 2 * rows[0].height)
 
 
 def test_long_title_is_cut_and_does_not_widen_the_row():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.published import PUBLISHED
 from vtadl_jax.report.tables import category_table, to_csv, to_json, to_markdown, write_tables
 
@@ -28,7 +29,7 @@ def _result(value, **changes):
         "num_test_images": 10,
         "seconds": 1.5,
     }
-    return result | changes
+    return Results.from_dict(result | changes)
 
 
 def _column(table, key):
@@ -62,7 +63,7 @@ def test_published_figures_are_marked_with_their_metric_and_source():
 
 
 def test_published_mean_is_over_the_categories_shown():
-    table = category_table({"bottle": {}, "tile": {}, "mine": {}}, "mvtec_ad")
+    table = category_table({"bottle": Results(), "tile": Results(), "mine": Results()}, "mvtec_ad")
     values, mean = _column(table, "published: VT-ADL, AU-PRO (FPR 0.3)")
     assert values == {"tile": 0.796, "bottle": 0.949, "mine": None}
     assert mean == (pytest.approx((0.796 + 0.949) / 2), 2)
@@ -91,7 +92,8 @@ def test_two_metrics_of_one_paper_table_are_two_columns():
 def test_aupro_up_to_different_limits_is_never_in_one_column():
     a = {"aupro": 0.1, "fpr_limit": 0.1}
     b = {"aupro": 0.3, "aupro_at": {"0.30": 0.3, "0.05": 0.05}}
-    table = category_table({"a": a, "b": b, "c": {"aupro": 0.7}})
+    stored = {"a": a, "b": b, "c": {"aupro": 0.7}}
+    table = category_table({name: Results.from_dict(values) for name, values in stored.items()})
     assert _column(table, "aupro_0.1")[0] == {"a": 0.1, "b": None, "c": None}
     assert _column(table, "aupro_0.3")[0] == {"a": None, "b": 0.3, "c": None}
     assert _column(table, "aupro_0.05")[0] == {"a": None, "b": 0.05, "c": None}
@@ -99,10 +101,12 @@ def test_aupro_up_to_different_limits_is_never_in_one_column():
 
 
 def test_absent_none_and_nan_are_undefined_everywhere():
-    nothing = {"a": {}, "b": {"image_auroc": None}, "c": {"image_auroc": float("nan")}}
-    table = category_table(nothing)
-    assert set(table.rows) == set(nothing)
-    assert {value for row in table.rows.values() for value in row} == {None}
+    stored = {"a": {}, "b": {"image_auroc": None}, "c": {"image_auroc": float("nan")}}
+    table = category_table({name: Results.from_dict(values) for name, values in stored.items()})
+    assert set(table.rows) == set(stored)
+    counts = [column.key in ("step", "num_test_images") for column in table.columns]
+    for row in table.rows.values():
+        assert row == tuple(0 if count else None for count in counts)
     assert set(table.means()) == {(None, 0)}
     assert json.loads(to_json(table))["mean"]["image_auroc"] is None
 
@@ -166,6 +170,7 @@ def test_write_tables_says_where_it_cannot_write_and_keeps_what_was_there(tmp_pa
     ],
 )
 def test_mistakes_are_named(results, options, text):
+    results = {name: Results.from_dict(values) for name, values in results.items()}
     with pytest.raises(UserError, match=text) as caught:
         category_table(results, **options)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Files of PyTorch: the numbers that are in them, and no harm from those that hold more."""
+"""PyTorch's files: their values, and no execution of code in malicious files."""
 
 import collections
 import os
@@ -43,13 +43,13 @@ def test_arrays_come_back(tmp_path, legacy):
         (lambda tensors: form.Call(ORDERED_DICT, (list(tensors.items()),)), ""),
     ],
 )  # fmt: skip
-def test_what_surrounds_a_state_dict_is_taken_off(tmp_path, legacy, wrap, prefix):
+def test_a_state_dict_is_found_in_a_checkpoint(tmp_path, legacy, wrap, prefix):
     tensors = form.structure_of({prefix + name: a for name, a in ARRAYS.items()}, legacy)
     write = form.write_legacy if legacy else form.write_zip
     assert_equal(read_arrays(write(tmp_path / "a.pt", wrap(tensors), ARRAYS)), ARRAYS)
 
 
-def test_views_share_what_they_are_cut_from(tmp_path):
+def test_views_of_one_storage_are_read(tmp_path):
     flat = {"flat": np.arange(12, dtype=np.float32)}
     storage = form.Storage("0", "FloatStorage", 12, False)
     structure = {
@@ -64,7 +64,7 @@ def test_views_share_what_they_are_cut_from(tmp_path):
 
 
 def evil_structures(marker):
-    """What would leave a file `marker` behind if any of it were run."""
+    """Returns a structure that would create the file `marker` if any of it were run."""
     command = f"touch {marker}"
     system = form.Global(os.system.__module__, "system")
     rebuild = form.Global("torch._utils", "_rebuild_tensor_v2")
@@ -86,11 +86,11 @@ def evil_structures(marker):
 
 @FORMATS
 @pytest.mark.parametrize("kind", evil_structures("x"))
-def test_a_pickle_that_would_run_something_is_refused(tmp_path, legacy, kind):
+def test_a_pickle_that_would_run_code_is_rejected(tmp_path, legacy, kind):
     marker = tmp_path / "it ran".replace(" ", "_")
     structure = evil_structures(marker)[kind]
     path = (form.write_legacy if legacy else form.write_zip)(tmp_path / "a.pt", structure, {})
-    if kind in ("command", "among the tensors", "instance"):  # they are what they are said to be
+    if kind in ("command", "among the tensors", "instance"):  # the malicious variants are real
         data = structure if type(structure) is bytes else form.dump(structure)
         pickle.loads(data)
         assert marker.exists()
@@ -100,16 +100,16 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, legacy, kind):
     assert not marker.exists()
 
 
-def test_a_pickle_can_alter_nothing_that_it_names(tmp_path):
+def test_a_pickle_cannot_modify_objects_that_it_names(tmp_path):
     storage = form.Storage("0", "FloatStorage", 12, False)
     for target, state in (
         (form.Global("torch", "FloatStorage"), {"dtype": "float64"}),
         (form.Global("torch._utils", "_rebuild_tensor_v2"), {"function": 1}),
         (form.tensor(storage, ARRAYS["a.weight"]), (None, {"offset": 10**6})),
     ):
-        # BUILD writes a state into what is on the stack.
+        # BUILD writes a state into the object on the stack.
         build = form.dump(target)[:-1] + form.dump(state)[2:-1] + pickle.BUILD + b"."
-        with pytest.raises(UserError, match="it alters what it describes"):
+        with pytest.raises(UserError, match="it modifies the objects that it describes"):
             read_arrays(form.write_zip(tmp_path / "a.pt", build, ARRAYS))
     assert_equal(read_arrays(form.write(tmp_path / "b.pt", ARRAYS)), ARRAYS)
 
@@ -121,19 +121,19 @@ def test_a_pickle_can_alter_nothing_that_it_names(tmp_path):
         ({"offset": 1}, "beyond its values"),
         ({"shape": (10**12,), "strides": (0,)}, "beyond its values"),
         ({"shape": (2, 2), "strides": (10**9, 1)}, "beyond its values"),
-        ({"offset": -1}, "impossible sizes"),
-        ({"shape": (3,), "strides": (1, 1)}, "can't be"),
-        ({"shape": (True,), "strides": (1,)}, "impossible sizes"),
+        ({"offset": -1}, "invalid sizes"),
+        ({"shape": (3,), "strides": (1, 1)}, "invalid tensor"),
+        ({"shape": (True,), "strides": (1,)}, "invalid sizes"),
     ],
 )
-def test_a_tensor_that_reaches_beyond_its_values_is_refused(tmp_path, legacy, changes, message):
+def test_a_tensor_that_reaches_beyond_its_values_is_rejected(tmp_path, legacy, changes, message):
     path = form.write(tmp_path / "a.pt", {"w": np.zeros(4, np.float32)}, legacy, **changes)
     with pytest.raises(UserError, match=message):
         read_arrays(path)
 
 
 @FORMATS
-def test_a_file_cut_anywhere_is_refused(tmp_path, legacy):
+def test_a_file_truncated_anywhere_is_rejected(tmp_path, legacy):
     data = form.write(tmp_path / "whole.pt", ARRAYS, legacy).read_bytes()
     path = tmp_path / "cut.pt"
     for length in {*range(0, len(data), 7), len(data) - 1}:
@@ -143,7 +143,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, legacy):
 
 
 @FORMATS
-def test_a_spoilt_file_is_read_or_refused_never_worse(tmp_path, legacy):
+def test_a_corrupt_file_is_read_or_rejected(tmp_path, legacy):
     data = np.frombuffer(form.write(tmp_path / "whole.pt", ARRAYS, legacy).read_bytes(), np.uint8)
     rng, path, refused = np.random.default_rng(0), tmp_path / "spoilt.pt", 0
     for _ in range(300):
@@ -166,12 +166,12 @@ def test_a_spoilt_file_is_read_or_refused_never_worse(tmp_path, legacy):
         (3, "it holds a int"),
     ],
 )
-def test_what_is_no_state_dict_is_named(tmp_path, structure, message):
+def test_other_structures_than_state_dicts_are_named(tmp_path, structure, message):
     with pytest.raises(UserError, match=message):
         read_arrays(form.write_zip(tmp_path / "a.pt", structure, {}))
 
 
-def test_a_structure_that_holds_itself_ends(tmp_path):
+def test_a_structure_that_contains_itself_terminates(tmp_path):
     layers = [[]]
     for _ in range(60):  # 2⁶⁰ paths lead through it
         layers.append([layers[-1], layers[-1]])
@@ -180,7 +180,7 @@ def test_a_structure_that_holds_itself_ends(tmp_path):
         read_arrays(form.write_legacy(tmp_path / "a.pt", layers[-1], {}))
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     for name in ("a.pt", "a.npz", "a.safetensors"):
         path = tmp_path / name
         with pytest.raises(UserError, match="no such file"):

@@ -1,4 +1,4 @@
-"""Files as PyTorch writes them, made without it, so that they can also be made wrong."""
+"""Writes PyTorch's file formats without PyTorch, so that tests can also write invalid files."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "Lon
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """A name that the reader is asked to look up."""
+    """A global name that the reader has to look up."""
 
     module: str
     name: str
@@ -28,7 +28,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """A call that the reader is asked to make; state: what it is asked to write into the result."""
+    """A call that the reader has to make; state: what BUILD writes into the result."""
 
     function: Any
     args: tuple
@@ -70,7 +70,7 @@ def dump(value: Any) -> bytes:
 
 
 def tensor(storage: Storage, array: np.ndarray, **changes) -> Call:
-    """The call that rebuilds a tensor; changes: of offset, shape or strides, in elements."""
+    """Returns the call that rebuilds a tensor; changes: to offset, shape, strides, in elements."""
     strides = tuple(step // array.itemsize for step in array.strides)
     geometry = {"offset": 0, "shape": array.shape, "strides": strides} | changes
     rebuild = Global("torch._utils", "_rebuild_tensor_v2")
@@ -108,6 +108,6 @@ def write_legacy(path: Path, structure: Any, arrays: dict[str, np.ndarray]) -> P
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], legacy: bool = False, **changes) -> Path:
-    """A state dict's file in either format."""
+    """Returns a state dict's file in either format."""
     make = write_legacy if legacy else write_zip
     return make(path, structure_of(arrays, legacy, **changes), arrays)

@@ -1,4 +1,4 @@
-"""Ours beside its peers in one process: `python -m vtadl_jax.benchmarks.<what>`, JSON out.
+"""Benchmarks of our code against peers in one process: `python -m vtadl_jax.benchmarks.<name>`.
 
-A benchmark prints ratios and asserts nothing; tests check that the peers compute the same.
+A benchmark prints ratios and writes JSON; tests check that the peers compute the same results.
 """

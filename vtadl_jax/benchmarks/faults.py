@@ -1,10 +1,10 @@
-"""What a run survives: faults at random moments, each followed by the same command again.
+"""Tests recovery from faults: injects faults at random moments and reruns the same command.
 
 python -m vtadl_jax.benchmarks.faults --trials 30
 
-Prints a table by fault. A trial is good if the second run ends, its parameters are bit for bit
-those of an undisturbed run, and no more steps were lost than had been done since the last
-checkpoint. Exit codes: 0 all good, 1 some were not, 2 a mistake.
+Prints a table by fault. A trial passes if the second run finishes, its parameters are bit for bit
+those of a run without faults, and it lost no more steps than since the last checkpoint. Exit codes:
+0 all passed, 1 some failed, 2 a mistake.
 """
 
 import contextlib
@@ -20,23 +20,22 @@ from absl import flags
 
 from vtadl_jax.benchmarks.measures import crashes, started
 from vtadl_jax.benchmarks.timing import check_json, write_json
-from vtadl_jax.commands import run_command
-from vtadl_jax.data.synthetic import make_dataset
+from vtadl_jax.data.synthetic.dataset import make_dataset
 from vtadl_jax.errors import UserError
-from vtadl_jax.writers import say
+from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.console import say
 
 FLAGS = flags.FlagValues()
-_TRIALS = flags.DEFINE_integer("trials", 30, "How many faults.", 1, flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments at which they strike.", flag_values=FLAGS)
-_FAULT = flags.DEFINE_string("fault", "", "Only those with this in their name.", flag_values=FLAGS)
+_TRIALS = flags.DEFINE_integer("trials", 30, "Number of faults.", 1, flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments of the faults.", flag_values=FLAGS)
+_FAULT = flags.DEFINE_string("fault", "", "Only faults with this in their name.", flag_values=FLAGS)
 _JSON = flags.DEFINE_string("json", "", "Also write every trial to this file.", flag_values=FLAGS)
-flags.DEFINE_bool("help", False, "Show this.", flag_values=FLAGS)
-ATTEMPTS = 4  # at a moment that may be missed
+ATTEMPTS = 4  # the fault's moment may be missed
 DISK_MIB = 24
 
 
 class Trials:
-    """Trials in folders below `base`, and the undisturbed runs that they are held against."""
+    """Trials in folders below `base`, and the runs without faults for comparison."""
 
     def __init__(self, base: Path, seed: int):
         self._base, self._rng = base, random.Random(seed)
@@ -48,7 +47,7 @@ class Trials:
         )
 
     def undisturbed(self, source: str, processes: int) -> list[np.ndarray]:
-        """Parameters at the end of a run that nothing happens to."""
+        """Returns the parameters at the end of a run without faults."""
         key = source, processes
         if key not in self._undisturbed:
             folder = self._base / f"undisturbed-{source}-{processes}"
@@ -78,7 +77,7 @@ class Trials:
 
 
 def table(outcomes: Sequence[crashes.Outcome]) -> str:
-    """One line a fault."""
+    """Returns one line per fault."""
     lines = [
         f"{'fault':28}{'trials':>7}{'resumed':>9}{'same bits':>11}{'most steps lost':>17}"
         f"{'since save':>12}  exit codes"

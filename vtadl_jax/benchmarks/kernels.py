@@ -1,12 +1,12 @@
-"""Our array functions and steps beside their peers, in turns in one process.
+"""Measures our array functions and steps against their peers, alternating in one process.
 
     python -m vtadl_jax.benchmarks.kernels [--only mixture,ssim] [--json OUT] [--repeats N]
 
-Each table says what was computed, how far the results are apart and how long each side took:
-ratios are peer seconds / our seconds, from medians. torch runs on every core, in the faster of its
-two memory layouts. All sides reuse freed memory, as our training does (`allocator.py`): a virtual
-machine's price of new pages varies more than the ratios. Needs the extra `bench`, and a checkout
-for configs/mvtec.py.
+Each table shows the workload, the differences of the results and the times: ratios are peer seconds
+/ our seconds, from medians. torch runs on every core, in the faster of its two memory layouts. All
+sides reuse freed memory, as our training does (`allocator.py`): on a virtual machine the cost of
+page faults varies more than the ratios. Steps are those of configs/mvtec.py.
+Needs the extra `bench`.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, check_json, compare, write_json
+from vtadl_jax.benchmarks.workloads import load_packaged
 from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.allocator import reuse_host_buffers
 
 MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "step", "image")
 GEMM_SIDE = 2048
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what is asked for, prints the tables and writes JSON; returns the exit code."""
+    """Runs the chosen measures, prints the tables and writes JSON; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vtadl_jax.benchmarks.kernels")
     names = ",".join(MEASURES)
     parser.add_argument("--only", default=names, metavar="NAMES", help=f"of {names}")
@@ -60,12 +60,12 @@ def main(argv: list[str] | None = None) -> int:
 def run(
     chosen: list[str], repeats: int, compiled: bool = True, show: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """The chosen measures, each table shown as soon as it is complete.
+    """Runs the chosen measures and prints each table as soon as it is complete.
 
-    Returns {environment, groups: as `timing.compare`}. Raises UserError where torch or the config
-    is missing.
+    Returns {environment, repeats, groups: as `timing.compare`}. Raises UserError if torch is
+    missing.
     """
-    kept = keep_freed_memory()
+    kept = reuse_host_buffers()
     require_torch()
     from vtadl_jax.benchmarks.measures import convolution, mixture, network
 
@@ -74,8 +74,8 @@ def run(
         "mixture": [lambda: mixture.conditional(repeats), lambda: mixture.shared(repeats)],
         "transposed_conv": [lambda: convolution.transposed_convs(repeats)],
         "ssim": [lambda: convolution.ssim(repeats)],
-        "step": [lambda: network.training_step(repeats, paper_config(), compiled)],
-        "image": [lambda: network.one_image(repeats, paper_config(), compiled)],
+        "step": [lambda: network.training_step(repeats, load_packaged("mvtec"), compiled)],
+        "image": [lambda: network.one_image(repeats, load_packaged("mvtec"), compiled)],
     }
     surroundings = environment() | {"freed_memory_kept": kept}
     show(describe(surroundings))
@@ -89,7 +89,7 @@ def run(
 
 
 def gemm(repeats: int, side: int) -> list[Group]:
-    """A float32 matrix product: what the other rates are to be held against."""
+    """Measures a float32 matrix product, as a reference for the other rates."""
     title = f"matrix product {side}³, float32"
     progress(title)
     torch = require_torch()
@@ -103,19 +103,8 @@ def gemm(repeats: int, side: int) -> list[Group]:
     return [compare(title, candidates, repeats, 2 * side**3)]
 
 
-def paper_config() -> ConfigDict:
-    """configs/mvtec.py. Raises UserError outside of a checkout."""
-    try:
-        from configs import mvtec
-    except ImportError as error:
-        raise UserError(
-            "configs/mvtec.py can't be imported: run from the folder that holds configs/"
-        ) from error
-    return mvtec.get_config()
-
-
 def environment() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Returns what the results depend on besides the code: machine and versions."""
     torch = require_torch()
     versions = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", "torch", "distrax", "tfp-nightly", "tensorflow-probability"):
@@ -155,7 +144,7 @@ def describe(environment: dict[str, Any]) -> str:
 
 
 def table(group: Group) -> str:
-    """A group as text: one line a candidate, ours first."""
+    """Returns a group as text: one line per candidate, ours first."""
     work = f"; {group['gflop']:.3g} GFLOP" if group["gflop"] else ""
     lines = [group["title"] + work]
     lines.append(f"  {'':50}{'ms':>10}{'least':>10}{'ratio':>8}{'GFLOP/s':>9}{'difference':>12}")

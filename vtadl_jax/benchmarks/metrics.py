@@ -1,11 +1,11 @@
-"""Time the metrics beside scikit-learn's on the same maps: no accuracy claim, no assertion.
+"""Measures the time of our metrics and scikit-learn's on the same maps; checks no accuracy.
 
     python -m vtadl_jax.benchmarks.metrics [--json OUT]
 
 20 smooth random maps of 512x512 float32 with about 3 % anomalous pixels. The peer is
-`sklearn.metrics.roc_auc_score`, the usual pixel AUROC; AU-PRO is set beside it too, because that
-is what one adds to it. Ratios are peer seconds / our seconds, from medians of alternating runs, so
-that a busy machine slows all of them alike.
+`sklearn.metrics.roc_auc_score`, the usual pixel AUROC; AU-PRO is compared with it, too. Ratios are
+peer seconds / our seconds, from medians of alternating runs, so that a busy machine slows all of
+them alike.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(repeats: int = 5, shape: tuple[int, int, int] = (20, 512, 512)) -> dict[str, Any]:
-    """Medians of `repeats` alternating runs on maps of `shape` [N, H, W].
+    """Takes medians of `repeats` alternating runs on maps of `shape` [N, H, W].
 
     Returns:
       shape, anomalous_share, repeats; rows: name -> seconds, ratio, value;
@@ -87,7 +87,7 @@ def run(repeats: int = 5, shape: tuple[int, int, int] = (20, 512, 512)) -> dict[
 
 
 def smooth_maps(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random maps float32 [N, H, W] and masks uint8 of blobs, about 3 % anomalous.
+    """Draws random maps float32 [N, H, W] and masks uint8 of blobs, about 3 % anomalous.
 
     The maps see the masks only through noise, so that the metrics are neither 0.5 nor 1. A fifth
     of the images stays normal.
@@ -117,7 +117,7 @@ def _sklearn_roc_auc_score() -> Callable[..., float]:
 
 
 def _peak_bytes(function: Callable[[], object]) -> int:
-    """Peak of the memory that `function` allocates (numpy reports to tracemalloc)."""
+    """Returns the peak of the memory that `function` allocates (numpy reports to tracemalloc)."""
     tracemalloc.start()
     try:
         function()

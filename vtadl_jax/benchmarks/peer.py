@@ -1,12 +1,11 @@
-"""The authors' network in PyTorch beside ours: the same parameters and images, in one run.
+"""Compares the authors' network in PyTorch with ours: the same parameters and images, in one run.
 
     python -m vtadl_jax.benchmarks.peer [--batch 8] [--repeats 5] [--json OUT] [--no-compile]
 
-Prints how far outputs, loss terms and gradients are apart, the times of a training step and of one
-image's score, in turns in one process, and the peak memory of each side in a process of its own.
+Prints the differences of outputs, loss terms and gradients, the times of a training step and of one
+image's score, alternating in one process, and each side's peak memory in a process of its own.
 configs/mvtec.py, the paper's network, is timed with them. Ratios are the row's seconds / ours, from
-medians. torch runs on every core, in the faster of its two memory layouts. Needs the extra `bench`,
-and a checkout for the configs.
+medians. torch runs on every core, in the faster of its two memory layouts. Needs the extra `bench`.
 """
 
 import argparse
@@ -15,14 +14,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from vtadl_jax.allocator import keep_freed_memory
 from vtadl_jax.benchmarks.kernels import describe, environment, table
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import check_json, write_json
+from vtadl_jax.benchmarks.workloads import load_packaged
+from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.allocator import reuse_host_buffers
 
 WORKERS = ("ours", "paper", "torch")
 
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     try:
         check_json(args.json)
-        keep_freed_memory()
+        reuse_host_buffers()
         if args.worker:
             from vtadl_jax.benchmarks.measures.official import work_alone
 
@@ -55,24 +54,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def configs() -> dict[str, ConfigDict]:
-    """Of our sides. Raises UserError outside of a checkout."""
-    try:
-        from configs import mvtec, official
-    except ImportError as error:
-        raise UserError(
-            "configs/official.py can't be imported: run from the folder that holds configs/"
-        ) from error
-    return {"ours": official.get_config(), "paper": mvtec.get_config()}
+def configs() -> dict[str, Config]:
+    """Returns the configs of our networks."""
+    return {"ours": load_packaged("official"), "paper": load_packaged("mvtec")}
 
 
 def run(
     batch: int, repeats: int, compiled: bool = True, show: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """All measures, each table shown as soon as it is complete.
+    """Runs all measures and prints each table as soon as it is complete.
 
     Returns {environment, repeats, groups: as `timing.compare`; the last one's rows have peak_mib
-    and imports_mib}. Raises UserError where torch or the configs are missing.
+    and imports_mib}. Raises UserError if torch is missing.
     """
     require_torch()
     from vtadl_jax.benchmarks.measures import official
@@ -80,7 +73,7 @@ def run(
     found = configs()
     surroundings = environment()
     show(describe(surroundings))
-    memory = official.peak_memory(batch)  # before this process takes memory itself
+    memory = official.peak_memory(batch)  # before this process allocates memory itself
     pair = official.Pair(found["ours"], batch)
     groups: list[Group] = []
     for measure in (official.training_step, official.one_image):
@@ -93,7 +86,7 @@ def run(
 
 
 def memory_table(group: Group) -> str:
-    """One line a side."""
+    """Returns one line per side."""
     lines = [group["title"], f"  {'':50}{'MiB':>10}{'of it imports':>15}"]
     for row in group["rows"]:
         lines.append(f"  {row['name']:50}{row['peak_mib']:10.0f}{row['imports_mib']:15.0f}")

@@ -1,4 +1,4 @@
-"""Fair timing on a machine that others use too: alternating calls, medians, results waited for."""
+"""Timing on a shared machine: alternating blocking calls and medians."""
 
 import dataclasses
 import json
@@ -13,21 +13,21 @@ import numpy as np
 
 from vtadl_jax.errors import UserError
 
-# Results further apart than this are not the same: float32 rounding stays well below.
+# Larger relative differences mean different results: float32 rounding is well below.
 SAME = 1e-3
 # Calls shorter than this are repeated until they fill it.
 LEAST_SECONDS = 0.05
 
 
 def once(call: Callable[[], object]) -> float:
-    """Wall seconds of one call, its JAX results waited for."""
+    """Returns wall seconds of one call, including the wait for its JAX results."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of `call`, after one call that is not counted."""
+    """Returns the median wall time of `call`, after one warm-up call."""
     once(call)
     return statistics.median(once(call) for _ in range(repeats))
 
@@ -35,10 +35,10 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 def paired_seconds(
     calls: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of every call in `repeats` rounds in which all of them take their turn.
+    """Returns the seconds of every call in `repeats` rounds of all calls.
 
-    Every call must have run before (compiled, allocated). One that raises TimeoutError has no
-    entry in the result and takes no further turn.
+    Every call must have run before (compiled, allocated). A call that raises TimeoutError has no
+    entry in the result and does not run again.
     """
     runs: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -51,8 +51,8 @@ def paired_seconds(
 
 
 def _turn(call: Callable[[], object]) -> list[float]:
-    """The first call is not counted: another side has just emptied the caches, and its threads may
-    still be spinning."""
+    """Times a call after a warm-up call: another side has just evicted the CPU caches, and its
+    threads may still be spinning."""
     first = once(call)
     count = int(LEAST_SECONDS / max(first, 1e-6)) + 1
     return [once(call) for _ in range(min(count, 100))]
@@ -60,9 +60,9 @@ def _turn(call: Callable[[], object]) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to do the work; without a call, only a note that says why it can't be done.
+    """One implementation to time; without a call, only a note with the reason.
 
-    values: what `call` returned, as arrays in the layout that all candidates share.
+    values: the results of `call`, as arrays in the layout that all candidates share.
     """
 
     name: str
@@ -74,9 +74,9 @@ class Candidate:
 def compare(
     title: str, candidates: Sequence[Candidate], repeats: int, flops: float | None = None
 ) -> dict[str, Any]:
-    """Run the candidates, ours first, check that they computed the same, and time them in turns.
+    """Runs the candidates, ours first, compares their results and times them in alternation.
 
-    flops: nominal floating-point operations of the work, the same for all. Returns {title,
+    flops: nominal floating-point operations, the same for all. Returns {title,
     gflop, rows: [{name, seconds, least_seconds, gflops, ratio, difference, note}]}: seconds is the
     median, ratio that / the median of the first; difference the largest relative one of any output,
     as `relative_difference`.
@@ -115,13 +115,13 @@ def compare(
 
 
 def check_json(path: str | Path) -> None:
-    """Raise UserError before the long work if figures can't be written to `path` after it."""
+    """Raises UserError, before the measurements, if figures can't be written to `path`."""
     if path and not Path(path).parent.is_dir():
         raise UserError(f"--json {path}: {Path(path).parent} is not a folder: create it first")
 
 
 def write_json(figures: Any, path: str | Path) -> str:
-    """The figures as JSON text; also written to `path`, if that is not empty."""
+    """Returns the figures as JSON text; also written to `path`, if that is not empty."""
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if path:
         Path(path).write_text(text + "\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def write_json(figures: Any, path: str | Path) -> str:
 
 
 def relative_difference(got: np.ndarray, want: np.ndarray) -> float:
-    """Largest |got - want| / largest |want|; infinite where a value is not finite."""
+    """Returns the largest |got - want| / largest |want|; infinite where a value is not finite."""
     if got.shape != want.shape:
         raise ValueError(f"results of shape {got.shape} and {want.shape} can't be compared")
     scale = max(float(np.abs(want).max()), float(np.finfo(np.float32).tiny))

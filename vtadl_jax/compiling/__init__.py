@@ -1,4 +1,4 @@
-"""What XLA makes of a step: lowered from shapes alone, compiled, read and written down.
+"""Compile studies: a step is lowered from shapes alone, compiled by XLA, analysed and reported.
 
-No device of the target is needed, no data and no state: see `vtadl_jax/compile.py` for the command.
+Needs no target device, no data and no state. See `vtadl_jax/compile.py` for the command.
 """

@@ -1,4 +1,4 @@
-"""Two readings side by side: what a change did to the compiled program."""
+"""Compares two readings: the effect of a change on the compiled program."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,15 @@ from vtadl_jax.compiling.figures import change
 from vtadl_jax.compiling.reading import Reading
 from vtadl_jax.compiling.sections import Section
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
+from vtadl_jax.config import Config
+from vtadl_jax.options import fields_of
 
 _HEADER = ["", "before>", "after>", "change>"]
+_NOT_COMPILED = frozenset(name for name, _, role in fields_of(Config()) if not role.compiled)
 
 
 def comparison(before: Reading, after: Reading) -> list[Section]:
-    """Differences of two readings that fit."""
+    """Returns tables of the differences of two readings; both must fit in memory."""
     found = [_settings(before, after), _totals(before, after)]
     if before["modules"] and after["modules"]:
         found.append(_modules(before, after))
@@ -22,13 +25,20 @@ def comparison(before: Reading, after: Reading) -> list[Section]:
 def _settings(before: Reading, after: Reading) -> Section:
     a, b = before["program"], after["program"]
     rows = []
-    for name in ("config", "step", "topology", "num_devices", "images_per_device", "forms"):
+    for name in (
+        "config",
+        "step",
+        "topology",
+        "num_devices",
+        "images_per_device",
+        "implementations",
+    ):
         if a[name] != b[name]:
             rows.append([name, str(a[name]), str(b[name])])
     fields = sorted(a["fields"].keys() | b["fields"].keys())
     for name in fields:
         left, right = a["fields"].get(name), b["fields"].get(name)
-        if left != right:
+        if left != right and _matters(name, b["step"]):
             rows.append([f"config.{name}", str(left), str(right)])
     for name in sorted(a["versions"].keys() | b["versions"].keys()):
         left, right = a["versions"].get(name), b["versions"].get(name)
@@ -36,6 +46,11 @@ def _settings(before: Reading, after: Reading) -> Section:
             rows.append([name, str(left), str(right)])
     note = "" if rows else "The same settings and versions: the code has changed, or nothing."
     return Section("What differs", ["setting", "before", "after"], rows, note)
+
+
+def _matters(name: str, step: str) -> bool:
+    """Returns whether a step's program depends on a config field; scoring reads those of eval."""
+    return name not in _NOT_COMPILED or (step != "train" and name.startswith("eval."))
 
 
 def _row(name: str, a: float | None, b: float | None, write: Callable[[float | None], str]):

@@ -1,4 +1,4 @@
-"""What a compiled program does, counted from its text: cycles, collectives, copies."""
+"""Counts the work of a compiled program from its text: cycles, collectives, copies."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ from vtadl_jax.compiling.hlo import (
 )
 from vtadl_jax.compiling.origin import Origins, module_of
 
-# What runs its computation as a part of the schedule. Fusions and reducers are not among them:
-# the compiler's estimate of a fusion is for all that is in it.
+# Attributes whose computations are part of the schedule. Not fusions and reducers: the compiler's
+# estimate of a fusion covers its whole computation.
 _INLINE = ("call", "conditional", "async-start")
 COLLECTIVES = (
     "all-reduce",
@@ -31,7 +31,7 @@ COUNTED = ("fusion", "convolution", "dot", "custom-call", "copy", "transpose", "
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a loop's body runs, read from its condition `i < n`, i from 0; None if unclear."""
+    """Returns a loop's trip count, read from its condition `i < n`, i from 0; None if unclear."""
     known = re.search(r'"known_trip_count":\{"n":"?(\d+)', loop.rest)
     if known:
         return int(known.group(1))
@@ -52,7 +52,7 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
-    """An instruction of the schedule and how often a run of the program executes it."""
+    """An instruction of the schedule and how often one run of the program executes it."""
 
     computation: Computation
     instruction: Instruction
@@ -60,9 +60,11 @@ class Scheduled:
 
 
 def schedule(module: Module) -> tuple[list[Scheduled], int]:
-    """All instructions that a run executes one by one, and the number of loops whose trip count
-    the text does not tell; the bodies of those are counted once. Every branch of a conditional is
-    counted."""
+    """Returns all instructions that a run executes, and the number of loops of unknown trip count.
+
+    Bodies of loops of unknown trip count are counted once; all branches of a conditional are
+    counted.
+    """
     found: list[Scheduled] = []
     unknown = 0
 
@@ -88,9 +90,11 @@ def schedule(module: Module) -> tuple[list[Scheduled], int]:
 
 
 def cycles(scheduled: list[Scheduled]) -> dict[str, int | None]:
-    """Summed estimated cycles: 'total' with loop bodies as often as they run, 'once' with each
-    instruction of the text once; None where the compiler gives no estimates. 'without_estimate':
-    fusions that it gives none for, as those that take part in a collective."""
+    """Sums the estimated cycles; values are None if the compiler gives no estimates.
+
+    'total': loop bodies times their trip count; 'once': each instruction of the text once;
+    'without_estimate': number of fusions without an estimate, such as those of a collective.
+    """
     costs = [(s.instruction.cycles, s.times) for s in scheduled]
     known = [(cost, times) for cost, times in costs if cost is not None]
     missing = sum(
@@ -106,7 +110,7 @@ def cycles(scheduled: list[Scheduled]) -> dict[str, int | None]:
 
 
 def by_module(origins: Origins, scheduled: list[Scheduled]) -> dict[str, dict[str, int]]:
-    """module → cycles {forward, backward}, dearest first."""
+    """Returns module → cycles {forward, backward}, most expensive first."""
     found: dict[str, dict[str, int]] = {}
     for s in scheduled:
         cost = s.instruction.cycles
@@ -120,8 +124,8 @@ def by_module(origins: Origins, scheduled: list[Scheduled]) -> dict[str, dict[st
     return dict(sorted(found.items(), key=lambda item: -sum(item[1].values())))
 
 
-def dearest(origins: Origins, scheduled: list[Scheduled], count: int) -> list[dict]:
-    """The instructions that cost most, each with its module and source line."""
+def most_expensive(origins: Origins, scheduled: list[Scheduled], count: int) -> list[dict]:
+    """Returns the most expensive instructions, each with its module and source line."""
     priced = [s for s in scheduled if s.instruction.cycles]
     priced.sort(key=lambda s: -(s.instruction.cycles or 0) * s.times)
     found = []
@@ -150,9 +154,12 @@ def printed_shapes(instruction: Instruction, most: int = 3) -> str:
 
 
 def find_collectives(module: Module, scheduled: list[Scheduled]) -> Iterator[tuple[str, Scheduled]]:
-    """(kind, where) of every collective. What overlaps with other work stands in the fusions that
-    begin it, go on with it and end it, each with its channel: it is one. An all-reduce in a fusion
-    of which each device keeps a part is a reduce-scatter."""
+    """Yields (kind, instruction) of every collective.
+
+    An asynchronous collective is split over several fusions (start, progress, end) with the same
+    channel and is counted once. An all-reduce in a fusion in which each device keeps only a part of
+    the result is a reduce-scatter.
+    """
     seen: set[str] = set()
     for s in scheduled:
         if (kind := _kind(s.instruction)) is not None:
@@ -183,10 +190,10 @@ def collectives(
     num_devices: int,
     most: int = 6,
 ) -> list[dict]:
-    """Every collective: how often, over how many devices, bytes and what it carries.
+    """Returns every collective: executions, group size, bytes and what it carries.
 
-    bytes: of the data a run's executions reduce, gather or send, on one device; wire_bytes: what
-    then leaves a device in a ring, 2 (n - 1) / n of an all-reduce's and (n - 1) / n of the
+    bytes: data that one run reduces, gathers or sends, on one device; wire_bytes: bytes that leave
+    a device in a ring algorithm, 2 (n - 1) / n of an all-reduce's bytes and (n - 1) / n of the
     others'.
     """
     found = []
@@ -232,14 +239,14 @@ def _operands(s: Scheduled) -> Iterator[Instruction]:
             yield s.computation.by_name[name]
 
 
-SMALL = 4096  # values, of what cannot be an activation of a batch
+SMALL = 4096  # values; smaller arrays are no activations of a batch
 
 
 def carries(kind: str, operands: list[Instruction]) -> str:
-    """'gradients', 'sums' (of statistics and metrics) or 'both', by the arrays' sizes; 'weights' if
-    something large is gathered.
+    """Classifies a collective by its arrays' sizes: 'gradients', 'sums' (of statistics and metrics)
+    or 'both'; 'weights' if a large array is gathered.
 
-    A gradient as small as a channel's statistic counts as a sum where it travels alone.
+    Limit: a gradient as small as a per-channel statistic counts as a sum if it is sent alone.
     """
     sizes = [math.prod(shape) for operand in operands for _, shape in operand.arrays]
     large = any(size > SMALL for size in sizes)
@@ -252,7 +259,7 @@ def carries(kind: str, operands: list[Instruction]) -> str:
 
 
 def group_size(text: str, num_devices: int) -> int:
-    """Devices that take part in one group of a collective, from its printed `replica_groups`."""
+    """Returns the number of devices per group of a collective, from its `replica_groups` text."""
     if found := re.search(r"source_target_pairs=", text):
         return num_devices
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
@@ -269,8 +276,7 @@ def group_size(text: str, num_devices: int) -> int:
 
 
 def counts(scheduled: list[Scheduled]) -> dict[str, int]:
-    """How many instructions of the schedule are of each kind that costs or tells; copies between
-    memories that overlap with other work are apart."""
+    """Counts the instructions of the schedule by kind; asynchronous copies are counted apart."""
     seen = Counter(s.instruction.opcode for s in scheduled)
     found = {name: seen[name] for name in COUNTED}
     found["async copy"] = seen["copy-start"] + seen["slice-start"]
@@ -281,7 +287,7 @@ def counts(scheduled: list[Scheduled]) -> dict[str, int]:
 def activations_gathered(
     found_collectives: Iterable[tuple[str, Scheduled]], batch: int
 ) -> list[str]:
-    """Names of all-gathers whose result's leading axis is the whole batch."""
+    """Returns the names of all-gathers whose result's leading axis is the whole batch."""
     return [
         s.instruction.name
         for kind, s in found_collectives
@@ -291,7 +297,7 @@ def activations_gathered(
 
 
 def of_module(scheduled: list[Scheduled], origins: Origins, prefix: str) -> list[Scheduled]:
-    """What belongs to a module and those within it."""
+    """Returns the instructions of a module and its submodules."""
     return [
         s
         for s in scheduled

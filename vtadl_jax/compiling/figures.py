@@ -1,4 +1,4 @@
-"""What follows from a reading and the chip's peaks: times, rates and the schedule's length."""
+"""Times, rates and training duration, computed from a reading and the chip's peak rates."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,11 @@ from vtadl_jax.compiling.reading import Reading
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Of one call on one device; seconds. None where the compiler or the table says nothing.
+    """Estimates for one call on one device, in seconds; None if compiler or chip table lack data.
 
-    roofline: the larger of FLOPs and bytes at the chip's peaks; compute: summed cycles at its
-    clock; links: what collectives send, at the rate of all of a chip's links; call: compute and
-    links, as if they did not overlap.
+    roofline: the larger of the times of FLOPs and bytes at the chip's peaks; compute: summed cycles
+    at its clock; links: bytes sent by collectives at the rate of all links of a chip; call: compute
+    plus links, without overlap.
     """
 
     flops: float | None
@@ -29,7 +29,7 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A whole training: epochs of so many images, in calls of a batch."""
+    """A whole training: its epochs, images per epoch, steps and time."""
 
     images: int
     epochs: int
@@ -61,7 +61,8 @@ def figures(reading: Reading) -> Figures:
 
 
 def schedule(reading: Reading, images: int) -> Schedule:
-    """As training counts: num_epochs over `images` in whole batches, or num_train_steps."""
+    """Returns the training's length: num_epochs over `images` in whole batches, or
+    num_train_steps."""
     found, fields = figures(reading), reading["program"]["fields"]
     calls = fields["num_train_steps"] or max(
         fields["num_epochs"] * images // reading["program"]["images"], 1
@@ -74,7 +75,7 @@ def schedule(reading: Reading, images: int) -> Schedule:
 
 
 def change(before: float | None, after: float | None) -> float | None:
-    """Relative; None where it has no meaning."""
+    """Returns the relative change; None if it is undefined."""
     if before is None or after is None or not before:
         return None
     return after / before - 1

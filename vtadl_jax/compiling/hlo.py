@@ -1,8 +1,8 @@
-"""The compiler's text of a program as computations and instructions; no judgement of them.
+"""Parses the compiler's text of a program into computations and instructions; no analysis.
 
-XLA has no public reader of its optimised modules in Python, only this text. What is read of it:
-names, types, opcodes, operands, called computations, scheduling costs and the source of each
-instruction. Everything else of a line is kept as text.
+XLA has no public Python reader of its optimized modules, only this text. Parsed are names, types,
+opcodes, operands, called computations, scheduling costs and the source of each instruction; the
+rest of a line is kept as text.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A place in the source that led to an instruction."""
+    """A source location of an instruction."""
 
     file: str
     line: int
@@ -46,13 +46,13 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """The path that JAX gave it: transformations, modules and the primitive."""
+        """Returns the path that JAX gave it: transformations, modules and the primitive."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found.group(1) if found else ""
 
     @property
     def cycles(self) -> int | None:
-        """What the TPU's compiler expects it to take; None where it does not say."""
+        """Returns the TPU compiler's estimate of its cycles; None if it gives none."""
         found = re.search(r'"estimated_cycles":"?(\d+)', self.rest)
         if not found or int(found.group(1)) >= NO_ESTIMATE:
             return None
@@ -65,7 +65,7 @@ class Instruction:
 
     @property
     def called(self) -> dict[str, list[str]]:
-        """Computations by the attribute that names them: calls, body, condition, to_apply …"""
+        """Returns computations by the attribute that names them: calls, body, condition, …"""
         found: dict[str, list[str]] = {}
         for attribute, names in _CALLED.findall(self.rest):
             found.setdefault(attribute, []).extend(re.findall(r"[\w.\-]+", names))
@@ -73,7 +73,7 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> list[tuple[str, tuple[int, ...]]]:
-        """(element type, shape) of every array in its type."""
+        """Returns (element type, shape) of every array in its type."""
         return shapes_in(self.type)
 
     @property
@@ -82,7 +82,7 @@ class Instruction:
 
 
 def shapes_in(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Arrays of a printed type: 'f32[8,2]{1,0}' → [('f32', (8, 2))]; layouts are left out."""
+    """Returns the arrays of a printed type: 'f32[8,2]{1,0}' → [('f32', (8, 2))]; no layouts."""
     return [
         (dtype, tuple(int(side) for side in sides.split(",") if side))
         for dtype, sides in _ARRAY.findall(text)
@@ -114,7 +114,7 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """header: the first line, with the aliasing of inputs and outputs."""
+    """An HLO module. header: the first line, with the aliasing of inputs and outputs."""
 
     header: str
     entry: str
@@ -126,7 +126,7 @@ class Module:
             yield from computation.instructions
 
     def stack(self, instruction: Instruction) -> tuple[Frame, ...]:
-        """Where it comes from, innermost call first; empty where the compiler made it up."""
+        """Returns its source, innermost call first; empty if the compiler created it."""
         found = re.search(r"stack_frame_id=(\d+)", instruction.rest)
         if found:
             return self.frames.get(int(found.group(1)), ())
@@ -135,12 +135,12 @@ class Module:
 
     @functools.cached_property
     def num_aliased(self) -> int:
-        """Outputs that live in the buffers of donated inputs."""
+        """Returns the number of outputs in the buffers of donated inputs."""
         return len(re.findall(r"\((\d+), \{[^}]*\}, (?:may|must)-alias\)", self.header))
 
 
 def parse(text: str) -> Module:
-    """Read `compiled.as_text()`. Raises ValueError where it holds no entry computation."""
+    """Parses `compiled.as_text()`. Raises ValueError if it has no entry computation."""
     header, entry = "", ""
     computations: dict[str, Computation] = {}
     tables: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
@@ -173,13 +173,13 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
     stop = _matching(text, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", text[start : stop + 1]))
     rest = text[stop + 1 :]
-    if text[:start] in ("constant", "parameter"):  # the value stands where operands do
+    if text[:start] in ("constant", "parameter"):  # the text has the value in the place of operands
         rest = text[start + 1 : stop] + rest
     return Instruction(name, kind, text[:start], operands, rest, is_root)
 
 
 def _matching(text: str, start: int) -> int:
-    """Index of the parenthesis that closes the one at `start`."""
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for found in re.finditer(r"[()]", text[start:]):
         depth += 1 if found.group() == "(" else -1

@@ -1,4 +1,4 @@
-"""Which part of the model, and which line of the source, an instruction comes from."""
+"""Maps an instruction to its part of the model and its source line."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from vtadl_jax.compiling.hlo import Computation, Frame, Instruction, Module
 PACKAGE = "vtadl_jax"
 OTHER = "other"
 _WRAPPED = re.compile(r"^[\w\-]*\((.*)\)$")
-# What control flow and transformations add to a path.
+# Path components that control flow and transformations add.
 _NOT_MODULES = re.compile(
     r"^(while|body|cond|closed_call|branch_\d+_fun|checkpoint|remat\w*|rematted_computation"
     r"|custom_[jv]vjp_call\w*|custom_[jv]jp_call\w*|shard_map|pmap|vmap|scan|\w+\._?\w+)$"
@@ -17,9 +17,12 @@ _MAX_STEPS = 8
 
 
 def module_of(op_name: str) -> str:
-    """'jit(step)/transpose(jvp(VTADL))/decoder/layer4/add' → 'decoder/layer4'; '' if no module."""
+    """Returns the module of a path, '' if it has none.
+
+    'jit(step)/transpose(jvp(VTADL))/decoder/layer4/add' → 'decoder/layer4'.
+    """
     kept: list[str] = []
-    # What the compiler merged has the names of all, ';' between.
+    # A merged instruction has all names, joined by ';'.
     parts = _split(op_name.partition(";")[0])
     for part in parts[:-1]:  # the last is the primitive
         while not part.startswith("jit(") and (wrapped := _WRAPPED.match(part)):
@@ -33,7 +36,7 @@ def module_of(op_name: str) -> str:
 
 
 def _split(path: str) -> list[str]:
-    """At slashes outside parentheses."""
+    """Splits a path at slashes outside parentheses."""
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(path):
         depth += (letter == "(") - (letter == ")")
@@ -48,13 +51,13 @@ def is_backward(op_name: str) -> bool:
 
 
 def own_frame(stack: Sequence[Frame]) -> Frame | None:
-    """The innermost call in this package, else the innermost of all."""
+    """Returns the innermost call in this package, else the innermost call."""
     own = [f for f in stack if f"/{PACKAGE}/" in f.file]
     return own[0] if own else (stack[0] if stack else None)
 
 
 def place_of(frame: Frame | None) -> str:
-    """'ops/ssim.py:150'; other packages by their last two folders."""
+    """Returns 'ops/ssim.py:150'; files of other packages by their last two folders."""
     if frame is None:
         return ""
     if f"/{PACKAGE}/" in frame.file:
@@ -65,15 +68,15 @@ def place_of(frame: Frame | None) -> str:
 class Origins:
     """Module and source of the instructions of a program, by the names JAX gave them.
 
-    A fusion is named by what costs in it: its convolution or product where there is one, else its
-    root. What the compiler made without a name is named by what it works on.
+    A fusion has the name of its most expensive part: its convolution or product if it has one, else
+    its root. An instruction that the compiler created without a name has its operands' name.
     """
 
     def __init__(self, module: Module):
         self._module = module
 
     def named(self, computation: Computation, instruction: Instruction) -> Instruction | None:
-        """The instruction that says where this one is from; None where none does."""
+        """Returns the instruction whose name identifies the origin of this one; None if none."""
         for name in instruction.called.get("calls", []):
             inner = self._module.computations.get(name)
             for candidate in inner.instructions if inner else ():
@@ -95,7 +98,7 @@ class Origins:
         return None
 
     def module(self, computation: Computation, instruction: Instruction) -> str:
-        """Path of flax modules and named scopes, else the file, else 'other'."""
+        """Returns the path of flax modules and named scopes, else the file, else 'other'."""
         named = self.named(computation, instruction)
         if named is None:
             return OTHER

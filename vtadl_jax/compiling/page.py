@@ -1,6 +1,6 @@
-"""Readings, comparisons and sweeps as one HTML file that opens anywhere, offline.
+"""Writes readings, comparisons and sweeps as one HTML file that needs no network.
 
-The style is that of a run's report; there is no script. `sections.py` says what is told.
+The style is that of a run's report; there is no script. `sections.py` provides the contents.
 """
 
 import base64
@@ -45,10 +45,10 @@ Figure = tuple[str, str, str]  # name, value, explanation
 
 
 def page(title: str, subtitle: str, parts: Sequence[str]) -> str:
-    """The whole file. parts: HTML made by the functions below."""
+    """Returns the whole file. parts: HTML from the functions below."""
     css = _css()
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    # Bars are as wide as their numbers, by style attributes; no style can load anything.
+    # Style attributes set the width of bars; the policy lets no style load anything.
     csp = (
         f"default-src 'none'; img-src data:; style-src-elem 'sha256-{digest}'; "
         f"style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -67,14 +67,14 @@ def _css() -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """At once: what was there stays until the new file is whole."""
+    """Writes a file atomically: the old file stays until the new one is complete."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def summary_of(reading: Reading, num_images: int) -> list[Figure]:
-    """The few figures at the top of a report."""
+    """Returns the main figures at the top of a report."""
     f, memory = figures_lib.figures(reading), reading["memory"]
     found: list[Figure] = []
     if f.call is not None:
@@ -114,7 +114,7 @@ def summary(items: Sequence[Figure]) -> str:
 
 
 def bars(reading: Reading) -> str:
-    """Cycles of the dearest modules, forward and backward in two colours; the rest as one."""
+    """Draws cycles of the most expensive modules, forward and backward; the rest as one."""
     modules = list(reading["modules"].items())
     if len(modules) > MOST_BARS:
         rest = [ways for _, ways in modules[MOST_BARS - 1 :]]
@@ -161,7 +161,7 @@ def table(section: Section) -> str:
 
 
 def charts(title: str, curves: Sequence[tuple[str, str, Sequence[float], Sequence[float]]]) -> str:
-    """curves: (name, unit, x, y), each in a chart of its own over the number of devices."""
+    """Returns one chart per curve over the number of devices. curves: (name, unit, x, y)."""
     made = []
     for name, unit, x, y in curves:
         chart = line_chart(x, y, x_label="log2 of devices", y_label=unit, name=name)

@@ -1,32 +1,40 @@
-"""The very functions that training, evaluation and prediction compile, from shapes alone."""
+"""Lowers the functions that training, evaluation and prediction compile, from shapes alone."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from vtadl_jax import sharding, train
-from vtadl_jax.compiling.forms import chosen as chosen_forms
-from vtadl_jax.compiling.parts import PARTS, trace_part
+from vtadl_jax.compiling.implementations import chosen as chosen_implementations
 from vtadl_jax.compiling.topology import LOCAL, Target
+from vtadl_jax.config import Config
+from vtadl_jax.data.pipeline import example_shapes
+from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
-from vtadl_jax.models import make_detector
-from vtadl_jax.ops.augment import Augmentation
-from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.experiment import make_detector
+from vtadl_jax.runtime import sharding
+from vtadl_jax.training.assembly import assemble
+from vtadl_jax.training.feed import batch_shapes
+from vtadl_jax.training.stored import make_geometry
 
-STEPS = ("train", "eval", "predict", *PARTS)
+STEPS = ("train", "eval", "predict")
+
+
+def step_names(config: Config) -> tuple[str, ...]:
+    """Returns the steps of a config that can be compiled and the parts of its train step."""
+    return (*STEPS, *make_detector(config).parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A step lowered for a mesh. images: of one call, over all its devices; seconds: what tracing
-    and lowering took; parameter_bytes: of all parameters, wherever they lie."""
+    """A step lowered for a mesh.
+
+    images: per call, over all its devices; seconds: durations of tracing and lowering;
+    parameter_bytes: of all parameters, over all devices.
+    """
 
     step: str
     lowered: Any
@@ -46,30 +54,32 @@ class Program:
 
 
 def lower_step(
-    config: ConfigDict,
+    config: Config,
     target: Target,
     step: str,
     images_per_device: int,
-    forms: Mapping[str, str] | None = None,
+    implementations: Mapping[str, str] | None = None,
 ) -> Program:
-    """Trace and lower a step for a target's devices.
+    """Traces and lowers a step for a target's devices.
 
-    images_per_device: 0 takes the config's batch sizes: here over all devices, as training does;
-    on a topology for each of them. 'predict' is one image on one device. forms: see `forms.py`.
+    images_per_device: 0 uses the config's batch sizes: for 'local' over all devices, as training
+    does; on a topology for each device. 'predict' is one image on one device. implementations: see
+    `implementations.py`.
 
-    Raises UserError for an unknown step, and what the config's own checks raise.
+    Raises UserError for an unknown step, and the errors of the config's own checks.
     """
-    if step not in STEPS:
-        raise UserError(f"step {step!r}: use {', '.join(STEPS)}")
+    if step not in (known := step_names(config)):
+        raise UserError(f"step {step!r}: use {', '.join(known)}")
     mesh = make_mesh(config, target, step)
     images = batch_of(config, target, step, mesh, images_per_device)
     start = time.perf_counter()
-    with chosen_forms(forms or {}):
-        if step in PARTS:
-            traced, variables = trace_part(config, mesh, step, images)
+    with chosen_implementations(implementations or {}):
+        if step == "train":
+            traced, variables = _train(config, mesh, images)
+        elif step in STEPS:
+            traced, variables = _score(make_detector(config), config, mesh, images)
         else:
-            make = _train if step == "train" else _score
-            traced, variables = make(config, mesh, images)
+            traced, variables = trace_part(make_detector(config), mesh, step, images)
     traced_at = time.perf_counter()
     lowered = traced.lower()
     done = time.perf_counter()
@@ -85,15 +95,15 @@ def lower_step(
     )
 
 
-def make_mesh(config: ConfigDict, target: Target, step: str) -> Mesh:
+def make_mesh(config: Config, target: Target, step: str) -> Mesh:
     if step == "predict":
         return sharding.make_mesh(1, devices=target.devices[:1])
-    mesh = sharding.make_mesh(**config.mesh, devices=target.devices)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, target.devices)
     sharding.check_parallel(config.train.parallel, mesh)
     return mesh
 
 
-def batch_of(config: ConfigDict, target: Target, step: str, mesh: Mesh, per_device: int) -> int:
+def batch_of(config: Config, target: Target, step: str, mesh: Mesh, per_device: int) -> int:
     if step == "predict":
         return per_device or 1
     name, size, parts = "batch_size", config.batch_size, config.train.accumulate
@@ -105,42 +115,37 @@ def batch_of(config: ConfigDict, target: Target, step: str, mesh: Mesh, per_devi
     return size
 
 
-def _train(config: ConfigDict, mesh: Mesh, images: int):
-    detector, tx = make_detector(config), make_optimizer(config.optimizer, num_steps=1000)
-    ema_decay = config.optimizer.ema_decay
-    make_state = functools.partial(train.create_state, detector, tx, config.seed, ema_decay)
-    share_update = sharding.shares_update(config.train)
-    state = sharding.state_shapes(mesh, jax.eval_shape(make_state), share_update)
-    step: Any = train.make_train_step(
-        detector,
-        tx,
-        mesh,
-        state,
-        ema_decay=ema_decay,
-        augmentation=Augmentation(**config.data.augment),
-        parallel=config.train.parallel,
-        share_update=share_update,
-    )
-    split = sharding.batch_sharding(mesh)
-    batch = {
-        "image": _image_shape(config, images, split),
-        "label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=split),
-    }
-    return step.trace(state, batch), state.variables
+def _train(config: Config, mesh: Mesh, images: int):
+    assembly = assemble(config, num_steps=1000)
+    if assembly.detector.loss is None:
+        raise UserError(f"step 'train': detector {config.detector!r} is fitted and has no steps")
+    state = assembly.state_shapes(mesh)
+    step = assembly.make_step(mesh, state)
+    shapes = example_shapes(make_geometry(config), config.data.channels, assembly.detector.needs)
+    return step.trace(state, batch_shapes(mesh, images, shapes)), state.variables
 
 
-def _score(config: ConfigDict, mesh: Mesh, images: int):
-    detector = make_detector(config)
+def _score(detector: Detector, config: Config, mesh: Mesh, images: int):
     everywhere = sharding.replicated(mesh)
-    variables = jax.eval_shape(detector.init, jax.random.key(0))
-    variables = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), variables
-    )
+    variables = _placed(jax.eval_shape(detector.init, jax.random.key(0)), everywhere)
     step = jax.jit(detector.score, out_shardings=everywhere)
-    shape = _image_shape(config, images, sharding.batch_sharding(mesh))
-    return step.trace(variables, shape), variables
+    shapes = example_shapes(make_geometry(config), config.data.channels, ())
+    return step.trace(variables, batch_shapes(mesh, images, shapes)["image"]), variables
 
 
-def _image_shape(config: ConfigDict, images: int, split) -> jax.ShapeDtypeStruct:
-    shape = (images, *config.image_size, config.data.channels)
-    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split)
+def trace_part(
+    detector: Detector, mesh: Mesh, part: str, images: int
+) -> tuple[Any, dict[str, Any]]:
+    """Returns (traced program, shapes of its variables) of a part of a train step.
+
+    The part's outputs are summed; gradients are with respect to its parameters and inputs. A part
+    compiles faster than the whole step, so implementations can be compared sooner.
+    """
+    value, variables, inputs = detector.parts[part](images)
+    variables = _placed(variables, sharding.replicated(mesh))
+    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
+    return step.trace(variables, *_placed(inputs, sharding.batch_sharding(mesh))), variables
+
+
+def _placed(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

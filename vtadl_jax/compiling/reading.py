@@ -1,4 +1,4 @@
-"""One program compiled and read: everything that a report says of it, as plain data for JSON."""
+"""Compiles and analyses one program; a reading is all data of its report, plain for JSON."""
 
 import contextlib
 import dataclasses
@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from vtadl_jax import __version__
 from vtadl_jax.compiling import costs, hlo
 from vtadl_jax.compiling.origin import Origins
 from vtadl_jax.compiling.program import Program, lower_step
-from vtadl_jax.compiling.topology import Target, versions
-from vtadl_jax.config import flatten
+from vtadl_jax.compiling.topology import Target
+from vtadl_jax.config import Config
+from vtadl_jax.options import flatten
+from vtadl_jax.runtime.versions import compiler_versions
 
-SCHEMA = 2
-NUM_DEAREST = 10
+SCHEMA = 3
+NUM_MOST_EXPENSIVE = 10
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclasses.dataclass
 class DoesNotFit(Exception):
-    """The compiler found no way to keep the program within the memory of a device."""
+    """The compiler could not fit the program into the memory of a device."""
 
     needed: int
     limit: int
@@ -37,21 +38,22 @@ Reading = dict[str, Any]
 
 
 def read_step(
-    config: ConfigDict,
+    config: Config,
     name: str,
     target: Target,
     step: str,
     images_per_device: int = 0,
     cache: Path | None = None,
     dump: Path | None = None,
-    forms: Mapping[str, str] | None = None,
+    implementations: Mapping[str, str] | None = None,
 ) -> Reading:
-    """Lower, compile and read a step. cache: a folder of readings, where one of this very program
-    is looked up first and the new one is put; dump: a prefix for files of the program's texts.
+    """Lowers and compiles a step and returns its reading.
 
-    A reading whose 'fits' is False has only what lowering tells, and the memory asked for.
+    cache: a folder of readings; a reading of the same program is reused, a new one is stored.
+    dump: a prefix for files of the program's texts. A reading with 'fits' False has only the
+    results of lowering and the memory that the program would need.
     """
-    program = lower_step(config, target, step, images_per_device, forms)
+    program = lower_step(config, target, step, images_per_device, implementations)
     stored = cache / f"{_key(program, target)}.json" if cache else None
     if stored and stored.is_file() and dump is None:
         reading = json.loads(stored.read_text(encoding="utf-8"))
@@ -61,7 +63,7 @@ def read_step(
             stored.parent.mkdir(parents=True, exist_ok=True)
             write_json(stored, reading)
     described = _describe(program, config, name, target)
-    return {"program": {**described, "forms": dict(forms or {})}, **reading}
+    return {"program": {**described, "implementations": dict(implementations or {})}, **reading}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -71,17 +73,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _key(program: Program, target: Target) -> str:
-    """Of everything that the compiler sees, source lines included."""
+    """Returns a hash of the compiler's whole input, source lines included."""
     text = program.lowered.as_text(debug_info=True)
-    # Where the checkout lies is no part of the program; the version of this reader is.
-    parts = (text, target.name, __version__, str(SCHEMA), json.dumps(versions()))
+    # The path of the checkout does not count; the version of this reader does.
+    parts = (text, target.name, __version__, str(SCHEMA), json.dumps(compiler_versions()))
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode())
     return digest.hexdigest()[:24]
 
 
-def _describe(program: Program, config: ConfigDict, name: str, target: Target) -> dict:
+def _describe(program: Program, config: Config, name: str, target: Target) -> dict:
     chip = target.chip
     return {
         "config": name,
@@ -97,7 +99,7 @@ def _describe(program: Program, config: ConfigDict, name: str, target: Target) -
         "dtype": config.dtype,
         "num_parameters": program.num_parameters,
         "parameter_bytes": program.parameter_bytes,
-        "versions": {"vtadl_jax": __version__, **versions()},
+        "versions": {"vtadl_jax": __version__, **compiler_versions()},
     }
 
 
@@ -129,7 +131,7 @@ def _compile(program: Program, target: Target, dump: Path | None) -> Reading:
 
 
 def read_text(text: str, num_devices: int) -> Reading:
-    """What an optimised program's text tells."""
+    """Returns the part of a reading that comes from the optimized program's text."""
     module = hlo.parse(text)
     origins = Origins(module)
     scheduled, unknown = costs.schedule(module)
@@ -138,7 +140,7 @@ def read_text(text: str, num_devices: int) -> Reading:
         "cycles": costs.cycles(scheduled),
         "loops_of_unknown_length": unknown,
         "modules": costs.by_module(origins, scheduled),
-        "dearest": costs.dearest(origins, scheduled, NUM_DEAREST),
+        "most_expensive": costs.most_expensive(origins, scheduled, NUM_MOST_EXPENSIVE),
         "collectives": found,
         "collective_totals": {
             "instructions": len(found),
@@ -158,7 +160,7 @@ def _work(compiled) -> dict[str, float | None]:
 
 
 def _memory(compiled) -> dict[str, int]:
-    """Bytes on each device. needed: state, batch, results and what the program takes for itself."""
+    """Returns bytes per device. needed: state, batch, results and the program's own memory."""
     m = compiled.memory_analysis()
     if m is None:
         return {}
@@ -188,7 +190,7 @@ TOO_LARGE = (  # needed, available
 
 
 def _memory_asked(message: str) -> dict[str, int] | None:
-    """From one of the compiler's two ways to say so; None if the message is of another failure."""
+    """Parses the memory from the compiler's two error messages; None for any other error."""
     for pattern in TOO_LARGE:
         if found := re.search(pattern, message):
             break
@@ -201,7 +203,7 @@ def _memory_asked(message: str) -> dict[str, int] | None:
 
 @contextlib.contextmanager
 def _counting_programs() -> Iterator[list[float]]:
-    """Durations of the compilations that happen meanwhile."""
+    """Yields a list that collects the durations of all compilations in its context."""
     seen: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:

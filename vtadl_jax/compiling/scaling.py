@@ -1,13 +1,11 @@
-"""One step over slices of growing size: what a chip does, sends and holds on each.
+"""One step on slices of growing size: cycles, bytes sent and memory of a chip on each.
 
-Weak: so many images a chip. Strong: so many images in all, shared out.
+Weak scaling: a fixed number of images per chip. Strong scaling: a fixed total number of images.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from ml_collections import ConfigDict
 
 from vtadl_jax.compiling import figures as figures_lib
 from vtadl_jax.compiling.figures import change
@@ -15,13 +13,14 @@ from vtadl_jax.compiling.reading import Reading, read_step
 from vtadl_jax.compiling.sections import Section
 from vtadl_jax.compiling.topology import find_target
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
+from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
 
 KINDS = ("weak", "strong")
 
 
 def topologies(text: str) -> list[str]:
-    """'v5e:1x1,2x2' → ['v5e:1x1', 'v5e:2x2']: a chip holds for the shapes after it."""
+    """Parses 'v5e:1x1,2x2' into ['v5e:1x1', 'v5e:2x2']: a chip applies to the shapes after it."""
     names: list[str] = []
     for part in text.split(","):
         chip = names[-1].partition(":")[0] if names else ""
@@ -32,7 +31,7 @@ def topologies(text: str) -> list[str]:
 
 
 def study(
-    config: ConfigDict,
+    config: Config,
     name: str,
     shapes: Sequence[str],
     step: str,
@@ -42,8 +41,10 @@ def study(
     cache: Path,
     progress: Callable[[str], None],
 ) -> dict[str, list[Reading]]:
-    """Readings by kind, one a topology; programs that both kinds need are compiled once. Sizes
-    that do not share out evenly are left out of the strong kind."""
+    """Returns readings by kind, one per topology; a program that both kinds need is compiled once.
+
+    Strong scaling skips sizes that do not divide the total number of images.
+    """
     found: dict[str, list[Reading]] = {kind: [] for kind in KINDS}
     jobs = [("weak", shape, images_per_device) for shape in shapes]
     for shape in reversed(shapes):  # many images a device take longest to compile
@@ -147,7 +148,7 @@ def _collectives(readings: Sequence[Reading]) -> Section:
 
 
 def curves(readings: Sequence[Reading], num_images: int) -> list[tuple]:
-    """(name, unit, x, y) to draw: log2 of the devices against what changes with them."""
+    """Returns curves (name, unit, x, y) over log2 of the number of devices."""
     fitting = [r for r in readings if r["fits"] and r["cycles"]["total"] is not None]
     x = [math.log2(r["program"]["num_devices"]) for r in fitting]
     found = [figures_lib.figures(r) for r in fitting]

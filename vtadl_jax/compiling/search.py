@@ -1,17 +1,17 @@
-"""The largest batch of a device that still fits, found by compiling."""
+"""Finds the largest batch per device that fits, by compiling."""
 
 import dataclasses
 from collections.abc import Callable
 
 MAX_COMPILES = 7
-TOLERANCE = 0.05  # of the answer
-ALIGN_FROM = 32  # images from which on sizes are multiples of ALIGN
+TOLERANCE = 0.05  # relative, of the answer
+ALIGN_FROM = 32  # from this many images on, sizes are multiples of ALIGN
 ALIGN = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Whether a batch of so many images a device fits, and the bytes that it needs there."""
+    """Whether a batch of `images` per device fits, and the bytes per device that it needs."""
 
     images: int
     fits: bool
@@ -20,8 +20,11 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
-    """images: the most that were seen to fit (0: not even one); too_many: the fewest that were
-    seen not to (None: none was found); tried: all that was compiled."""
+    """Result of the search.
+
+    images: the largest batch that fits (0: not even one image); too_many: the smallest batch that
+    does not (None: none was found); tried: all compiled batches.
+    """
 
     images: int
     too_many: int | None
@@ -29,11 +32,11 @@ class Largest:
 
 
 def largest_batch(measure: Callable[[int], Fit], first: Fit, limit: int) -> Largest:
-    """Search upwards and downwards from a batch that was measured already.
+    """Searches upwards and downwards from a batch that was measured already.
 
-    Memory grows nearly linearly with the batch, so the next size to try is where the line through
-    the last two would meet `limit`, the bytes of a device. Stops when what fits and what does not
-    are within 5 % or neighbours, or after 7 compilations.
+    Memory grows nearly linearly with the batch, so the next size is where the line through the last
+    two measurements reaches `limit`, the bytes of a device. Stops when the largest size that fits
+    and the smallest that does not are within 5 % or adjacent, or after 7 compilations.
     """
     tried = [first]
     while len(tried) <= MAX_COMPILES:
@@ -52,7 +55,7 @@ def _step(images: int) -> int:
 
 
 def _next(tried: list[Fit], low: int, high: int | None, limit: int) -> int:
-    """A size strictly between what fits and what does not."""
+    """Returns a size strictly between the largest that fits and the smallest that does not."""
     if len(tried) == 1:
         guess = float(2 * low if low else tried[0].images // 2)
     else:

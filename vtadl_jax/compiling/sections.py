@@ -1,4 +1,4 @@
-"""A reading as headed tables of text: what the terminal, Markdown and the page all show."""
+"""A reading as titled tables of text: the contents of terminal, Markdown and HTML output."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Row = Sequence[str]
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A table; columns whose header ends in '>' are numbers, set to the right. note: below it."""
+    """A table with a note below it; a header that ends in '>' means right-aligned numbers."""
 
     title: str
     header: Row
@@ -36,23 +36,23 @@ def title(reading: Reading) -> str:
 def subtitle(reading: Reading) -> str:
     p = reading["program"]
     versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items())
-    forms = "".join(f"; {name} in its form {form!r}" for name, form in p["forms"].items())
+    chosen = "".join(f"; {name} as {form!r}" for name, form in p["implementations"].items())
     images = f"{p['images_per_device']:g} image{'s' * (p['images_per_device'] != 1)} a device"
     return (
         f"{p['num_devices']} × {p['device_kind']}, {images}, {p['images']} in all; {p['dtype']}; "
-        f"{si(p['num_parameters'])} parameters{forms}; {versions}"
+        f"{si(p['num_parameters'])} parameters{chosen}; {versions}"
     )
 
 
 def sections(reading: Reading, num_images: int) -> list[Section]:
-    """All that a report tells; parts that the compiler says nothing about are left out."""
+    """Returns all tables of a report; those without data from the compiler are left out."""
     if not reading["fits"]:
         return [_does_not_fit(reading)]
     found = [_time(reading), _memory(reading)]
     if reading["program"]["step"] == "train" and figures_lib.figures(reading).call is not None:
         found.append(_schedule(reading, num_images))
     if reading["modules"]:
-        found += [_modules(reading), _dearest(reading)]
+        found += [_modules(reading), _most_expensive(reading)]
     if reading["collectives"]:
         found.append(_collectives(reading))
     return [*found, _counts(reading), _seconds(reading)]
@@ -151,7 +151,7 @@ def _modules(reading: Reading) -> Section:
     return Section("Cycles by module", header, rows, note)
 
 
-def _dearest(reading: Reading) -> Section:
+def _most_expensive(reading: Reading) -> Section:
     rows = [
         [
             thousands(d["cycles"]),
@@ -160,10 +160,10 @@ def _dearest(reading: Reading) -> Section:
             d["operation"] or d["opcode"],
             d["result"] + (f" × {d['times']}" if d["times"] > 1 else ""),
         ]
-        for d in reading["dearest"]
+        for d in reading["most_expensive"]
     ]
     header = ["cycles>", "module", "source", "operation", "result"]
-    return Section("Dearest fusions", header, rows)
+    return Section("Most expensive fusions", header, rows)
 
 
 def _collectives(reading: Reading) -> Section:

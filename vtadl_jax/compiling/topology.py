@@ -1,16 +1,14 @@
-"""Devices to compile for: those of this machine, or a TPU slice that only its compiler knows.
+"""Devices to compile for: those of this machine, or a TPU slice described by its compiler.
 
-A topology is named 'v5e:4x4', or '2*v5e:4x4' for two slices joined by the data-centre network.
+A topology is named 'v5e:4x4', or '2*v5e:4x4' for two slices connected by the data-center network.
 """
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +18,8 @@ from vtadl_jax.errors import UserError
 
 LOCAL = "local"
 _NAME = re.compile(r"^(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+){1,2})$")
-# libtpu would otherwise ask the cloud's metadata server what machine this is. A v5e host is enough
-# to describe slices of any chip.
+# Without these, libtpu queries the cloud's metadata server. A v5e host can describe slices of any
+# chip.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -31,7 +29,7 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """name: as given; devices: to make a mesh of; chip: None where its peaks are not known."""
+    """A compile target. name: as given; devices: for the mesh; chip: None if not in the table."""
 
     name: str
     devices: Sequence[Any]
@@ -47,10 +45,10 @@ def has_tpu_compiler() -> bool:
 
 
 def find_target(name: str) -> Target:
-    """The devices of a topology, or of this machine for 'local'.
+    """Returns the devices of a topology, or of this machine for 'local'.
 
-    Raises UserError for a name that is not understood, one that the compiler does not know, a
-    missing TPU compiler, and where another process is using it.
+    Raises UserError for a name that cannot be parsed or that the compiler does not know, a missing
+    TPU compiler, and a TPU compiler in use by another process.
     """
     if name == LOCAL:
         devices = jax.devices()
@@ -69,7 +67,7 @@ def find_target(name: str) -> Target:
     slices, chip, sides = int(found.group(1) or 1), found.group(2), found.group(3)
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if all(side == "1" for side in sides.split("x")):
-        options["chips_per_host_bounds"] = (1, 1, 1)  # else a host of 2x2 chips is meant
+        options["chips_per_host_bounds"] = (1, 1, 1)  # the default is a host of 2x2 chips
     from jax.experimental import topologies
 
     try:
@@ -77,7 +75,7 @@ def find_target(name: str) -> Target:
             described = topologies.get_topology_desc(
                 platform="tpu", topology_name=f"{chip}:{sides}", **options
             )
-    except Exception as e:  # jaxlib raises several types, by what went wrong in libtpu
+    except Exception as e:  # jaxlib raises several types, depending on libtpu's error
         if "lockfile" in str(e) or "already in use" in str(e):
             raise UserError(
                 f"topology {name!r}: another process is using the TPU's compiler, which serves "
@@ -91,7 +89,7 @@ def find_target(name: str) -> Target:
 
 @contextlib.contextmanager
 def _tpu_environment() -> Iterator[None]:
-    """What libtpu reads when it is loaded; nothing of it changes what JAX finds on this machine."""
+    """Sets the variables that libtpu reads when it is loaded; JAX's local devices stay the same."""
     added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
     if "TPU_LOG_DIR" not in os.environ:
         added["TPU_LOG_DIR"] = "disabled"
@@ -101,17 +99,3 @@ def _tpu_environment() -> Iterator[None]:
     finally:
         for key in added:
             del os.environ[key]
-
-
-def versions() -> dict[str, str]:
-    """Of what decides how a program comes out."""
-    import jaxlib
-
-    found = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        found["libtpu"] = importlib.metadata.version("libtpu")
-    return found
-
-
-def package_root() -> Path:
-    return Path(__file__).resolve().parents[1]

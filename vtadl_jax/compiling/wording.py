@@ -1,8 +1,8 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 
 def si(value: float | None, unit: str = "", digits: int = 3) -> str:
-    """12.3 M, 4.56 k; '–' for None."""
+    """Formats a number with an SI prefix: 12.3 M, 4.56 k; '–' for None."""
     if value is None:
         return "–"
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

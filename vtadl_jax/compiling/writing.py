@@ -1,10 +1,10 @@
-"""Sections as text for a terminal and as Markdown."""
+"""Writes sections as text for a terminal and as Markdown."""
 
 from collections.abc import Sequence
 
 from vtadl_jax.compiling.sections import Section
 
-WIDEST = 44  # characters of a cell on a terminal
+WIDEST = 44  # characters per cell on a terminal
 
 
 def terminal(title: str, subtitle: str, sections: Sequence[Section]) -> str:

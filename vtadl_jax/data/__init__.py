@@ -1,1 +1,1 @@
-"""Images on disk → arrays: the only room that touches image files. No jax, no device, no model."""
+"""Reads images from disk into arrays; the only package that opens image files. Imports no jax."""

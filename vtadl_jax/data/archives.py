@@ -1,7 +1,7 @@
-"""Unpacking .tar.xz, .tar.gz, .tar and .zip into a folder that nothing leaves.
+"""Unpacks .tar.xz, .tar.gz, .tar and .zip safely: nothing is written outside the folder.
 
-Only plain files and folders are ever made: links inside the archive become copies, so that no
-later entry can be led elsewhere by one. Everything else that an archive can hold is refused.
+Writes plain files and folders only: links inside the archive become copies, so that no later entry
+can follow a link out of the folder. All other kinds of entries are rejected.
 """
 
 import errno
@@ -26,10 +26,10 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EO
 
 @dataclass(frozen=True)
 class _Entry:
-    """One member: `open` gives a file's content, `target` is where a link points."""
+    """Member of an archive: `open` returns a file's content, `target` is a link's target."""
 
     name: str
-    kind: str  # 'file', 'folder', 'link' or what else it is
+    kind: str  # 'file', 'folder', 'link' or a description of another kind
     open: Callable[[], IO[bytes] | None] = lambda: None
     target: str = ""
 
@@ -39,7 +39,7 @@ def is_archive(path: Path) -> bool:
 
 
 def archive_stem(path: Path) -> str:
-    """'screw' of screw.tar.xz."""
+    """Returns an archive's name without its suffix: 'screw' for screw.tar.xz."""
     suffix = next(s for s in SUFFIXES if path.name.lower().endswith(s))
     return path.name[: -len(suffix)] or "data"
 
@@ -53,10 +53,10 @@ def extract(
     folder: Path,
     progress: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
 ) -> None:
-    """Unpack an archive into `folder`, which must not exist.
+    """Unpacks an archive into `folder`, which must not exist.
 
-    Raises UserError for entries that would leave the folder or are neither file, folder nor link
-    to one, for an archive that is damaged, cut short or encrypted, and for a full disk.
+    Raises UserError for entries that would leave the folder or are neither a file, a folder nor a
+    link to one, for a damaged, truncated or encrypted archive, and for a full disk.
     """
     _check_space(archive, folder)
     links: list[_Entry] = []
@@ -88,7 +88,7 @@ def extract(
 
 def _check(archive: Path, entry: _Entry) -> None:
     if not _stays(entry.name):
-        raise UserError(f"{archive} holds '{entry.name}', which lies outside: it is refused")
+        raise UserError(f"{archive} holds '{entry.name}', a path outside of it: it is refused")
     if entry.kind == "link" and not _stays(entry.target):
         raise UserError(
             f"{archive} holds the link '{entry.name}', which points outside: it is refused"
@@ -98,7 +98,7 @@ def _check(archive: Path, entry: _Entry) -> None:
 
 
 def _stays(name: str) -> bool:
-    """Whether a name stays inside, as posix and as Windows would read it."""
+    """Returns whether a name stays inside the folder, under both posix and Windows rules."""
     parts = name.replace("\\", "/").split("/")
     windows = len(parts[0]) == 2 and parts[0][1] == ":"
     return bool(name) and parts[0] != "" and ".." not in parts and not windows and "\0" not in name
@@ -150,7 +150,7 @@ def _tar_entries(archive: Path) -> Iterator[_Entry]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a cut or damaged header for the end; read on to where checksums are."""
+    """Reads to the end of the archive: tarfile takes a truncated or damaged header for its end."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
@@ -179,19 +179,22 @@ def _zip_entries(archive: Path) -> Iterator[_Entry]:
 
 
 def _check_space(archive: Path, folder: Path) -> None:
-    """What is surely needed: the sum of a zip's files, the size of another archive."""
+    """Checks the disk for a lower bound: the sum of a zip's files, else the archive's size."""
     needed = archive.stat().st_size
     if _is_zip(archive):
         try:
             with zipfile.ZipFile(archive) as content:
                 needed = sum(info.file_size for info in content.infolist())
         except (*_DAMAGED, NotImplementedError):
-            return  # said better when it is read
+            return  # reading it raises a clearer error
     check_free(folder, needed, f"unpack {archive.name}")
 
 
 def check_free(folder: Path, needed: int, what: str) -> None:
-    """Raise UserError unless the disk of `folder` (which may not exist yet) has so many bytes."""
+    """Checks the free bytes on the disk of `folder` (which may not exist yet).
+
+    Raises UserError if there are too few.
+    """
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

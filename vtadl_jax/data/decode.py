@@ -1,7 +1,7 @@
-"""Image files, arrays and prepared records → 8-bit pixels, upright; and masks → booleans.
+"""Decodes image files, arrays and prepared records to upright 8-bit pixels, and masks to booleans.
 
-PIL reads every kind; plain 8-bit PNG, by far the most common, is decoded by libpng instead, to the
-same pixels in half the time.
+PIL decodes all formats but plain 8-bit PNG, the most common one: libpng decodes it to the same
+pixels in half the time.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from vtadl_jax.data.transforms import binarise
 from vtadl_jax.errors import UserError
 
 MAX_PIXELS = 20_000 * 20_000
-# PIL refuses anything above 179 million pixels as an attack, line-scan cameras make more.
+# PIL rejects images above 179 million pixels as an attack; line-scan cameras make larger ones.
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
-Image.init()  # now, not at the first TIFF: two threads that load PIL's plugins trip each other
+Image.init()  # at import, not at the first TIFF: loading PIL's plugins is not thread-safe
 
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
@@ -29,21 +29,22 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 class Stored(Protocol):
-    """Pixels kept elsewhere than in an image file of their own; `str()` of it says where."""
+    """Pixels that are not in an image file of their own; `str()` returns their place."""
 
     def read(self) -> np.ndarray:
-        """uint8 [h, w], [h, w, 1] or [h, w, 3]; a mask is 0 or 255. UserError if that fails."""
+        """Returns uint8 [h, w], [h, w, 1] or [h, w, 3]; a mask is 0 or 255. Raises UserError."""
 
 
 ImageRef = Path | np.ndarray | Stored
 
 
 def load_image(ref: ImageRef, channels: int) -> np.ndarray:
-    """File, array or stored pixels → uint8 [h, w] (grey, always for `channels` 1) or [h, w, 3].
+    """Loads a file, array or stored pixels: uint8 [h, w] (grey, always if `channels` is 1) or
+    [h, w, 3].
 
-    Upright by the EXIF orientation. Any mode: palettes are looked up, transparency is laid over
-    black, 16 bits are scaled by 255/65535 whatever the content, floats in [0, 1] by 255. The first
-    page of several. Raises UserError naming the file when it is missing, empty, cut short, not an
+    Applies the EXIF orientation. Converts all modes: looks up palettes, composes transparency over
+    black, scales 16 bits by 255/65535 whatever the content, floats in [0, 1] by 255. Reads the
+    first page of several. Raises UserError with the file if it is missing, empty, truncated, not an
     image, or too large.
     """
     if channels not in (1, 3):
@@ -55,16 +56,16 @@ def load_image(ref: ImageRef, channels: int) -> np.ndarray:
 
 
 def is_grey(ref: ImageRef) -> bool:
-    """Whether an image has no colour: one channel, or three that are the same."""
+    """Returns whether an image has no colour: one channel, or three equal ones."""
     pixels = load_image(ref, 3)
     return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
 
 
 def load_mask(ref: ImageRef) -> np.ndarray:
-    """Mask → bool [h, w], upright; colours count by their brightest channel, transparent is normal.
+    """Loads a mask as bool [h, w], upright, from the brightest channel; transparent is normal.
 
-    Raises UserError as `load_image`, and for a mask with marks that all lie below half the range
-    (0 and 1, say), which would otherwise be read as no defect at all.
+    Raises UserError as `load_image`, and for a mask whose non-zero values are all below half the
+    range (such as 0 and 1), which would otherwise be read as no defect.
     """
     if not isinstance(ref, Path):
         return binarise(_array(ref))
@@ -83,14 +84,14 @@ def load_mask(ref: ImageRef) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright image, from its header alone; UserError as `load_image`."""
+    """Returns (height, width) of the upright image from its header. Raises as `load_image`."""
     with _opened(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
 def size_of(ref: ImageRef) -> tuple[int, int]:
-    """(height, width) of what `load_image` returns; of a file, from its header."""
+    """Returns (height, width) of what `load_image` returns; for a file, from its header."""
     if isinstance(ref, Path):
         return image_size(ref)
     height, width = _array(ref).shape[:2]
@@ -98,7 +99,7 @@ def size_of(ref: ImageRef) -> tuple[int, int]:
 
 
 def check_whole(path: Path) -> None:
-    """Raise UserError if a file was cut short; decodes only those without a known end mark."""
+    """Raises UserError if a file is truncated; decodes only formats without a known end mark."""
     with path.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(file.tell() - 4096, 0))
@@ -110,14 +111,14 @@ def check_whole(path: Path) -> None:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """uint8 [h, w] or [h, w, 3] of a file."""
+    """Decodes a file to uint8 [h, w] or [h, w, 3]."""
     with _opened(path) as image:
         plain = image.mode in ("L", "RGB") and not image.has_transparency_data
         if image.format == "PNG" and plain and _orientation(image) == 1:
             try:
                 pixels = _squeeze(imagecodecs.png_decode(path.read_bytes()))
             except imagecodecs.PngError:
-                pass  # PIL says better what is wrong, and reads files with harmless faults
+                pass  # PIL has clearer errors, and reads files with harmless faults
             else:
                 return _scaled(pixels) if pixels.dtype == np.uint16 else pixels
         eight = _over_black(_eight_bits(_upright(image), path))
@@ -134,7 +135,7 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as PIL opens it; whatever fails while it is read becomes a UserError naming it."""
+    """Opens a file with PIL; every error while reading becomes a UserError with its name."""
     try:
         # Not Image.open(path): PIL maps plain TIFF by its turned size and garbles the pixels.
         with Path(path).open("rb") as file, Image.open(file) as image:
@@ -162,8 +163,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, that is still to be applied; known before the pixels are read."""
-    # PIL turns TIFF by itself. A PNG without EXIF in front would be decoded in full to look behind.
+    """Returns the EXIF orientation, 1 to 8, to apply; reads no pixels."""
+    # PIL rotates TIFF itself. For a PNG without EXIF before its pixels, PIL would decode all of it.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     return image.getexif().get(_ORIENTATION, 1)
@@ -184,14 +185,14 @@ def _over_black(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """16-bit and float images → L; PIL's own convert would clip them at 255."""
+    """Converts 16-bit and float images to L; PIL's own convert would clip them at 255."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode == "F" and low >= 0 and high <= 1:
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    # A float image up to 255 could be 8 or 16 bits: better no answer than a black image.
+    # A float image up to 255 could be 8 or 16 bits: an error is better than a black image.
     if not (low >= 0 and high <= 65535) or (image.mode == "F" and high <= 255):
         raise UserError(
             f"image {path} holds {image.mode} values from {low} to {high}: "
@@ -201,5 +202,5 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """16 bits → 8."""
+    """Scales 16 bits to 8."""
     return np.rint(values / np.float32(257)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Listing folders of images and matching masks to them; anything doubtful is a UserError.
+"""Lists folders of images and matches masks to them; raises UserError for unexpected files.
 
-Reads names only. A file that is not understood is never silently left out: it might be a defect.
+Reads names only. Never skips an unknown file silently: it might be a defect.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,11 +10,11 @@ from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-LITTER = frozenset({"thumbs.db", "desktop.ini"})  # Windows leaves these in folders of pictures
+LITTER = frozenset({"thumbs.db", "desktop.ini"})  # Windows creates these in folders of pictures
 
 
 def list_entries(folder: Path) -> list[Path]:
-    """What a folder holds, in natural order, without hidden files; nothing if it is absent."""
+    """Lists a folder in natural order, without hidden files; empty if the folder is absent."""
     if not folder.is_dir():
         return []
     try:
@@ -26,7 +26,7 @@ def list_entries(folder: Path) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders in a folder of defects; an image beside them would be silently left out."""
+    """Lists the folders in a folder of defects. Raises UserError for an image beside them."""
     for entry in list_entries(folder):
         if entry.is_file() and entry.suffix.lower() in EXTENSIONS:
             raise UserError(f"{entry} is in no defect's folder: move it to {folder}/good or so")
@@ -34,7 +34,7 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in a folder. Raises UserError for anything else that is there."""
+    """Lists the images in a folder. Raises UserError for other files and folders."""
     files = list_entries(folder)
     for file in files:
         if file.is_dir():
@@ -48,10 +48,11 @@ def list_images(folder: Path) -> list[Path]:
 def match_masks(
     folder: Path, images: Sequence[Path], where: str, ambiguous_stems: bool = False
 ) -> dict[Path, Path]:
-    """Image → its mask out of `folder`: the file with the image's stem, `_mask` after it or not.
+    """Maps each image to its mask in `folder`: the file with the image's stem, with or without
+    `_mask`.
 
-    `where` says in an error into which folder a missing image belongs. Raises UserError for a mask
-    without an image and for two images (unless `ambiguous_stems`) or masks with one stem.
+    where: folder for a missing image, in errors. Raises UserError for a mask without an image and
+    for two images (unless `ambiguous_stems`) or masks with the same stem.
     """
     files = list_images(folder)
     by_stem = {image.stem: image for image in images}
@@ -59,7 +60,7 @@ def match_masks(
         by_stem = _unique(images, lambda image: image.stem)
     owners: dict[Path, str] = {}
     for file in files:
-        # '_mask' is taken off first: a.png and a_mask.png may both be images.
+        # Removes '_mask' first: a.png and a_mask.png may both be images.
         stem = file.stem.removesuffix("_mask")
         owner = stem if stem in by_stem else file.stem
         if owner not in by_stem:

@@ -1,7 +1,6 @@
-"""manifest.json beside prepared records: what they hold, of which files they were made, and the
-checksums that tell whether both are still the same.
+"""manifest.json of prepared records: their content, their source files, and the checksums of both.
 
-Knows nothing of builders and readers, and imports nothing heavy.
+Imports neither builders nor readers, and no heavy module.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from typing import Any
 from vtadl_jax.errors import UserError
 
 NAME = "manifest.json"
-FORMAT = 1  # raise it when older manifests or records cannot be read any more
+FORMAT = 1  # increase it when older manifests or records can no longer be read
 _FIELDS = frozenset(
     ("dataset", "category", "image_size", "channels", "counts", "shards", "source", "records")
 )
@@ -22,7 +21,7 @@ Manifest = dict[str, Any]
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a folder of records. Raises UserError when it cannot be used."""
+    """Reads the manifest of a folder of records. Raises UserError if it cannot be used."""
     path = folder / NAME
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +49,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def find(root: Path) -> list[Path]:
-    """Folders with a manifest: `root` itself, or those of a data set, or of several, in `root`."""
+    """Finds folders with a manifest: `root` itself, or those of one or several data sets in it."""
     if (root / NAME).is_file():
         return [root]
     # set/category/version; hidden folders are work in progress
@@ -62,7 +61,7 @@ def find(root: Path) -> list[Path]:
 def describe_shards(
     folder: Path, shards: Iterable[tuple[str, str, int]]
 ) -> dict[str, dict[str, Any]]:
-    """(file name, split, number of records) of each shard → what the manifest says of it."""
+    """Returns the manifest's entries of shards, from (file name, split, number of records) each."""
     return {
         name: {
             "split": split,
@@ -75,7 +74,7 @@ def describe_shards(
 
 
 def shard_faults(folder: Path, manifest: Manifest, contents: bool = True) -> list[str]:
-    """What is wrong with the shards by their sizes and, if `contents`, their checksums."""
+    """Returns the faults of shards by their sizes and, if `contents`, their checksums."""
     faults = []
     for name, shard in manifest["shards"].items():
         path = folder / name
@@ -89,7 +88,7 @@ def shard_faults(folder: Path, manifest: Manifest, contents: bool = True) -> lis
 
 
 def source_difference(manifest: Manifest, files: Mapping[str, str]) -> str | None:
-    """How source files (name → sha256) differ from those that the records were made of, or None."""
+    """Returns how source files (name → sha256) differ from those of the records, None if equal."""
     before: dict[str, str] = manifest["source"]["files"]
     differing = [
         *(f"{name} is new" for name in files if name not in before),
@@ -103,7 +102,7 @@ def source_difference(manifest: Manifest, files: Mapping[str, str]) -> str | Non
 
 
 def fingerprint(files: Mapping[str, str]) -> str:
-    """One checksum of names and contents."""
+    """Returns one checksum of all names and contents."""
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 

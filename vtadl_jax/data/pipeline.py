@@ -1,12 +1,12 @@
-"""Records → batches of arrays, with grain: an endless, resumable one to train on, and one pass in
-order to evaluate.
+"""Makes batches of arrays from records, with grain: endless and resumable for training, one ordered
+pass for evaluation.
 
-Threads only (no flags to parse, no processes to pickle for): the decoders free the interpreter
-while they work. Batches are numpy arrays of this process; `sharding` makes them global.
+Uses threads only (no processes, no pickling): the decoders release the GIL. Batches are numpy
+arrays of this process; `sharding` makes global arrays from them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ from vtadl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Loader = Callable[[np.ndarray], Batch]
-# Epochs. grain's own endless repeat has length sys.maxsize, which its batch(1) rounds up and fails.
+# Epochs. grain's endless repeat has length sys.maxsize, which overflows in its batch(1).
 ENDLESS = 2**40
 
 
@@ -33,18 +33,17 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Endless batches of what `load` makes of indices [batch_size / process_count], shuffled anew
-    each epoch.
+    """Returns an endless iterator over batches, reshuffled each epoch.
 
-    Over all processes an epoch holds every example once; a batch may span two epochs. Rows of the
-    global batch are dealt to processes in blocks, so the global batches, and the state
-    ({'next_index': batches taken}, for `grain.checkpoint`), do not depend on `process_count`.
-    `prefetch` batches are held ready (0: none); while the device works on one, the loop hands it
-    the next. Raises UserError for a batch size that does not fit; `next` raises it for a file that
-    cannot be read, after which the iterator is of no further use.
+    `load` makes a batch from indices [batch_size / process_count]. Over all processes an epoch
+    holds every example once; a batch may span two epochs. Each process gets a block of rows of the
+    global batch, so the global batches, and the state ({'next_index': batches taken}, for
+    `grain.checkpoint`), do not depend on `process_count`. Prefetches `prefetch` batches (0: none).
+    Raises UserError for a batch size that does not fit; `next` raises it for a file that cannot be
+    read, after which the iterator is unusable.
     """
     _check_batch_size(num_examples, batch_size, process_count)
-    # grain shuffles epoch e by seed + e: neighbouring seeds would share all but one epoch.
+    # grain shuffles epoch e with seed + e: seeds s and s + 1 would share all but one epoch.
     spread = int(np.random.SeedSequence(seed % 2**64).generate_state(1)[0])
     rows = grain.MapDataset.range(num_examples).shuffle(seed=spread).repeat(ENDLESS)
     blocks = rows.batch(batch_size // process_count)[process_index::process_count]
@@ -52,36 +51,49 @@ def train_iterator(
 
 
 def decoding_loader(
-    records: Sequence[Record], geometry: Geometry, channels: int, num_threads: int
+    records: Sequence[Record],
+    geometry: Geometry,
+    channels: int,
+    num_threads: int,
+    needs: Collection[str] = (),
 ) -> Loader:
-    """Decodes each image when it is asked for, `num_threads` at a time (0: in the caller).
+    """Returns a loader that decodes images on demand, in `num_threads` threads (0: in the caller).
 
-    Gives {'image': uint8 [B, H, W, C], 'label': int32 [B]}.
+    It returns 'image' uint8 [B, H, W, C] and the fields of `Batch` for `needs` ('label', 'mask').
     """
     parallel_map = _mapper(num_threads)
-    labels = labels_of(records)
 
     def load(indices: np.ndarray) -> Batch:
-        images = parallel_map(
-            lambda i: geometry.image(load_image(records[i].image, channels), channels), indices
+        examples = list(
+            parallel_map(lambda i: needed_example(records[i], geometry, channels, needs), indices)
         )
-        return {"image": np.stack(list(images)), "label": labels[indices]}
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
     return load
 
 
-def array_loader(images: np.ndarray, labels: np.ndarray) -> Loader:
-    """Takes the rows of images [N, H, W, C] that are in memory already; as `decoding_loader`."""
-    return lambda indices: {"image": images[indices], "label": labels[indices]}
+def needed_example(
+    record: Record, geometry: Geometry, channels: int, needs: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Returns the fields of a record that a step needs; reads masks only if they are needed."""
+    if "mask" in needs:
+        example = load_example(record, geometry, channels)
+        kept = ("image", "mask", "has_mask", *(("label",) if "label" in needs else ()))
+        return {name: example[name] for name in kept}
+    example = {"image": geometry.image(load_image(record.image, channels), channels)}
+    if "label" in needs:
+        example["label"] = np.asarray(record.label, np.int32)
+    return example
+
+
+def array_loader(examples: Batch) -> Loader:
+    """Returns a loader of rows in memory, with the output of `decoding_loader`."""
+    return lambda indices: {name: rows[indices] for name, rows in examples.items()}
 
 
 def index_loader(indices: np.ndarray) -> Batch:
-    """Names the rows for a step that has the images itself: {'index': int32 [B]}."""
+    """Returns {'index': int32 [B]}, for a step that gathers rows of a resident data set."""
     return {"index": indices.astype(np.int32)}
-
-
-def labels_of(records: Sequence[Record]) -> np.ndarray:
-    return np.array([record.label for record in records], np.int32)
 
 
 def decode_all(
@@ -90,17 +102,36 @@ def decode_all(
     channels: int,
     num_threads: int,
     progress: Callable[[Iterable, int, str], Iterable] = lambda items, total, what: items,
-) -> np.ndarray:
-    """Every image, decoded: uint8 [N, H, W, C]."""
-    images = np.empty((len(records), *geometry.size, channels), np.uint8)
+    needs: Collection[str] = (),
+) -> Batch:
+    """Decodes all records; returns arrays [N, ...] by name."""
+    found = {
+        name: np.empty((len(records), *shape), dtype)
+        for name, (shape, dtype) in example_shapes(geometry, channels, needs).items()
+    }
 
     def load(i: int) -> None:
-        images[i] = geometry.image(load_image(records[i].image, channels), channels)
+        for name, value in needed_example(records[i], geometry, channels, needs).items():
+            found[name][i] = value
 
     done = _mapper(num_threads)(load, range(len(records)))
     for _ in progress(done, len(records), "decode images"):
         pass
-    return images
+    return found
+
+
+def example_shapes(
+    geometry: Geometry, channels: int, needs: Collection[str]
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Returns shape and dtype of the fields of `needed_example`, by name."""
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((*geometry.size, channels), np.uint8)
+    }
+    if "mask" in needs:
+        shapes |= {"mask": (geometry.size, np.uint8), "has_mask": ((), np.bool_)}
+    if "label" in needs:
+        shapes["label"] = ((), np.int32)
+    return shapes
 
 
 def eval_batches(
@@ -112,13 +143,13 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """One pass over the records in their order, in batches of one shape; two are held ready.
+    """Yields batches of one shape in one ordered pass over the records; prefetches two.
 
     image uint8 [B, H, W, C], mask uint8 [B, H, W], label int32 [B], has_mask bool [B], index int32
     [B] (position in `records`) and valid bool [B], where B = batch_size / process_count: each
-    process gets its block of rows of every global batch, and equally many batches. Rows that fill
-    up the last batch have valid False, index -1 and zeros elsewhere. Raises UserError, from `next`
-    for a file that cannot be read.
+    process gets its block of rows of every global batch, and the same number of batches. Padding
+    rows of the last batch have valid False, index -1 and zeros elsewhere. Raises UserError, from
+    `next` for a file that cannot be read.
     """
     _check_divides(batch_size, process_count)
     rows = batch_size // process_count
@@ -138,7 +169,7 @@ def eval_batches(
 
 
 def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
-    """Record → image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool.
+    """Loads a record: image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool.
 
     A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
     False. Raises UserError naming the file.
@@ -167,13 +198,13 @@ def _padding(geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
         "mask": np.zeros(geometry.size, np.uint8),
         "label": np.asarray(0, np.int32),
         "has_mask": np.asarray(False),
-        "index": np.asarray(-1, np.int32),  # 0 would name the first record
+        "index": np.asarray(-1, np.int32),  # 0 is the first record
         "valid": np.asarray(False),
     }
 
 
 def _closing(dataset: grain.IterDataset) -> Iterator[Batch]:
-    """Iterate, and stop reading ahead as soon as the caller stops."""
+    """Iterates, and stops prefetching as soon as the caller stops."""
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -203,12 +234,12 @@ def _check_divides(batch_size: int, process_count: int) -> None:
 
 
 def _mapper(num_threads: int) -> Callable[..., Iterable[Any]]:
-    """`map` over the rows of one batch: the wait for a batch shrinks without holding many."""
+    """Returns a `map` over the rows of one batch in threads: low latency without many batches."""
     if num_threads < 2:
         return map
     return ThreadPoolExecutor(num_threads, thread_name_prefix="decode").map
 
 
 def _read_options(prefetch: int) -> grain.ReadOptions:
-    """grain's own threads take whole batches; two of them keep the decoding threads busy."""
+    """Returns grain's read options: its threads take whole batches, two keep the decoders busy."""
     return grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)

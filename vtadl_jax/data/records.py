@@ -1,6 +1,6 @@
-"""What is known of an image before it is decoded, and of the images that make a data set.
+"""Records: metadata of the images of a data set, before any image is decoded.
 
-`layouts` and its neighbours make records, `pipeline` turns them into batches.
+The modules of `sources` make records, `pipeline` makes batches from them.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from vtadl_jax.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image: where its pixels and its mask are, its label (0 normal, 1 anomalous), its defect
+    """One image: its pixels and mask or their files, its label (0 normal, 1 anomalous), its defect
     ('good' if normal) and its name (unique in its set: a posix path relative to the category)."""
 
     image: ImageRef
@@ -28,9 +28,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of one category; `test` is empty when there are none to test on.
+    """The images of one category; `test` is empty without test images.
 
-    `train` holds anomalous images only where a set is made for supervised methods.
+    `train` holds anomalous images only for supervised detectors.
     """
 
     train: tuple[Record, ...]
@@ -38,7 +38,7 @@ class Splits:
     category: str
 
 
-# Fewer images do not tell the spread of a score: of two, one term of it may drown the others.
+# Fewer images do not give the spread of the score terms: with two, one term may dominate the score.
 ENOUGH_TO_CALIBRATE = 8
 
 
@@ -49,13 +49,13 @@ def split_holdout(
     field: str = "data.holdout_fraction",
     enough: int = ENOUGH_TO_CALIBRATE,
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Records → (train, holdout), with about `fraction` (0 ≤ fraction < 1) of the normal ones in
-    the holdout; anomalous ones stay in train.
+    """Splits records into (train, holdout), with about `fraction` (0 ≤ fraction < 1) of the normal
+    ones in the holdout; anomalous ones stay in train.
 
-    Depends on names and seed only, not on the order of `records`; a new image leaves most others
-    where they were. A fraction above 0 gives at least 1 to each side, and at least 2 to the holdout
-    from 4 records on; of few images up to `enough`, while that is a fifth of them at most. Raises
-    UserError, naming `field`, when that is impossible.
+    Depends on names and seed only, not on the order of `records`; a new image does not move most
+    others. A fraction above 0 gives at least 1 record to each side, at least 2 to the holdout from
+    4 records on, and up to `enough` while these are at most a fifth of the records. Raises
+    UserError, naming `field`, if that is impossible.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"{field} {fraction} is outside [0, 1): use for example 0.1")
@@ -74,19 +74,57 @@ def split_holdout(
     )
 
 
-def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
-    """In an order that depends on names and seed only.
+def move_anomalies(splits: Splits, fraction: float, seed: int, masked: bool = False) -> Splits:
+    """Moves anomalous images from the test to the training images; returns the new splits.
 
-    By a hash rather than a generator: the same under every version of numpy.
+    Moves `fraction` × the number of good training images, at least one, in equal shares of every
+    kind of defect, drawn by names and seed. masked: only images with a mask. Raises UserError if
+    that leaves no anomalous test image, or if there is none.
+    """
+    usable = [r for r in splits.test if r.label and (r.mask is not None or not masked)]
+    count = max(round(fraction * len(splits.train)), 1)
+    if count >= len(usable):
+        what = "with a mask " if masked else ""
+        raise UserError(
+            f"data.anomaly_fraction {fraction} of {len(splits.train)} good training images is "
+            f"{count}, and there are {len(usable)} defective test images {what}to take them from; "
+            f"at least one must stay in the test set: use less than "
+            f"{len(usable) / max(len(splits.train), 1):.3g}, or add defective images"
+        )
+    by_kind: dict[str, list[Record]] = {}
+    for record in usable:
+        by_kind.setdefault(record.defect, []).append(record)
+    ordered = [record for kind in sorted(by_kind) for record in shuffled(by_kind[kind], seed)]
+    # Every kind is spread evenly over the list: evenly spaced picks take the same share of each.
+    chosen = {ordered[len(ordered) * i // count].name for i in range(count)}
+    return Splits(
+        train=(*splits.train, *(r for r in splits.test if r.name in chosen)),
+        test=tuple(r for r in splits.test if r.name not in chosen),
+        category=splits.category,
+    )
+
+
+def repeat_anomalies(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Returns the records with anomalous ones repeated to about the number of good ones."""
+    anomalous = [record for record in records if record.label]
+    good = len(records) - len(anomalous)
+    times = max(round(good / len(anomalous)), 1) if anomalous else 1
+    return (*records, *anomalous * (times - 1))
+
+
+def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
+    """Shuffles records in an order that depends on names and seed only.
+
+    Sorts by a hash, not by numpy's generator: the order is the same under every version of numpy.
     """
     return sorted(records, key=lambda r: hashlib.sha256(f"{seed}:{r.name}".encode()).digest())
 
 
 def check_images(splits: Splits, workers: int = 8) -> None:
-    """Read every image's header and end and every mask, with `workers` threads; raise UserError
-    naming the files which are unreadable or cut short, or masks that do not fit their image.
+    """Reads every image's header and end and every mask, with `workers` threads.
 
-    Quick enough for each start. Damage in the middle of an image is found when it is decoded.
+    Raises UserError with the files that are unreadable or truncated, or masks that do not fit their
+    image. Fast enough for each start. Damage in the middle of an image is found at decoding.
     """
     records = [r for r in splits.train + splits.test if isinstance(r.image, Path)]
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -97,7 +135,7 @@ def check_images(splits: Splits, workers: int = 8) -> None:
 
 
 def fault(record: Record) -> str | None:
-    """What is wrong with a file's image, by its header and end, or its mask; None if nothing is."""
+    """Returns the fault of a file's image, by its header and end, or of its mask; None if none."""
     assert isinstance(record.image, Path), "arrays and stored records were checked when made"
     try:
         size = mask_size = image_size(record.image)
@@ -116,7 +154,7 @@ def fault(record: Record) -> str | None:
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key by which a2 comes before a10; the name itself settles ties of case and zeros."""
+    """Returns a sort key by which a2 comes before a10; the name itself breaks ties."""
     parts = re.split(r"(\d+)", name.lower())
     return [int(part) if part.isdecimal() else part for part in parts], name
 

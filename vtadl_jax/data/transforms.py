@@ -1,7 +1,7 @@
-"""Geometry: pixels and masks → the network's size, and maps back to the size of the original.
+"""Resizes pixels and masks to the network's size, and maps back to the original size.
 
-One `Geometry` moves images and masks alike, so that they stay aligned. No files (see `decode`), no
-augmentation and no normalisation to floats: those are done on the device.
+One `Geometry` transforms images and masks alike, so that they stay aligned. No files (see
+`decode`); augmentation and normalisation to floats run on the device.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ FITS = ("stretch", "pad", "crop")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Scale to `resize` (height, width; `size` when None), then take the centre of size `size`.
+    """Resize to `resize` (height, width; `size` if None), then a centre crop of `size`.
 
-    fit: 'stretch' scales both sides to `resize` whatever the aspect; 'pad' keeps the aspect and
-    makes the image fit inside, its edge pixels repeated around it; 'crop' keeps the aspect and
-    covers, what is outside is cut off. Raises UserError for sizes that are not positive, a cut
-    larger than what it is cut from and an unknown fit.
+    fit: 'stretch' scales both sides to `resize` whatever the aspect; 'pad' keeps the aspect, scales
+    the image to fit inside and repeats its edge pixels; 'crop' keeps the aspect, scales the image
+    to cover and crops the rest. Raises UserError for sizes that are not positive, a crop larger
+    than `resize` and an unknown fit.
     """
 
     size: tuple[int, int]
@@ -37,7 +37,7 @@ class Geometry:
                 raise UserError(
                     f"{name} {tuple(value)} is not (height, width) in pixels, 1 or more"
                 )
-            object.__setattr__(self, name, (int(value[0]), int(value[1])))  # lists cannot be hashed
+            object.__setattr__(self, name, (int(value[0]), int(value[1])))  # lists are not hashable
         if self.size[0] > self.canvas[0] or self.size[1] > self.canvas[1]:
             raise UserError(
                 f"size {self.size} cannot be cut from resize {self.resize}: "
@@ -48,14 +48,13 @@ class Geometry:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """(height, width) that an image is scaled to, before the cut."""
+        """(height, width) that an image is scaled to, before the crop."""
         return self.resize or self.size
 
     def image(self, image: np.ndarray | Image.Image, channels: int | None = None) -> np.ndarray:
-        """Grey or RGB pixels (uint8 [h, w] or [h, w, C], or PIL) → uint8 [H, W, C], C 1 or 3.
+        """Resizes grey or RGB pixels (uint8 [h, w] or [h, w, C], or PIL) to uint8 [H, W, 1 or 3].
 
-        Bilinear, over the whole footprint of an output pixel when shrinking. `channels` 3 repeats
-        grey; by default C is that of the image.
+        Bilinear with antialiasing. `channels` 3 repeats grey; by default C is that of the image.
         """
         if isinstance(image, Image.Image) and image.mode not in ("L", "RGB"):
             raise UserError(f"image mode {image.mode} is not L or RGB: convert it first")
@@ -70,15 +69,15 @@ class Geometry:
         moved = self._move(squeezed, Image.Resampling.BILINEAR, "edge")
         if moved.ndim == 2:
             moved = moved[..., None]
-        if channels == 3 and moved.shape[2] == 1:  # after scaling: a third of the work
+        if channels == 3 and moved.shape[2] == 1:  # after scaling: a third of the cost
             return _repeat_grey(moved)
         return moved
 
     def mask(self, mask: np.ndarray | Image.Image) -> np.ndarray:
-        """Mask (PIL or [h, w]; bool, 8 or 16 bits) → uint8 {0, 1} [H, W].
+        """Resizes a mask (PIL or [h, w]; bool, 8 or 16 bits) to uint8 {0, 1} [H, W].
 
-        Cut at half the range, then nearest pixel: a mask resized first and cut later would grow.
-        Around a padded image it is 0.
+        Thresholds at half the range, then takes the nearest pixel: resizing before the threshold
+        would enlarge the mask. Padding is 0.
         """
         if isinstance(mask, Image.Image) and not mask.mode.startswith(("1", "L", "I")):
             raise UserError(f"mask mode {mask.mode} is not 1, L or I;16: convert it first")
@@ -86,9 +85,9 @@ class Geometry:
         return self._move(binary, Image.Resampling.NEAREST, "constant")
 
     def invert(self, anomaly_map: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
-        """Map float32 [H, W] → float32 [h, w] on the original image, `original_size` = (h, w).
+        """Resizes a map float32 [H, W] to the original image, float32 `original_size` = [h, w].
 
-        Bilinear; what the cut left out takes the nearest value at the map's edge.
+        Bilinear; pixels outside the crop take the nearest value at the map's edge.
         """
         if anomaly_map.shape != self.size:
             raise UserError(
@@ -105,7 +104,7 @@ class Geometry:
         return np.array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
 
     def _scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the image before the cut."""
+        """Returns (height, width) of the image before the crop."""
         if self.fit == "stretch":
             return self.canvas
         ratios = [c / o for c, o in zip(self.canvas, original_size, strict=True)]
@@ -114,7 +113,7 @@ class Geometry:
         return height, width
 
     def _margins(self, original_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """For height and width, what is cut off before and after; negative where it is padded."""
+        """Returns the cropped pixels before and after, for height and width; negative: padding."""
         pairs = []
         for scaled, side in zip(self._scaled(original_size), self.size, strict=True):
             before = (scaled - side) // 2
@@ -137,7 +136,7 @@ class Geometry:
 
 
 def _repeat_grey(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, 1] → [H, W, 3], in half of numpy's time for `repeat`."""
+    """Repeats a grey channel, [H, W, 1] → [H, W, 3], in half the time of `np.repeat`."""
     rgb = np.empty((*pixels.shape[:2], 3), pixels.dtype)
     for channel in range(3):
         rgb[..., channel] = pixels[..., 0]
@@ -145,7 +144,7 @@ def _repeat_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def binarise(mask: np.ndarray) -> np.ndarray:
-    """Mask [h, w] (bool, 8 or 16 bits) → bool [h, w], true in the upper half of the range."""
+    """Converts a mask [h, w] (bool, 8 or 16 bits) to bool [h, w], true in the upper half range."""
     if mask.ndim == 2:
         if mask.dtype == bool:
             return mask

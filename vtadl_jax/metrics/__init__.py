@@ -1,9 +1,10 @@
 """Metrics of anomaly detection over numpy arrays: ranking (ROC, PR) and regions (AU-PRO).
 
-Exact and threshold-free: no min-max, no clamp, and no binning except where a file says how far it
-leads astray (`streaming.py`, `bootstrap.py`). Beside the numbers: their confidence intervals,
-curves, and what they hide. This room does not read files, choose an operating threshold for
-production or draw.
+Exact and threshold-free: no min-max, no clamp, and no binning except where a file bounds its error
+(`streaming.py`, `bootstrap.py`). In addition: confidence intervals, curves, and breakdowns by
+defect and region.
+
+Not here: file I/O, the choice of an operating threshold for production, drawing.
 """
 
 from vtadl_jax.metrics.bootstrap import Interval, bootstrap, image_intervals, pixel_intervals

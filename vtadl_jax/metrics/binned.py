@@ -1,9 +1,9 @@
-"""Areas from counts in bins of scores, with the range in which the exact area must lie.
+"""Areas from counts in bins of scores, with bounds of the exact area.
 
-Within a bin the order of the scores is not known. The value counts them as tied, which is the
-exact metric of scores rounded to their bin; the bounds are those of the best and the worst order.
-A bin that is known to hold one distinct score is exact. Shared by `streaming.py` and
-`bootstrap.py`; all arrays run from the highest scores to the lowest along their last axis.
+Within a bin the order of the scores is unknown. The value counts them as tied, which is the exact
+metric of scores rounded to their bin; the bounds are those of the best and the worst order. A bin
+that holds a single distinct score is exact. Shared by `streaming.py` and `bootstrap.py`; all arrays
+run from the highest to the lowest scores along their last axis.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 class Estimate(NamedTuple):
-    """value: with ties within bins; low, high: no order within the bins leads outside. [...]"""
+    """An area. value: scores of a bin tied; low, high: bounds over all orders in bins; [...]."""
 
     value: Array
     low: Array
@@ -25,10 +25,10 @@ class Estimate(NamedTuple):
 
 
 def area(background: Array, found: Array, single: Array, limit: float = 1.0) -> Estimate:
-    """Area under `found` against the false-positive rate up to `limit`, over what is possible.
+    """Returns the normalized area under `found` against the false-positive rate up to `limit`.
 
-    With counts of anomalous pixels as `found` and no limit this is the AUROC, with 1 / area of
-    their region AU-PRO.
+    With counts of anomalous pixels as `found` and limit 1 it is the AUROC, with their weights 1 /
+    area of the region it is AU-PRO.
 
     Args:
       background: counts [..., K], the sum over K positive.
@@ -43,19 +43,19 @@ def area(background: Array, found: Array, single: Array, limit: float = 1.0) -> 
     best = np.where(single, tied, np.maximum(allowed - before, 0.0))
     worst = np.where(single, tied, np.maximum(allowed - after, 0.0))
     whole = found.sum(-1) * allowed[..., 0]
-    # Of one sum in two forms the quotient can round to above 1.
+    # The quotient of two forms of one sum can round to above 1.
     return Estimate(
         *(np.minimum((found * each).sum(-1) / whole, 1.0) for each in (tied, worst, best))
     )
 
 
 def average_precision(background: Array, found: Array, single: Array) -> Estimate:
-    """Step-wise average precision; arguments as in `area`, both of counts.
+    """Returns the step-wise average precision; arguments as in `area`, both counts.
 
-    In a bin of t positives after TP others and with FP negatives up to its end, the worst order
-    is all negatives first and no ties: Σ_j (TP + j) / (TP + j + FP), j = 1..t, which is
-    t - FP Σ 1 / (TP + FP + j), at least t - FP log(1 + t / (TP + FP)). The best is all positives
-    tied, before the negatives.
+    In a bin with t positives, TP positives before it and FP negatives up to its end, the worst
+    order is all negatives first and no ties: Σ_j (TP + j) / (TP + j + FP), j = 1..t, which is
+    t - FP Σ 1 / (TP + FP + j), at least t - FP log(1 + t / (TP + FP)). The best order is all
+    positives tied, before the negatives.
     """
     tp = np.cumsum(found, axis=-1, dtype=np.float64)
     fp = np.cumsum(background, axis=-1, dtype=np.float64)

@@ -1,13 +1,13 @@
-"""Confidence intervals of metrics: how they would vary with other test images of the same kind.
+"""Confidence intervals of metrics: their variation over test images of the same distribution.
 
-Images are drawn with replacement, never pixels: the pixels of one image rise and fall together,
-and an interval from pixels would be far too narrow. Drawn are as many normal and as many
-anomalous images as there were, so that every resample holds both. Intervals are percentile
-intervals (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13); with few
-anomalous images they are somewhat too narrow, and no interval sees the choice of the training set.
+Images are resampled with replacement, never pixels: the pixels of one image are correlated, and an
+interval from pixels would be far too narrow. Each class keeps its number of images, so that every
+resample has both. Intervals are percentile intervals (Efron & Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapter 13). Limits: with few anomalous images they are somewhat too narrow, and
+they do not include the variation over training sets.
 
-`bootstrap` serves any metric and calls it once a resample; the metrics of images and of pixels
-have ways of their own that sort the scores only once. All draw the same images for one seed.
+`bootstrap` accepts any metric and calls it once per resample; the metrics of images and of pixels
+have implementations that sort the scores only once. All draw the same images for one seed.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ _AT_ONCE = 32  # resamples in memory together
 
 
 class Interval(NamedTuple):
-    """low, high: of the metric; num_undefined: resamples left out because it was not defined."""
+    """An interval of a metric. num_undefined: resamples without a defined metric, left out."""
 
     low: float
     high: float
@@ -48,18 +48,18 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of `metric(indices)`, indices int64 [num_images] drawn of the images.
+    """Returns the percentile interval of `metric(indices)`, indices int64 [num_images].
 
     Args:
-      metric: may return NaN or raise ValueError where it is not defined. Both count as undefined,
-        unless it does so for all the images as they are.
-      labels: [num_images], bool or 0/1; each class is drawn from by itself. Without them the
-        images are drawn as one, and a resample may lack a class.
-      level: of confidence, in (0, 1).
+      metric: may return NaN or raise ValueError if it is undefined on a resample, which is then
+        left out.
+      labels: [num_images], bool or 0/1; resampling is stratified by label. Without labels a
+        resample may lack a class.
+      level: confidence level, in (0, 1).
 
     Raises:
       ValueError: a number of images or resamples below 1, a level outside (0, 1), labels of
-        another shape, a metric undefined on the images as they are or on every resample.
+        another shape, a metric undefined on the original images or on every resample.
     """
     draws = resamples(num_images, labels, num_resamples, seed)
     _check_level(level)
@@ -70,7 +70,7 @@ def bootstrap(
         try:
             values[i] = metric(indices)
         except ValueError:
-            continue  # counted below: it stays NaN
+            continue  # stays NaN and counts as undefined below
     return _interval(values, values, level)
 
 
@@ -82,17 +82,17 @@ def image_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Exact intervals of "image_auroc" and "image_average_precision", stratified by label.
+    """Returns exact intervals of "image_auroc" and "image_average_precision", by stratification.
 
-    What `bootstrap` gives with the same seed, from one sort: about N num_resamples steps.
+    Equal to `bootstrap` with the same seed, from one sort: about N num_resamples steps.
 
     Args:
-      scores: real numbers [N], one an image; labels: [N], bool or 0/1.
+      scores: real numbers [N], one per image; labels: [N], bool or 0/1.
 
     Raises:
-      ValueError: as `auroc` and `bootstrap` do, and scores that are not [N].
+      ValueError: as `auroc` and `bootstrap`, and for scores that are not [N].
     """
-    sorted_classes(scores, labels)  # refuses NaN and single classes
+    sorted_classes(scores, labels)  # raises for NaN and for a single class
     values, positive = checked(scores, labels)
     if values.ndim != 1:
         raise ValueError(f"scores {values.shape} must be [N], one an image")
@@ -125,27 +125,27 @@ def pixel_intervals(
     seed: int = 0,
     num_cuts: int = 4096,
 ) -> dict[str, Interval]:
-    """Intervals of "pixel_auroc" and "aupro", stratified by whether an image has a defect.
+    """Returns intervals of "pixel_auroc" and "aupro", stratified by whether an image has a defect.
 
-    Each image is counted once, between `num_cuts` of the background's own scores; a resample then
-    adds up counts. An interval holds the exact one that `bootstrap` gives with the same seed: its
-    ends are quantiles of the least and the largest value that the counts allow, wider by about
-    1 / num_cuts at each end for both metrics, and not at all where the background has no more
-    distinct scores than that. Costs a sort of all pixels and N num_cuts num_resamples
-    multiplications; memory is a copy of the maps, 16 num_cuts bytes an image and twice that more
-    for an image with a defect.
+    The pixels of each image are counted once, in bins between `num_cuts` of the background's own
+    scores; a resample adds up counts. An interval contains the exact one that `bootstrap` gives
+    with the same seed: its ends are quantiles of the smallest and largest values that the counts
+    allow. It is wider by about 1 / num_cuts at each end for both metrics, and exact if the
+    background has no more than num_cuts distinct scores. Costs a sort of all pixels and
+    N num_cuts num_resamples multiplications; memory is a copy of the maps, 16 num_cuts bytes per
+    image and 32 num_cuts more for an image with a defect.
 
     Args:
       maps, masks: as in `aupro`; fpr_limit: one, in (0, 1].
 
     Raises:
-      ValueError: as `aupro` and `bootstrap` do, and num_cuts below 2.
+      ValueError: as `aupro` and `bootstrap`, and for num_cuts below 2.
     """
     limit = float(checked_limits([fpr_limit])[0])
     _check_level(level)
     if num_cuts < 2:
         raise ValueError(f"num_cuts must be at least 2, got {num_cuts}")
-    pixels, _ = split(maps, masks)  # refuses what has no region or no background
+    pixels, _ = split(maps, masks)  # raises if there is no region or no background
     pixels.sort()
     cuts = _cuts(pixels, limit, num_cuts)
     del pixels
@@ -155,7 +155,7 @@ def pixel_intervals(
     highs: dict[str, list[Array]] = {"pixel_auroc": [], "aupro": []}
     for drawn in _weights(defective.size, defective, num_resamples, seed):
         normal = drawn @ background
-        normal = normal[normal.any(axis=1)]  # without any background there is no rate
+        normal = normal[normal.any(axis=1)]  # an image without background has no rate
         drawn = drawn[(drawn @ background.sum(1)) > 0][:, defective]
         for name, found, end in (("pixel_auroc", anomalous, 1.0), ("aupro", overlap, limit)):
             _, low, high = binned.area(normal, drawn @ found, single, end)
@@ -172,7 +172,7 @@ def pixel_intervals(
 def resamples(
     num_images: int, labels: ArrayLike | None, num_resamples: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
-    """`num_resamples` times [num_images] indices, as many of each class as there are.
+    """Yields `num_resamples` index arrays [num_images], stratified by label.
 
     Raises:
       ValueError: numbers below 1, labels that are not [num_images] of 0/1.
@@ -194,7 +194,7 @@ def resamples(
 
 
 def _weights(num_images: int, positive: Array, num_resamples: int, seed: int) -> Iterator[Array]:
-    """How often each image was drawn, float64 [up to _AT_ONCE, num_images] at a time."""
+    """Yields how often each image was drawn, float64 [up to _AT_ONCE, num_images] at a time."""
     rows: list[Array] = []
     for indices in resamples(num_images, positive, num_resamples, seed):
         rows.append(np.bincount(indices, minlength=num_images))
@@ -206,9 +206,11 @@ def _weights(num_images: int, positive: Array, num_resamples: int, seed: int) ->
 
 
 def _cuts(background: Array, limit: float, num_cuts: int) -> Array:
-    """All distinct scores of the sorted background, ascending, or if these are too many: half of
-    the cuts evenly over all ranks, half over the highest, twice as far as the limit, where AU-PRO
-    needs them."""
+    """Returns at most `num_cuts` cuts, ascending, from the sorted background.
+
+    They are all distinct scores, or if there are too many: half of the cuts evenly over all ranks,
+    half over the highest ranks up to twice the limit, where AU-PRO needs them.
+    """
     distinct = background[first_of_each(background)]
     if distinct.size <= num_cuts:
         return distinct
@@ -219,11 +221,11 @@ def _cuts(background: Array, limit: float, num_cuts: int) -> Array:
 
 
 def _count_images(maps: Images, masks: Images, cuts: Array) -> tuple[Array, Array, Array, Array]:
-    """Counts of each image in the 2 C + 1 bins that C cuts make: each cut, and between them.
+    """Counts the pixels of each image in 2 C + 1 bins: one per cut, and those between C cuts.
 
     Returns:
       background: float64 [N, 2 C + 1], highest scores first; anomalous and overlap (Σ 1 / area of
-      the region): [M, 2 C + 1] of the images with a defect; defective: bool [N], which these are.
+      the region): [M, 2 C + 1] of the images with a defect; defective: bool [N], their mask.
     """
     background, anomalous, overlap, defective = [], [], [], []
     for scores, mask in checked_pairs(maps, masks):
@@ -241,24 +243,25 @@ def _count_images(maps: Images, masks: Images, cuts: Array) -> tuple[Array, Arra
 
 
 def _between(values: Array, cuts: Array, total: Array) -> Array:
-    """Increase of `total` [len(values) + 1] over the sorted values in each bin, highest first."""
+    """Returns the increase of `total` [len(values) + 1] in each bin of the sorted values, highest
+    bin first."""
     ends = np.stack([np.searchsorted(values, cuts, side=side) for side in ("left", "right")], 1)
     return np.diff(total[np.concatenate([[0], ends.ravel(), [values.size]])])[::-1]
 
 
 def _filled(parts: list[Array], size: int) -> Array:
-    """All parts as one [size], NaN where resamples were left out."""
+    """Concatenates all parts to [size], padded by NaN for resamples that were left out."""
     values = np.concatenate(parts)
     return np.append(values, np.full(size - values.size, np.nan))
 
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+        raise ValueError(f"level must be in (0, 1), got {level}")
 
 
 def _interval(lows: Array, highs: Array, level: float) -> Interval:
-    """Quantiles of the values that are not NaN; both arrays are [num_resamples]."""
+    """Returns quantiles of the values that are not NaN; both arrays are [num_resamples]."""
     undefined = np.isnan(lows)
     if undefined.all():
         raise ValueError(f"the metric is undefined on all {lows.size} resamples")

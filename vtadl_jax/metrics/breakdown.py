@@ -1,9 +1,8 @@
-"""What hides in an average: metrics of each kind of defect, of each region, and at a threshold.
+"""Metrics per defect type, per region and at a threshold: the parts of an average.
 
-Everything returned is plain Python (JSON can take it), None where a number is not defined. A kind
-of defect is set against ALL normal images, or all normal pixels, so that the kinds share one
-false-positive rate and the metric of the whole set is their mean, weighted by images, pixels or
-regions.
+All results are plain Python values for JSON, None for an undefined number. A defect type is
+compared with ALL normal images, or all normal pixels, so that all types share one false-positive
+rate and the metric of the whole set is their mean, weighted by images, pixels or regions.
 
 Not here: choosing thresholds, files, tables.
 """
@@ -27,8 +26,11 @@ from vtadl_jax.metrics.regions import (
 
 
 class Region(NamedTuple):
-    """One 8-connected region of a mask: image and region count from 0, the latter in its image;
-    area in pixels; max_score: its largest; overlap: share of its pixels >= the threshold."""
+    """One 8-connected region of a mask.
+
+    image: its index; region: its index within the image; area: in pixels; max_score: largest score
+    in it; overlap: fraction of its pixels >= the threshold.
+    """
 
     image: int
     region: int
@@ -38,17 +40,17 @@ class Region(NamedTuple):
 
 
 def decisions(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, Any]:
-    """What `score >= threshold` says, compared with the truth.
+    """Returns the confusion matrix of `score >= threshold` and its rates.
 
-    The comparison is exact: a threshold is not rounded to the dtype of the scores.
+    The comparison is exact: the threshold is not rounded to the dtype of the scores.
 
     Args:
-      scores: any shape, real numbers, images or pixels; also none, or of one class only.
+      scores: any shape, real numbers, images or pixels; may be empty or of one class only.
       labels: same shape, bool or 0/1; 1 is anomalous.
 
     Returns:
-      threshold; tp, fp, fn, tn: counts; tpr (recall), fpr (false-alarm rate), precision, f1:
-      None where nothing could be divided by.
+      threshold; tp, fp, fn, tn: counts; tpr (recall), fpr (false-alarm rate), precision, f1: None
+      if the denominator is 0.
 
     Raises:
       ValueError: NaN scores or threshold, shapes that differ, labels not 0/1.
@@ -78,16 +80,16 @@ def by_defect(
     defects: Sequence[str],
     threshold: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Image metrics of each kind of defect against all normal images, kinds in order of name.
+    """Returns image metrics of each defect type against all normal images, sorted by name.
 
     Args:
       scores: real numbers [N]; labels: [N], bool or 0/1.
-      defects: N names; those of normal images do not matter.
+      defects: N names; those of normal images are ignored.
       threshold: of image scores, for "detected".
 
     Returns:
-      Of each kind that an anomalous image has: num_images; image_auroc, None without normal
-      images; detected: how many reach the threshold, None without one.
+      For each defect type of the anomalous images: num_images; image_auroc, None without normal
+      images; detected: number of images that reach the threshold, None without a threshold.
 
     Raises:
       ValueError: NaN scores or threshold, numbers of images that differ, labels not 0/1.
@@ -111,22 +113,22 @@ def by_defect(
 def by_defect_pixels(
     maps: Images, masks: Images, defects: Sequence[str], fpr_limit: float = 0.3
 ) -> dict[str, dict[str, Any]]:
-    """Pixel metrics of each kind of defect against the background of ALL images.
+    """Returns pixel metrics of each defect type against the background of ALL images.
 
-    The mean of the kinds' pixel_auroc weighted by num_pixels is the pixel AUROC of the whole set;
-    that of their aupro weighted by num_regions is its AU-PRO.
+    The mean of the types' pixel_auroc weighted by num_pixels is the pixel AUROC of the whole set;
+    the mean of their aupro weighted by num_regions is its AU-PRO.
 
     Args:
       maps, masks, fpr_limit: as in `aupro`, one limit.
-      defects: a name for each image; those of images without an anomalous pixel do not matter,
-        be they normal or of a defect without ground truth.
+      defects: one name per image; ignored for images without an anomalous pixel, whether normal or
+        of a defect without ground truth.
 
     Returns:
-      Of each kind that has an anomalous pixel, in order of name: num_images (with one), num_pixels
-      and num_regions (anomalous), pixel_auroc, aupro.
+      For each defect type with an anomalous pixel, sorted by name: num_images (with such a pixel),
+      num_pixels and num_regions (anomalous), pixel_auroc, aupro.
 
     Raises:
-      ValueError: as `aupro` does, and a number of names that is not that of the images.
+      ValueError: as `aupro`, and if the number of names differs from the number of images.
     """
     limit = float(checked_limits([fpr_limit])[0])
     images = checked_pairs(maps, masks)
@@ -134,7 +136,7 @@ def by_defect_pixels(
     background, found = split(maps, masks)
     background.sort()
     size = background.size
-    # `split` gives the images with a defect only, in their order.
+    # `split` returns only the images with a defect, in order.
     kinds = names[[bool(mask.any()) for _, mask in images]]
     result = {}
     for kind in sorted(set(kinds.tolist())):
@@ -159,9 +161,9 @@ def by_defect_pixels(
 
 
 def region_table(maps: Images, masks: Images, threshold: float) -> list[Region]:
-    """A row for every region of every mask, in the order of images and then of first pixels.
+    """Returns one row per region of every mask, ordered by image and then by first pixel.
 
-    Arguments are those of `aupro`, but no region is needed; the threshold is one of map values.
+    Arguments as in `aupro`, but there may be no region; the threshold is one of map values.
 
     Raises:
       ValueError: NaN in the maps or as threshold, shapes that differ, masks not 0/1.
@@ -186,15 +188,15 @@ def region_table(maps: Images, masks: Images, threshold: float) -> list[Region]:
 def detected_regions(
     maps: Images, masks: Images, threshold: float, min_overlap: float = 0.0
 ) -> dict[str, Any]:
-    """How many regions are found: of which at least one pixel and `min_overlap` of the area is.
+    """Counts detected regions: at least one pixel and `min_overlap` of the area are predicted.
 
-    Arguments and errors are those of `region_table`; min_overlap lies in [0, 1] (else ValueError).
+    Arguments and errors as in `region_table`; min_overlap is in [0, 1] (else ValueError).
 
     Returns:
       threshold, min_overlap, num_regions, detected, and share (None without regions).
     """
     if not 0 <= min_overlap <= 1:
-        raise ValueError(f"min_overlap must lie in [0, 1], got {min_overlap}")
+        raise ValueError(f"min_overlap must be in [0, 1], got {min_overlap}")
     overlaps = [row.overlap for row in region_table(maps, masks, threshold)]
     detected = sum(overlap > 0 and overlap >= min_overlap for overlap in overlaps)
     return {
@@ -223,7 +225,7 @@ def _names(defects: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.object_
 
 
 def _reached(scores: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
-    """`scores >= threshold`, in float64: numpy would round a Python number to float32 first."""
+    """Returns `scores >= threshold` in float64: numpy would round a Python float to float32."""
     if np.isnan(threshold):
         raise ValueError("the threshold is NaN")
     return scores >= np.float64(threshold)

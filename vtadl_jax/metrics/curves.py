@@ -1,9 +1,9 @@
-"""Whole ROC and precision-recall curves, and a thinning that keeps what a plot shows of them.
+"""Whole ROC and precision-recall curves, and a thinning that preserves their plot.
 
-Conventions: predicted positive is `score >= threshold`; a point for every distinct score, the
-first being no prediction at all (threshold +inf). The per-region curve is `regions.pro_curve`.
+Conventions: predicted positive is `score >= threshold`; one point per distinct score, preceded by
+"no prediction" (threshold +inf). The per-region curve is `regions.pro_curve`.
 
-Not here: drawing; areas (`ranking.py`, `regions.py` find them without building a curve).
+Not here: drawing; areas (`ranking.py`, `regions.py` compute them without building a curve).
 """
 
 import heapq
@@ -17,11 +17,11 @@ from vtadl_jax.metrics.ranking import first_of_each, from_infinity, sorted_class
 from vtadl_jax.metrics.regions import label_regions
 
 Array = NDArray[np.float64]
-BACKGROUND_SAMPLE = 1_000_000  # pixels from which the thresholds of `pro_points` are taken
+BACKGROUND_SAMPLE = 1_000_000  # pixels; the thresholds of `pro_points` are their quantiles
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArray[Any]]:
-    """The whole ROC curve. Arguments and errors are those of `auroc`.
+    """Returns the whole ROC curve. Arguments and errors as in `auroc`.
 
     Returns:
       fpr, tpr: float64 [K + 1], ascending from (0, 0) to (1, 1).
@@ -32,14 +32,14 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArr
 
 
 def pr_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArray[Any]]:
-    """The whole precision-recall curve. Arguments and errors are those of `auroc`.
+    """Returns the whole precision-recall curve. Arguments and errors as in `auroc`.
 
     Its trapezoids add up to `pr_auc`, its steps (precision at the right end) to
     `average_precision`.
 
     Returns:
       recall: float64 [K + 1], ascending from 0 to 1.
-      precision: float64 [K + 1]; 1 by convention where nothing is predicted.
+      precision: float64 [K + 1]; 1 by convention without predictions.
       thresholds: [K + 1] descending in the scores' floating dtype, from +inf.
     """
     tp, fp, thresholds = _counts(scores, labels)
@@ -49,7 +49,7 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array, NDArra
 
 
 def _counts(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], ...]:
-    """True and false positives, int64 [K + 1], at thresholds [K + 1] from +inf on."""
+    """Returns true and false positives, int64 [K + 1], and thresholds [K + 1] from +inf on."""
     pos, neg = sorted_classes(scores, labels)
     everything = np.concatenate([pos, neg])
     everything.sort()
@@ -64,10 +64,10 @@ def pro_points(
     fpr_limit: float = 0.3,
     max_points: int = 200,
 ) -> tuple[Array, Array]:
-    """Points (fpr, pro) of the exact PRO curve, denser towards 0 and about up to `fpr_limit`.
+    """Returns points (fpr, pro) of the exact PRO curve, denser towards 0, up to about `fpr_limit`.
 
-    The whole curve has a point for every pixel value (`regions.pro_curve`): too many to draw.
-    Arguments and errors are those of `regions.aupro`.
+    The whole curve (`regions.pro_curve`) has one point per pixel value: too many to draw. Arguments
+    and errors as in `regions.aupro`.
     """
     pixels = sum(mask.size for mask in masks)
     every = max(1, pixels // BACKGROUND_SAMPLE)
@@ -77,7 +77,7 @@ def pro_points(
     background = np.zeros(thresholds.size)
     overlaps = []
     for anomaly_map, regions in zip(maps, label_regions(masks)[0], strict=True):
-        # How many thresholds each pixel reaches.
+        # The number of thresholds that each pixel reaches.
         reached = np.searchsorted(thresholds, anomaly_map, side="right")
         for region in np.unique(regions):
             inside = reached[regions == region]
@@ -93,11 +93,11 @@ def pro_points(
 
 
 class Thinned(NamedTuple):
-    """Some points of a polyline, and how far the rest lies from the lines between them.
+    """A thinned polyline and its largest deviation from the original.
 
-    x, y: float64 [P]; kept: int64 [P], their indices in the polyline, ascending from the first to
-    the last. tolerance: no point of the one line is farther than this from the other line, in the
-    unit that x and y share.
+    x, y: float64 [P]; kept: int64 [P], their indices in the original, ascending from the first to
+    the last. tolerance: largest distance of a point of either line from the other line, in the
+    common unit of x and y.
     """
 
     x: Array
@@ -107,16 +107,16 @@ class Thinned(NamedTuple):
 
 
 def thin(x: ArrayLike, y: ArrayLike, max_points: int = 500, tolerance: float = 0.0) -> Thinned:
-    """At most `max_points` points of the polyline (x, y), fewer where `tolerance` allows.
+    """Returns at most `max_points` points of the polyline (x, y), fewer if `tolerance` allows.
 
-    Always adds the point farthest from the line through those kept (Douglas & Peucker 1973, best
-    first) until none is farther than `tolerance`: straight runs cost two points whatever the
+    Repeatedly adds the point farthest from the line through those kept (Douglas & Peucker 1973,
+    best first) until none is farther than `tolerance`: a straight run costs two points at any
     tolerance. About K log(max_points) steps on curves, K max_points at worst.
 
     Args:
       x, y: real and finite, [K], K >= 1.
       max_points: at least 2.
-      tolerance: in the unit that x and y share, at least 0.
+      tolerance: in the common unit of x and y, at least 0.
 
     Raises:
       ValueError: arrays that are not [K] each or not finite, max_points or tolerance too small.
@@ -145,7 +145,7 @@ def thin(x: ArrayLike, y: ArrayLike, max_points: int = 500, tolerance: float = 0
 
 
 def _corners(x: Array, y: Array) -> NDArray[np.int64]:
-    """All points but those amid a horizontal or vertical run: these lie on the line exactly."""
+    """Returns all points except those inside horizontal or vertical runs, which are redundant."""
     dx, dy = np.sign(np.diff(x)), np.sign(np.diff(y))
     along_x = (dx[1:] * dx[:-1] > 0) & (dy[1:] == 0) & (dy[:-1] == 0)
     along_y = (dy[1:] * dy[:-1] > 0) & (dx[1:] == 0) & (dx[:-1] == 0)
@@ -155,12 +155,12 @@ def _corners(x: Array, y: Array) -> NDArray[np.int64]:
 
 
 def _farthest(x: Array, y: Array, start: int, end: int) -> tuple[float, int, int, int]:
-    """(-distance, start, i, end): the point i between the two farthest from the line of both."""
+    """Returns (-distance, start, i, end): i is the point between both farthest from their line."""
     if end - start < 2:
         return 0.0, start, start, end
     px, py = x[start + 1 : end] - x[start], y[start + 1 : end] - y[start]
     ex, ey = x[end] - x[start], y[end] - y[start]
-    # From the segment, not the infinite line: a precision-recall curve turns back on itself.
+    # Distance from the segment, not the infinite line: a precision-recall curve may turn back.
     along = np.clip((px * ex + py * ey) / max(ex * ex + ey * ey, np.finfo(float).tiny), 0.0, 1.0)
     squared = (px - along * ex) ** 2 + (py - along * ey) ** 2
     i = int(np.argmax(squared))

@@ -1,12 +1,12 @@
-"""How well scores rank anomalous above normal: AUROC, average precision, PR-AUC, best F1.
+"""Ranking metrics of anomaly scores: AUROC, average precision, PR-AUC, best F1.
 
 Conventions: predicted positive is `score >= threshold`; ties are exact (one curve point per
-distinct score); scores keep their own dtype and are never binned or rescaled. One function serves
-pixels and images: pass whatever shape, it is ravelled.
+distinct score); scores keep their own dtype and are never binned or rescaled. The same functions
+serve pixels and images: arrays of any shape are flattened.
 
-How it is fast: no metric needs the negatives that lie between two positives, only their number.
-So each class is sorted by value (float32 sorts with SIMD, an argsort does not) and the few are
-looked up among the many.
+Why it is fast: the metrics need only the number of negatives between two positives. So each class
+is sorted by value (float32 sorts with SIMD, an argsort does not) and the smaller class is looked up
+in the larger.
 
 Not here: anything with regions (see `regions.py`), whole curves (see `curves.py`), plots,
 thresholds fitted on good images.
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: P(score of a positive > score of a negative), ties counted half.
+    """Returns the area under the ROC curve: P(positive > negative score), ties counted half.
 
     The Mann-Whitney statistic in integers, hence exact up to one division.
 
@@ -38,10 +38,10 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Average precision, step-wise: Σ (R_k - R_{k-1}) P_k over distinct scores, descending.
+    """Returns the step-wise average precision Σ (R_k - R_{k-1}) P_k, distinct scores descending.
 
-    With ties it is below `pr_auc`, so say which of the two a table shows. Arguments and errors
-    are those of `auroc`.
+    With ties it is below `pr_auc`, so a table must say which of the two it shows. Arguments and
+    errors as in `auroc`.
     """
     curve = _curve(scores, labels)
     gained = np.diff(curve.tp, prepend=0)
@@ -49,15 +49,15 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def pr_auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the precision-recall curve by trapezoid, from (recall 0, precision 1).
+    """Returns the area under the precision-recall curve by trapezoid, from recall 0, precision 1.
 
-    Equals scikit-learn's `auc(recall, precision)`. Arguments and errors are those of `auroc`.
+    Equals scikit-learn's `auc(recall, precision)`. Arguments and errors as in `auroc`.
     """
     curve = _curve(scores, labels)
     gained = np.diff(curve.tp, prepend=0)
     before = curve.tp - gained
-    # Each trapezoid starts at the last point of the recall before: all negatives above included.
-    # With no prediction at all precision is 1 by convention.
+    # Each trapezoid starts at the last point of the previous recall, after all negatives above.
+    # Without predictions precision is 1 by convention.
     predicted = before + curve.fp_above
     left = np.where(predicted > 0, before / np.maximum(predicted, 1), 1.0)
     right = curve.tp / (curve.tp + curve.fp)
@@ -65,10 +65,10 @@ def pr_auc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """Largest F1 = 2 TP / (2 TP + FP + FN) over all thresholds, and the threshold that gives it.
+    """Returns the largest F1 = 2 TP / (2 TP + FP + FN) over all thresholds, and its threshold.
 
-    The threshold is one of the scores; of several that are equally good, the highest. Arguments
-    and errors are those of `auroc`.
+    The threshold is one of the scores, the highest one among ties. Arguments and errors as in
+    `auroc`.
     """
     curve = _curve(scores, labels)
     f1 = 2 * curve.tp / (curve.tp + curve.fp + curve.num_pos)
@@ -77,10 +77,10 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def balanced_accuracy_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """Largest (TPR + TNR) / 2 over all thresholds, and the threshold that gives it.
+    """Returns the largest (TPR + TNR) / 2 over all thresholds, and its threshold.
 
-    The threshold is one of the scores; of several that are equally good, the highest. Arguments
-    and errors are those of `auroc`.
+    The threshold is one of the scores, the highest one among ties. Arguments and errors as in
+    `auroc`.
     """
     curve = _curve(scores, labels)
     pairs = curve.num_pos * curve.num_neg
@@ -93,8 +93,8 @@ def balanced_accuracy_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, 
 class _Curve(NamedTuple):
     """Counts at each distinct positive score, descending; every array int64 [K].
 
-    Thresholds between two positives only add false positives, so neither a best F1, a best
-    balanced accuracy nor an area in recall ever needs them.
+    Thresholds between two positives only add false positives, so the best F1, the best balanced
+    accuracy and areas over recall do not need them.
     """
 
     thresholds: NDArray[Any]  # dtype of the scores
@@ -122,13 +122,16 @@ def _curve(scores: ArrayLike, labels: ArrayLike) -> _Curve:
 
 
 def _rank_sum(many: NDArray[Any], few: NDArray[Any]) -> int:
-    """Σ over `few` of 2 x how many of `many` lie below, ties counted half; both sorted."""
+    """Returns Σ over `few` of 2 x the number of `many` below it, ties counted half; both sorted."""
     left = np.searchsorted(many, few, side="left").sum()
     return int(left) + int(np.searchsorted(many, few, side="right").sum())
 
 
 def sorted_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Checks the arguments; returns the scores of positives and of negatives, each ascending."""
+    """Returns the scores of positives and of negatives, each ascending, after checks.
+
+    Raises ValueError as `auroc`.
+    """
     values, positive = checked(scores, labels)
     pos, neg = values[positive], values[~positive]
     pos.sort()
@@ -143,7 +146,7 @@ def sorted_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], 
 
 
 def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Scores and which of them are positive, of one shape (ValueError otherwise); NaN may be."""
+    """Returns scores and the mask of positives, of one shape (else ValueError); allows NaN."""
     values = as_scores(scores)
     marks = np.asarray(labels)
     # [N, H, W] against [N, W, H] has the same size and would give a plausible wrong number.
@@ -153,21 +156,21 @@ def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray
 
 
 def first_of_each(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Indices at which a new value begins in a sorted, non-empty [N]."""
+    """Returns the indices at which a new value begins in a sorted, non-empty [N]."""
     return np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
 
 
 def from_infinity(thresholds: NDArray[Any]) -> NDArray[Any]:
-    """Descending thresholds of a curve [K] → [K + 1] floating, +inf (no prediction) first."""
+    """Prepends +inf (no prediction) to descending thresholds: [K] → [K + 1] floating."""
     if thresholds.dtype.kind != "f":
         thresholds = thresholds.astype(np.float64)
     return np.concatenate([np.asarray([np.inf], thresholds.dtype), thresholds])
 
 
 def as_scores(scores: ArrayLike) -> NDArray[Any]:
-    """The scores as an array whose dtype numpy can sort, without rounding any of them.
+    """Returns the scores in a dtype that numpy can sort, without rounding.
 
-    Raises ValueError for what is not real numbers.
+    Raises ValueError for anything but real numbers.
     """
     values = np.asarray(scores)
     if values.dtype.kind == "b":
@@ -180,7 +183,7 @@ def as_scores(scores: ArrayLike) -> NDArray[Any]:
 
 
 def as_binary(marks: NDArray[Any], name: str) -> NDArray[np.bool_]:
-    """`marks == 1`, after checking that everything else is 0 (ValueError otherwise)."""
+    """Returns `marks == 1`, after checking that all other values are 0 (else ValueError)."""
     if marks.dtype == np.bool_:
         return marks
     positive = marks == 1
@@ -191,5 +194,5 @@ def as_binary(marks: NDArray[Any], name: str) -> NDArray[np.bool_]:
 
 
 def count_nan(values: NDArray[Any]) -> int:
-    """Number of NaN in an array of any real dtype."""
+    """Returns the number of NaN in an array of any real dtype."""
     return int(np.count_nonzero(np.isnan(values))) if values.dtype.kind == "f" else 0

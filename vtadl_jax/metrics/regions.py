@@ -1,13 +1,13 @@
-"""Regions of a mask and the per-region overlap (PRO) curve: how much of each defect is found.
+"""Regions of a mask and the per-region overlap (PRO) curve.
 
 Conventions: predicted positive is `score >= threshold`; a region is an 8-connected component of
 one mask; regions of all images are pooled, each of weight 1 whatever its area; the false-positive
-rate counts the background of ALL images, those without a defect included; the curve has a point
-for every distinct score, from (0, 0). Bergmann et al., "The MVTec Anomaly Detection Dataset"
-(IJCV 2021), section 5.2.
+rate counts the background of ALL images, those without a defect included; the curve has one point
+per distinct score, from (0, 0). Bergmann et al., "The MVTec Anomaly Detection Dataset" (IJCV 2021),
+section 5.2.
 
-Not here: metrics without regions (see `ranking.py`), resizing, plots. Compute on the maps as the
-detector gave them: a clamp or a min-max before this changes the number.
+Not here: metrics without regions (see `ranking.py`), resizing, plots. Pass the detector's maps
+unchanged: a clamp or a min-max before this changes the result.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ def aupro(maps: Images, masks: Images, fpr_limit: Sequence[float]) -> list[float
 def aupro(
     maps: Images, masks: Images, fpr_limit: float | Sequence[float] = 0.3
 ) -> float | list[float]:
-    """Area under the PRO curve up to a false-positive rate, divided by that rate; in [0, 1].
+    """Returns the area under the PRO curve up to a false-positive rate, divided by that rate.
 
-    Trapezoid between the points of the curve, linear interpolation at the limit. The curve itself
-    is never built: its area is the sum over anomalous pixels of weight x (limit - FPR at which the
-    pixel is found), so only the highest `fpr_limit` of the background has to be sorted.
+    In [0, 1]. Trapezoid between the points of the curve, linear interpolation at the limit. The
+    curve itself is never built: its area is the sum over anomalous pixels of weight x (limit - FPR
+    at which the pixel is found), so only the highest `fpr_limit` of the background is sorted.
 
     Args:
       maps: float [N, H, W], or a list of [H_i, W_i]; higher is more anomalous.
@@ -54,7 +54,7 @@ def aupro(
     """
     limits = checked_limits(fpr_limit)
     background, found = split(maps, masks)
-    allowed = limits * background.size  # false positives at the limit; not a whole number
+    allowed = limits * background.size  # false positives at the limit, fractional
     top, ties_below = _highest(background, min(int(np.ceil(allowed.max())), background.size))
     totals = np.zeros(limits.size)
     num_regions = 0
@@ -74,14 +74,14 @@ def aupro(
 
 
 def pro_curve(maps: Images, masks: Images) -> tuple[Array, Array, Array]:
-    """The whole PRO curve, a point for every distinct score.
+    """Returns the whole PRO curve, one point per distinct score.
 
-    Arguments and errors are those of `aupro`.
+    Arguments and errors as in `aupro`.
 
     Returns:
       fpr, pro: float64 [K + 1], ascending from (0, 0) to (1, 1).
       thresholds: [K + 1] descending in the maps' floating dtype. Point k predicts
-        `score >= thresholds[k]`; the first is +inf and stands for no prediction at all.
+        `score >= thresholds[k]`; the first is +inf, no prediction.
     """
     background, found = split(maps, masks)
     background.sort()
@@ -103,21 +103,21 @@ def pro_curve(maps: Images, masks: Images) -> tuple[Array, Array, Array]:
 
 
 def checked_limits(fpr_limit: float | Sequence[float]) -> NDArray[np.float64]:
-    """The limits as [L], each in (0, 1] (ValueError otherwise)."""
+    """Returns the limits as [L], each in (0, 1] (else ValueError)."""
     limits = np.atleast_1d(np.asarray(fpr_limit, dtype=np.float64))
     if limits.ndim != 1 or not limits.size or not np.all((limits > 0) & (limits <= 1)):
-        raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
     return limits
 
 
 def label_regions(masks: Images) -> tuple[list[NDArray[np.int32]], int]:
-    """8-connected regions of every mask, numbered from 1 on across all images.
+    """Labels the 8-connected regions of every mask, numbered from 1 across all images.
 
     Args:
       masks: [N, H, W], or a list of [H_i, W_i]; bool or 0/1.
 
     Returns:
-      One int32 [H_i, W_i] an image (0 is background), and the number of regions.
+      One int32 [H_i, W_i] per image (0 is background), and the number of regions.
 
     Raises:
       ValueError: masks not 0/1 or not of two dimensions each.
@@ -135,23 +135,23 @@ def label_regions(masks: Images) -> tuple[list[NDArray[np.int32]], int]:
 
 
 def label_one(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Components of one mask (int32, 1..count) and their number."""
-    from scipy import ndimage  # here, because it takes a while and most processes need none
+    """Returns the components of one mask (int32, 1..count) and their number."""
+    from scipy import ndimage  # local: a slow import that most processes do not need
 
     regions, count = ndimage.label(mask, structure=_EIGHT_CONNECTED, output=np.int32)
     return regions, int(count)
 
 
 def inverse_area(ids: Array) -> NDArray[np.float64]:
-    """1 / area of the region of each anomalous pixel."""
+    """Returns 1 / area of the region of each anomalous pixel."""
     return (1.0 / np.maximum(np.bincount(ids), 1))[ids]
 
 
 def credit(before: Array, after: Array, limit: float | Array) -> NDArray[np.float64]:
-    """Area (in false positives) that each anomalous pixel adds to the left of `limit`.
+    """Returns the area (in false positives) that each anomalous pixel adds to the left of `limit`.
 
-    The pixel's overlap rises linearly from `before` to `after` false positives - the background
-    that ties with it - and is full from there on. A limit inside the ties takes a triangle.
+    The pixel's overlap rises linearly from `before` to `after` false positives, the background tied
+    with it, and is constant after that. A limit inside the ties cuts off a triangle.
     """
     full = limit - (before + after) / 2
     part = np.maximum(limit - before, 0.0) ** 2 / (2 * np.maximum(after - before, 1))
@@ -159,7 +159,7 @@ def credit(before: Array, after: Array, limit: float | Array) -> NDArray[np.floa
 
 
 def _highest(background: Array, count: int) -> tuple[Array, int]:
-    """The `count` highest, ascending, and how many of the rest equal the lowest of them.
+    """Returns the `count` highest, ascending, and how many of the rest equal the lowest of them.
 
     Reorders `background` in place: a copy would be as large as the maps.
     """
@@ -171,11 +171,14 @@ def _highest(background: Array, count: int) -> tuple[Array, int]:
 
 
 def split(maps: Images, masks: Images) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Checks the arguments and separates background from regions.
+    """Separates background from regions, after checks.
 
     Returns:
       The background scores of all images, [B]; and for each image with a defect the scores of its
-      anomalous pixels, [A], with the numbers of their regions, int32 [A] from 1 on.
+      anomalous pixels, [A], and the numbers of their regions, int32 [A] from 1.
+
+    Raises:
+      ValueError: as `aupro`.
     """
     images = checked_pairs(maps, masks)
     num_pixels = sum(scores.size for scores, _ in images)
@@ -198,7 +201,7 @@ def split(maps: Images, masks: Images) -> tuple[Array, list[tuple[Array, Array]]
 
 
 def checked_pairs(maps: Images, masks: Images) -> list[tuple[Array, NDArray[np.bool_]]]:
-    """Each map [H, W] with its mask as bool, after checking all of them (ValueError otherwise)."""
+    """Returns each map [H, W] with its mask as bool, after checks (else ValueError)."""
     all_maps, all_masks = _each(maps, "maps"), _each(masks, "masks")
     if len(all_maps) != len(all_masks):
         raise ValueError(f"{len(all_maps)} maps but {len(all_masks)} masks")
@@ -217,7 +220,7 @@ def checked_pairs(maps: Images, masks: Images) -> list[tuple[Array, NDArray[np.b
 
 
 def _each(images: Images, name: str) -> list[Array]:
-    """The images one by one, as views where possible."""
+    """Returns the images as a list, as views where possible."""
     if not isinstance(images, list | tuple):
         stack = np.asarray(images)
         if stack.ndim != 3:

@@ -1,9 +1,8 @@
-"""Pixel metrics of test sets that do not fit in memory: counts in bins, and a bound of the error.
+"""Pixel metrics of test sets that do not fit in memory: counts in bins, with error bounds.
 
-No range of scores has to be known: bins are the leading bits of the float32 number itself, in an
-order-preserving reading of them, so 2^20 bins split every octave into 2048 parts, negative
-numbers and infinities included. `ranking.py` and `regions.py` are exact and faster; use them when
-the maps fit.
+The range of scores need not be known: bins are the leading bits of the float32 number, mapped so
+that they preserve order. 2^20 bins split every octave into 2048 parts, including negative numbers
+and infinities. `ranking.py` and `regions.py` are exact and faster; use them if the maps fit.
 """
 
 from typing import Any
@@ -25,12 +24,12 @@ Array = NDArray[Any]
 
 
 class PixelMetrics:
-    """Accumulates maps; pixel AUROC, average precision and AU-PRO at any time.
+    """Accumulator of maps that gives pixel AUROC, average precision and AU-PRO at any time.
 
-    Each metric is the exact one of the scores rounded to their bin. `error_bounds` says how far
-    that may be from the exact one of the scores themselves; it is computed from what was
-    accumulated and holds for any data (but for rounding, below 1e-12). It is 0 where no bin holds
-    two different scores, as with maps of whole numbers below 4096. Memory: 29 bytes a bin.
+    Each metric is the exact one of scores rounded to their bin. `error_bounds` bounds its distance
+    to the exact metric of the scores; the bound is computed from the accumulated counts and holds
+    for any data (except rounding errors below 1e-12). It is 0 if no bin has two different scores,
+    as for maps of integers below 4096. Memory: 29 bytes per bin.
 
     Args:
       num_bins: a power of two from 2 to 2^28.
@@ -54,8 +53,8 @@ class PixelMetrics:
     def update(self, maps: Images, masks: Images) -> None:
         """Adds one image, [H, W] each, or several: [N, H, W] or lists of [H_i, W_i].
 
-        Scores of other dtypes are rounded to float32; the bounds allow for that. Nothing is added
-        unless all of the images are right.
+        Scores of other dtypes are rounded to float32; the bounds include that error. On an error
+        nothing is added.
 
         Raises:
           ValueError: NaN in the maps, shapes that differ, masks not 0/1.
@@ -74,7 +73,7 @@ class PixelMetrics:
         self.num_images += len(images)
 
     def merge(self, other: "PixelMetrics") -> None:
-        """Adds all that another accumulator has seen (ValueError if it has other bins)."""
+        """Adds the counts of another accumulator (ValueError if its number of bins differs)."""
         if other.num_bins != self.num_bins:
             raise ValueError(f"cannot merge {other.num_bins} bins into {self.num_bins}")
         differ = self._seen() & other._seen() & (self._key != other._key)
@@ -86,22 +85,22 @@ class PixelMetrics:
         self.num_images += other.num_images
 
     def auroc(self) -> float:
-        """Pixel AUROC. ValueError if there is no anomalous or no normal pixel yet."""
+        """Returns the pixel AUROC. Raises ValueError without an anomalous or a normal pixel."""
         return float(self._estimate("auroc").value)
 
     def average_precision(self) -> float:
-        """Step-wise average precision of pixels. Raises what `auroc` does."""
+        """Returns the step-wise average precision of pixels. Raises as `auroc`."""
         return float(self._estimate("average_precision").value)
 
     def aupro(self, fpr_limit: float = 0.3) -> float:
-        """Normalised area under the PRO curve up to `fpr_limit`, as `regions.aupro` defines it.
+        """Returns the normalized area under the PRO curve up to `fpr_limit`, as `regions.aupro`.
 
-        Raises what `auroc` does, and ValueError for a limit outside (0, 1].
+        Raises as `auroc`, and ValueError for a limit outside (0, 1].
         """
         return float(self._estimate("aupro", fpr_limit).value)
 
     def error_bounds(self, fpr_limit: float = 0.3) -> dict[str, float]:
-        """|metric - exact| is at most this: auroc, average_precision, aupro. Raises as they do."""
+        """Returns bounds of |metric - exact|: auroc, average_precision, aupro; raises as they."""
         bounds = {}
         for name in ("auroc", "average_precision", "aupro"):
             value, low, high = self._estimate(name, fpr_limit)
@@ -127,7 +126,7 @@ class PixelMetrics:
         return self._background[bins] + self._anomalous[bins] > 0
 
     def _count(self, keys: NDArray[np.uint32], counts: NDArray[np.int64]) -> None:
-        """Adds pixels to one of the two histograms and notes which bins hold different scores."""
+        """Adds pixels to one of the two histograms and marks bins that have different scores."""
         if not keys.size:
             return
         keys.sort()
@@ -141,12 +140,13 @@ class PixelMetrics:
 
 
 def order_preserving(scores: ArrayLike) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """uint32 of the scores' shape that sort as the scores rounded to float32, and which were.
+    """Returns uint32 keys that sort as the scores rounded to float32, and which were rounded.
 
-    The bits of a positive float32 sort as an integer; of a negative one, in reverse.
+    Both have the scores' shape. The bits of a positive float32 sort as an integer, those of a
+    negative one in reverse.
     """
     values = np.asarray(scores)
-    with np.errstate(over="ignore"):  # what exceeds float32 becomes an infinity, in order
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and keep their order
         narrow = values.astype(np.float32)
     if np.can_cast(values.dtype, np.float32, "safe"):
         rounded = np.zeros(values.shape, bool)

@@ -3,18 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-# Tokens up to which a head's weights are kept for the gradient: 65 tokens (512², patches of 64)
-# cost less memory than their recomputation is worth.
+# Up to this many tokens the attention weights are kept for the gradient: for short sequences (65
+# tokens at 512², patches of 64) recomputation costs more than the memory it saves.
 KEPT_TOKENS = 256
 BLOCK = 256  # queries
 
 
 def attention(q, k, v, scale: float | None = None):
-    """softmax(scale · q kᵀ) v of every head; softmax in float32. scale: None for 1 / √d.
+    """Returns softmax(scale · q kᵀ) v of every head; softmax in float32. scale: None for 1 / √d.
 
-    q, k, v: [B, N, heads, d]. Returns [B, N, heads, d]. Longer sequences go block of queries by
-    block, and the weights [B, heads, block, N] are computed again for the gradient, so none of
-    size N² is ever made.
+    q, k, v: [B, N, heads, d]. Returns [B, N, heads, d]. Long sequences are processed in blocks of
+    queries, and the backward pass recomputes the weights [B, heads, block, N], so no array has
+    size N².
     """
     tokens = q.shape[1]
     if tokens <= KEPT_TOKENS:
@@ -33,7 +33,7 @@ def attention(q, k, v, scale: float | None = None):
 
 
 def attention_reference(q, k, v, scale: float | None = None):
-    """The definition, all weights at once."""
+    """Computes `attention` from its definition, all weights at once."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     weights = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k)
     weights = jnp.exp(weights - weights.max(-1, keepdims=True))

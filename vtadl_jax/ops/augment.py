@@ -1,8 +1,8 @@
-"""Random variation of training images inside the compiled step: mirror, turn, light, colour.
+"""Augmentation of training images inside the compiled step: flips, rotation, brightness, colour.
 
-Geometry moves an image and its mask alike. Here are no files, no crops and no change of size, and
-evaluation does not come here. An image's fate depends on its own key only, so that one device and
-many see the same images.
+Flips and rotation are applied to an image and its mask alike. No files, crops or resizing here, and
+evaluation does not use it. The augmentation of an image depends on its own key only, so it does not
+depend on the number of devices.
 """
 
 import math
@@ -20,12 +20,13 @@ _LARGEST = {"rotation_degrees": 180, "brightness": 1, "contrast": 1, "saturation
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to an image; hashable, a static argument of the step. Default: nothing.
+    """Options of the augmentation; hashable, a static argument of the step. Default: none.
 
-    Numbers are half widths of uniform draws around no change. Raises UserError out of range.
+    Numbers are half widths of uniform distributions around "no change". Raises UserError for values
+    out of range.
     """
 
-    flip_horizontal: bool = False  # mirror left and right, every second image
+    flip_horizontal: bool = False  # mirror left and right, with probability 1/2
     flip_vertical: bool = False
     rotation_degrees: float = 0.0  # about the centre, edge values repeated outside; at most 180
     brightness: float = 0.0  # added, as a fraction of the range: 0.1 is up to 25.5 grey levels
@@ -51,7 +52,7 @@ NO_AUGMENTATION = Augmentation()
 
 
 class Draws(NamedTuple):
-    """What does happen to each image of a batch; every field is [B]."""
+    """The sampled augmentation of each image of a batch; every field is [B]."""
 
     flip_horizontal: jax.Array  # bool
     flip_vertical: jax.Array  # bool
@@ -62,8 +63,8 @@ class Draws(NamedTuple):
 
 
 def draw(keys, options: Augmentation) -> Draws:
-    """Row i depends on keys[i] and `options` only."""
-    # A number for every field, used or not: turning one on leaves the others as they were.
+    """Samples the augmentation of each image; row i depends on keys[i] and `options` only."""
+    # One number for every field, used or not: enabling one does not change the others.
     u = jax.vmap(lambda key: jax.random.uniform(key, (6,), jnp.float32))(keys).T
     signed = 2 * u - 1
     return Draws(
@@ -77,11 +78,11 @@ def draw(keys, options: Augmentation) -> Draws:
 
 
 def augment(keys, images, options: Augmentation, masks=None):
-    """Mirror and turn, then change saturation, contrast and brightness, each image by its draws.
+    """Flips and rotates, then changes saturation, contrast and brightness of each image.
 
     keys: [B]. images: uint8 [B, H, W, C], C 1 or 3. masks: [B, H, W], moved as the images, by
-    nearest pixel. Contrast turns about the mean of the image as it came. Returns uint8 images,
-    rounded and clipped once, at the end; (images, masks) if masks are given.
+    nearest pixel. Contrast scales the distance to the mean of the input image. Returns uint8
+    images, rounded and clipped once, at the end; (images, masks) if masks are given.
     """
     if options.active:
         draws = draw(keys, options)
@@ -98,8 +99,8 @@ def _augment_images(images, draws: Draws, options: Augmentation):
     if options.rotation_degrees:
         pixels = rotate(pixels, draws.degrees)
     if options.saturation and images.shape[3] == 3:
-        # Neither a matrix product, whose factors TPUs round to bfloat16, nor a reduction, which
-        # XLA's CPU compiler repeats for each channel, rotation included.
+        # Not a matrix product, whose operands TPUs round to bfloat16; not a reduction, which XLA's
+        # CPU compiler repeats, rotation included, for each channel.
         grey = sum(_product(luma, pixels[..., c, None]) for c, luma in enumerate(LUMA))
         pixels = pixels + _product(_per_image(draws.saturation, pixels), pixels - grey)
     if options.contrast:
@@ -107,14 +108,15 @@ def _augment_images(images, draws: Draws, options: Augmentation):
         pixels = pixels + _product(_per_image(draws.contrast, pixels), offset)
     if options.brightness:
         pixels = pixels + _per_image(draws.brightness, pixels)
-    if pixels.dtype == jnp.uint8:  # mirrored at most
+    if pixels.dtype == jnp.uint8:  # flipped at most
         return pixels
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
 def _product(a, b):
-    """a · b, rounded to 2^-16. Compilers fuse a bare product into the sum that follows, or not, as
-    suits the number of rows; a few pixels would then depend on how many devices there are."""
+    """Returns a · b, rounded to 2^-16. Depending on the number of rows, compilers may fuse a bare
+    product and the following sum into an FMA: a few pixels would depend on the number of devices.
+    """
     return jnp.round(jnp.float32(a) * b * 65536) / 65536
 
 
@@ -131,7 +133,7 @@ def _flip(x, draws: Draws, options: Augmentation):
 
 
 def _mean(images):
-    """[B] float32; summed in integers, whose sum has no order that sharding could change."""
+    """Returns each image's mean, [B] float32; integer sums do not depend on order or sharding."""
     rows = images.reshape(*images.shape[:2], -1).sum(2, dtype=jnp.uint32)
     high, low = (rows >> 12).sum(1), (rows & 4095).sum(1)  # one sum overflows at 2370 × 2370 RGB
     total = 4096 * high.astype(jnp.float32) + low.astype(jnp.float32)
@@ -139,9 +141,9 @@ def _mean(images):
 
 
 def _sources(degrees, height: int, width: int):
-    """Where each pixel's value comes from: rows and columns, [B, H, W] float32, in the image.
+    """Returns the source coordinates of each pixel: rows and columns, [B, H, W] float32.
 
-    Counted from the centre: no rounding at angle 0, and an error below 2e-4 pixels at size 1024.
+    Computed relative to the centre: no rounding at angle 0, error below 2e-4 pixels at size 1024.
     """
     angle = jnp.deg2rad(degrees)[:, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -154,11 +156,12 @@ def _sources(degrees, height: int, width: int):
 
 
 def rotate(images, degrees):
-    """Turn about the centre, counter-clockwise as PIL; bilinear, edge values repeated outside.
+    """Rotates about the centre, counter-clockwise as PIL; bilinear, edge values repeated outside.
 
     images: uint8 [B, H, W, C]; degrees: float32 [B]. Returns float32 [B, H, W, C], not rounded.
-    A pixel and its three neighbours share 32 bits and are gathered by one index, for TPUs gather
-    slowly; three shears need no gather, but blur thrice and leave nearest-pixel masks behind.
+    A pixel and its three neighbours are packed into 32 bits and gathered by one index, because
+    gathers are slow on TPUs. Three shears would need no gather, but blur three times and do not
+    match a nearest-pixel rotation of the mask.
     """
     rows, columns = _sources(degrees, *images.shape[1:3])
     top, left = jnp.floor(rows), jnp.floor(columns)
@@ -172,14 +175,14 @@ def rotate(images, degrees):
 
 
 def rotate_masks(masks, degrees):
-    """As `rotate`, by nearest pixel. masks: [B, H, W] of any type; returns the same."""
+    """Rotates masks [B, H, W] of any type as `rotate`, by nearest pixel; returns the same type."""
     return _take(masks, *(jnp.floor(at + 0.5) for at in _sources(degrees, *masks.shape[1:])))
 
 
 def _take(x, rows, columns):
-    """x: [B, H, W, ...] at whole rows and columns [B, H, W] float32.
+    """Gathers x [B, H, W, ...] at integral rows and columns [B, H, W] float32.
 
-    The batch stays an axis of its own, so that sharding along it needs no communication.
+    The batch remains a separate axis, so that sharding along it needs no communication.
     """
     index = rows.astype(jnp.int32) * x.shape[2] + columns.astype(jnp.int32)
     flat = x.reshape(len(x), -1, *x.shape[3:])

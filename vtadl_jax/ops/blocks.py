@@ -1,9 +1,9 @@
-"""Images held as blocks of pixels, the form in which a TPU keeps its lanes full.
+"""Images as blocks of pixels, a layout that fills the lanes of a TPU.
 
 A TPU pads the minor axis of an array to 128 lanes, so pixels of 3 or 16 channels waste most of it.
-Here a block of (bh, bw) pixels lies in one vector: [B, H/bh, W/bw, C·bw·bh], values ordered
-(channel, column, row). Between blocks a transposed convolution is a plain 3 × 3 convolution whose
-kernel is mostly zero, and BatchNorm reduces over full lanes.
+Here one vector holds a block of (bh, bw) pixels: [B, H/bh, W/bw, C·bw·bh], values ordered (channel,
+column, row). On blocks, a transposed convolution is a plain 3 × 3 convolution whose kernel is
+mostly zero, and BatchNorm reduces over full lanes.
 """
 
 import jax
@@ -14,7 +14,7 @@ Block = tuple[int, int]  # (rows, columns) of pixels
 
 
 def split_into_blocks(x, block: Block):
-    """[B, H, W, C] → [B, H/bh, W/bw, C·bw·bh]."""
+    """Rearranges [B, H, W, C] into blocks [B, H/bh, W/bw, C·bw·bh]."""
     batch, height, width, channels = x.shape
     bh, bw = block
     x = x.reshape(batch, height // bh, bh, width // bw, bw, channels)
@@ -22,7 +22,7 @@ def split_into_blocks(x, block: Block):
 
 
 def split_columns(x, block: Block, parts: int):
-    """Make every block `parts` times narrower: [B, h, w, C·bw·bh] → [B, h, parts·w, …]."""
+    """Makes every block `parts` times narrower: [B, h, w, C·bw·bh] → [B, h, parts·w, …]."""
     batch, height, width, size = x.shape
     bh, bw = block
     x = x.reshape(batch, height, width, size // (bh * bw), parts, bw // parts * bh)
@@ -30,17 +30,17 @@ def split_columns(x, block: Block, parts: int):
 
 
 def merge_blocks(x, block: Block):
-    """[B, h, w, C·bw·bh] → [B, h·bh, w·bw, C], the same values.
+    """Inverts `split_into_blocks`: [B, h, w, C·bw·bh] → [B, h·bh, w·bw, C].
 
-    Interleaving columns is a product with a permutation matrix: as a copy it would move single
-    lanes. The image comes out channel-planar in memory, as `ssim` reads it.
+    Columns are interleaved by a product with a permutation matrix: a copy would move single lanes.
+    The result is channel-planar in memory, as `ssim` reads it.
     """
     batch, height, width, size = x.shape
     bh, bw = block
     channels = size // (bh * bw)
     x = x.reshape(batch, height, width, channels, bw, bh).transpose(0, 3, 1, 5, 4, 2)
     x = x.reshape(batch, channels, height * bh, bw * width)
-    # Column bw·j + q comes from lane width·q + j. One term a sum: exact at the highest precision.
+    # Column bw·j + q comes from lane width·q + j. One term per sum: exact at the highest precision.
     source = np.arange(bw * width).reshape(bw, width).T.ravel()
     interleave = np.eye(bw * width, dtype=np.float32)[:, source].astype(x.dtype)
     x = jnp.einsum("bchl,lw->bchw", x, interleave, precision=jax.lax.Precision.HIGHEST)
@@ -48,9 +48,9 @@ def merge_blocks(x, block: Block):
 
 
 def _placement(kernel: int, stride: int, padding: int, block: int) -> np.ndarray:
-    """[3, block, block·stride, kernel] of 0 and 1: which tap joins two pixels along one axis.
+    """Returns [3, block, block·stride, kernel] of 0 and 1: the tap between two pixels on one axis.
 
-    Input pixel i of the block before, at or after (0, 1, 2) meets output pixel o by tap
+    Input pixel i of the previous, same or next block (0, 1, 2) contributes to output pixel o by tap
     o + padding - stride·i.
     """
     neighbour, i, o, tap = np.indices((3, block, block * stride, kernel))
@@ -59,10 +59,11 @@ def _placement(kernel: int, stride: int, padding: int, block: int) -> np.ndarray
 
 
 def blocked_transposed_conv(x, kernel, stride: int, padding: int, block: Block):
-    """`transposed_conv` from blocks to blocks `stride` times as large, on the same grid.
+    """Applies `transposed_conv` to blocks; output blocks are `stride` times as large, same grid.
 
     x: [B, h, w, C·bw·bh], kernel: [kh, kw, C, F]. Returns [B, h, w, F·(bw·stride)·(bh·stride)].
-    For kernels that reach no further than one block and outputs exactly `stride` times the input.
+    Requires that the kernel reaches no further than one block, and outputs of exactly `stride`
+    times the input's sides.
     """
     rows, cols = (
         _placement(k, stride, padding, b) for k, b in zip(kernel.shape[:2], block, strict=True)

@@ -1,4 +1,4 @@
-"""What surrounds a place of a grid, the place itself left out."""
+"""Gathers the context of each grid position, the position itself excluded."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +7,16 @@ DIRECTIONS = 8
 
 
 def ring_offsets(radius: int) -> tuple[tuple[int, int], ...]:
-    """(row, column) steps to eight places at `radius`, to the nearest place, clockwise."""
+    """Returns eight (row, column) offsets at `radius`, rounded to grid positions, clockwise."""
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     return tuple((round(radius * np.sin(a)), round(radius * np.cos(a))) for a in angles)
 
 
-def surroundings_of(features, radii: tuple[int, ...]):
-    """features: [B, h, w, D] → [B, h, w, 8 · len(radii) · D], ring by ring, place by place.
+def context_of(features, radii: tuple[int, ...]):
+    """Concatenates the features at all ring offsets: [B, h, w, D] → [B, h, w, 8 · len(radii) · D].
 
-    Beyond the border the nearest place stands in; so at the border itself, a place may be among
-    its own surroundings.
+    Order: ring, offset, feature. Positions beyond the border are clamped to the nearest one; so a
+    position at the border may be part of its own context.
     """
     height, width = features.shape[1:3]
     margin = max(radii)
@@ -29,8 +29,8 @@ def surroundings_of(features, radii: tuple[int, ...]):
     return jnp.concatenate(views, axis=-1)
 
 
-def surroundings_reference(features: np.ndarray, radii: tuple[int, ...]) -> np.ndarray:
-    """`surroundings_of`, one place after another."""
+def context_reference(features: np.ndarray, radii: tuple[int, ...]) -> np.ndarray:
+    """Computes `context_of` one position after another."""
     batch, height, width, dim = features.shape
     found = np.empty((batch, height, width, len(radii) * DIRECTIONS, dim), features.dtype)
     for row in range(height):
@@ -43,7 +43,7 @@ def surroundings_reference(features: np.ndarray, radii: tuple[int, ...]) -> np.n
 
 
 def position_code(height: int, width: int) -> np.ndarray:
-    """[height, width, 6] float32: row and column in [-1, 1], and a sine and cosine of each."""
+    """Returns [height, width, 6] float32: row, column in [-1, 1], and sine and cosine of each."""
     rows, columns = (2 * (np.arange(n) + 0.5) / n - 1 for n in (height, width))
     row, column = np.meshgrid(rows, columns, indexing="ij")
     waves = [f(np.pi * x) for x in (row, column) for f in (np.sin, np.cos)]

@@ -1,10 +1,10 @@
-"""Products of activations and weights, the ways the back ends like them.
+"""Products of activations and weights, with an implementation for each back end.
 
-`weight_product` is for wide float32 weights: a TPU rounds float32 operands to bfloat16 on their way
-into the matrix unit, so there the weight is read as it is: a rounded copy costs more traffic than
-the product. Elsewhere both operands are cast. `dense_dot_general` is for a network's layers. The
-CPU's compiler copies what it has to transpose, so there gradients are products of the operands as
-they lie. Choices are made when a program is lowered; the numbers are the same.
+`weight_product` is for wide float32 weights. A TPU rounds float32 operands to bfloat16 on their way
+into the matrix unit, so there the weight is not cast: a rounded copy costs more traffic than the
+product. Elsewhere both operands are cast. `dense_dot_general` is for a network's layers. XLA's CPU
+compiler copies operands that it has to transpose, so there gradients are products that need no
+transposition. The choice is made when a program is lowered; the results are the same.
 """
 
 import functools
@@ -18,10 +18,10 @@ from vtadl_jax.ops.outline import outlined
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def weight_product(x, kernel, dtype, tokens_last: bool = False):
-    """Σ_d x[t, d] · kernel[d, …], operands rounded to `dtype`, sums in float32.
+    """Returns Σ_d x[t, d] · kernel[d, …], operands rounded to `dtype`, sums in float32.
 
     x: [T, D], kernel: [D, …] float32. Returns [T, …] float32, or […, T] with `tokens_last`.
-    The weight's gradient has `dtype`'s accuracy, so that devices exchange no more than that.
+    The weight's gradient has the accuracy of `dtype`, which halves its all-reduce for bfloat16.
     """
     if tokens_last:
         return jax.lax.platform_dependent(
@@ -34,7 +34,7 @@ def weight_product(x, kernel, dtype, tokens_last: bool = False):
 
 
 def _product(a, b, contract, dtype):
-    """dot_general without batch axes; float32 out."""
+    """Returns dot_general without batch axes, in float32."""
 
     def dot(a, b, precision=None):
         return jax.lax.dot_general(
@@ -52,7 +52,7 @@ def _product(a, b, contract, dtype):
 
 
 def _rows(kernel, x, dtype):
-    """Σ_d kernel[d, …] · x[t, d] of the flat kernel, which the CPU then reads as it lies."""
+    """Returns Σ_d kernel[d, …] · x[t, d]; the flat kernel needs no transposition on the CPU."""
     flat = kernel.reshape(len(kernel), -1).astype(dtype)
     out = _dot(flat, x.astype(dtype), 0, 1, jnp.float32)
     return out.reshape(*kernel.shape[1:], len(x))
@@ -73,13 +73,13 @@ weight_product.defvjp(_fwd, _bwd)
 
 
 def _gradients(x, kernel, g, dtype):
-    """x: [T, D], kernel: [D, …], g: [T, …]."""
+    """Gradients of x and kernel. x: [T, D], kernel: [D, …], g: [T, …]."""
     outputs = tuple(range(1, kernel.ndim))
     return _product(g, kernel, (outputs, outputs), dtype), _dot(x.astype(dtype), g, 0, 0)
 
 
 def _gradients_of_rows(x, kernel, g, dtype):
-    """x: [T, D], kernel: [D, …], g: […, T]."""
+    """Gradients of x and kernel, tokens last. x: [T, D], kernel: [D, …], g: […, T]."""
     tokens = g.ndim - 1
 
     def in_place(x, kernel, g):
@@ -97,15 +97,16 @@ def _gradients_of_rows(x, kernel, g, dtype):
 
 
 def _dot(a, b, axis_a: int, axis_b: int, out_dtype=None):
-    """One axis of each contracted, the others in order."""
+    """Contracts one axis of each; the other axes keep their order."""
     contract = (((axis_a,), (axis_b,)), ((), ()))
     return jax.lax.dot_general(a, b, contract, preferred_element_type=out_dtype)
 
 
 def dense_dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
-    """`jax.lax.dot_general` for flax's dense layers: trailing axes of x and leading ones of kernel.
+    """Replaces `jax.lax.dot_general` in flax's dense layers.
 
-    x: [..., *D], kernel: [*D, *F]. Returns [..., *F].
+    Contracts the trailing axes of x [..., *D] with the leading axes of kernel [*D, *F]. Returns
+    [..., *F].
     """
     options = {"precision": precision, "preferred_element_type": preferred_element_type}
     contracted = len(dimension_numbers[0][0])

@@ -1,7 +1,7 @@
-"""Depthwise convolution: each channel is filtered by taps of its own.
+"""Depthwise convolution: each channel has its own filter.
 
-XLA's CPU compiler has no fast path for it: shifted products, added up in one pass, take its place
-there. Other compilers get the native convolution.
+XLA's CPU compiler has no fast path for it; there it is a sum of shifted products in one pass. Other
+compilers get the native convolution.
 """
 
 import functools
@@ -13,9 +13,9 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 
 def depthwise_conv(x, kernel, stride: int = 1):
-    """x: [B, H, W, C], kernel: [k, k, C] → [B, ceil(H / stride), ceil(W / stride), C].
+    """Applies a depthwise convolution with zero padding as TensorFlow's 'SAME'.
 
-    Zeros beyond the border, as many as TensorFlow's 'SAME' puts there.
+    x: [B, H, W, C], kernel: [k, k, C]. Returns [B, ceil(H / stride), ceil(W / stride), C].
     """
     return jax.lax.platform_dependent(
         x,

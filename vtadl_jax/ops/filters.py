@@ -1,8 +1,8 @@
-"""Fixed filter responses of an image: what is local and multi-scale, and cannot collapse.
+"""Fixed filter responses of an image: local, multi-scale, and untrained, so they cannot collapse.
 
-Five a scale: Gaussian, its two first differences, its Laplacian and the standard deviation around
-a point. Filters are products with two small constant matrices, one an axis, as in `resize`; the
-coarse scales work on an averaged image. `filter_bank_reference` is the plain definition.
+Five per scale: Gaussian, its two first differences, its Laplacian and the local standard deviation.
+Filters are products with two small constant matrices, one per axis, as in `resize`; the coarse
+scales work on an averaged image. `filter_bank_reference` is the plain definition.
 """
 
 import jax
@@ -14,13 +14,16 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.ops.resize import gaussian_matrix
 
 SIGMAS = (1, 2, 4, 8)  # pixels
-NUM_FILTERS = 5  # a scale
+NUM_FILTERS = 5  # per scale
 PRECISION = jax.lax.Precision.HIGHEST
 VARIANCE_FLOOR = 1e-6
 
 
 def difference_matrix(size: int, order: int) -> np.ndarray:
-    """[size, size] float64: central first (order 1) or second differences, the edge repeated."""
+    """Returns central first (order 1) or second differences as a matrix, edges repeated.
+
+    [size, size] float64.
+    """
     rows = np.arange(size)
     before, after = np.maximum(rows - 1, 0), np.minimum(rows + 1, size - 1)
     matrix = np.zeros((size, size))
@@ -34,23 +37,24 @@ def difference_matrix(size: int, order: int) -> np.ndarray:
 
 
 def average_matrix(size: int, factor: int) -> np.ndarray:
-    """[size / factor, size] float64: means of `factor` neighbours."""
+    """Returns the matrix [size / factor, size] float64 of means of `factor` neighbours."""
     return np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor))
 
 
 def separable(images, rows: np.ndarray, columns: np.ndarray):
-    """Filter along both axes: [B, H, W], [h, H], [w, W] → [B, h, w] float32."""
+    """Filters along both axes: [B, H, W], [h, H], [w, W] → [B, h, w] float32."""
     rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     return jnp.einsum("uh,bhw,vw->buv", rows, images, columns, precision=PRECISION)
 
 
 def filter_bank(images, stride: int, sigmas: tuple[int, ...] = SIGMAS):
-    """images: [B, H, W] float32 → responses [B, H / stride, W / stride, 5 · len(sigmas)] float32.
+    """Computes the filter bank of images [B, H, W] float32.
 
-    Per scale, in units of the image: Gaussian; |d/dx| and |d/dy| of it times sigma; |Laplacian|
-    times sigma²; standard deviation in a Gaussian window. The last four are smoothed with the same
-    sigma, all are averaged over cells of `stride` pixels. Sigmas above 2 filter means of sigma / 2
-    pixels with a sigma of 2. Raises UserError for sides that stride and scales do not divide.
+    Returns [B, H / stride, W / stride, 5 · len(sigmas)] float32. Per scale, in units of the image:
+    Gaussian; |d/dx| and |d/dy| of it times sigma; |Laplacian| times sigma²; standard deviation in a
+    Gaussian window. The last four are smoothed with the same sigma, all are averaged over cells of
+    `stride` pixels. For sigmas above 2 the image is averaged over sigma / 2 pixels and filtered
+    with sigma 2. Raises UserError for sides that stride and scales do not divide.
     """
     return jnp.concatenate([_scale(images, stride, sigma) for sigma in sigmas], axis=-1)
 
@@ -85,7 +89,10 @@ def _laplacian(base, second):
 
 
 def reduction(sides: tuple[int, ...], stride: int, sigma: int) -> int:
-    """By how much an image is averaged before a filter of `sigma`, a divisor of the stride."""
+    """Returns the averaging factor before a filter of `sigma`, a divisor of the stride.
+
+    Raises UserError if stride, sides and sigma do not fit.
+    """
     factor = min(max(sigma // 2, 1), stride)
     if any(side % stride for side in sides) or stride % factor or sigma % factor:
         raise UserError(
@@ -96,7 +103,7 @@ def reduction(sides: tuple[int, ...], stride: int, sigma: int) -> int:
 
 
 def filter_bank_reference(images: np.ndarray, stride: int, sigmas: tuple[int, ...] = SIGMAS):
-    """`filter_bank` from scipy's filters, float64, image by image."""
+    """Computes `filter_bank` with scipy's filters, float64, image by image."""
     found = []
     for image in np.asarray(images, np.float64):
         responses = []

@@ -1,17 +1,16 @@
 """Log-density of Gaussian mixtures with full covariances, by triangular factors (paper eq. 4-6).
 
-The room's front door; every function has a slow twin in `mixture_reference.py`.
+The public functions of the mixture; each has a slow twin in `mixture_reference.py`.
 
 - `mixture_log_prob`: the textbook's layout, `loc [..., K, d]`, `scale_tril [..., K, d, d]`
   (`mixture_tokens.py` on the CPU).
 - `mixture_log_prob_rows`: parameters that differ per token, coordinates first and tokens last
-  (`mixture_rows.py`; as a TPU kernel in `mixture_pallas.py`). The fast one for networks' outputs.
+  (`mixture_rows.py`; as a TPU kernel in `mixture_pallas.py`). Use it for networks' outputs.
 - `shared_mixture_log_prob`: one mixture for all tokens (`mixture_shared.py`).
 
-All arithmetic is float32 (or float64 if given), whatever the caller computes in. Factors must have
-a positive diagonal (`positive_diagonal` makes one). Whitened residuals are clipped to 1e15 sigma,
-and a logit may be -inf where others are not: values and gradients are finite wherever the inputs
-are.
+All arithmetic is float32 (float64 for float64 inputs), whatever the compute dtype. Factors must
+have a positive diagonal (see `positive_diagonal`). Whitened residuals are clipped to 1e15 sigma, so
+values and gradients are finite for finite inputs; some logits, not all, may be -inf.
 """
 
 import functools
@@ -58,11 +57,11 @@ Implementation = Literal["xla", "pallas"]
 
 
 def mixture_log_prob(logits, loc, scale_tril, y, *, factor_of: FactorOf = "covariance"):
-    """log-likelihood of `y` [..., d] under full-covariance mixtures. Returns [...], float32.
+    """Returns the log-likelihood of `y` [..., d] under full-covariance mixtures: [...], float32.
 
-    logits: [..., K], loc: [..., K, d]; scale_tril: [..., K, d, d] (what is above the diagonal is
-    not read) or packed [..., K, d(d+1)/2], row by row as `pack_tril` does. factor_of says what they
-    are factors of: 'covariance', Σ = L Lᵀ, or 'precision', Σ⁻¹ = P Pᵀ, which needs no solve.
+    logits: [..., K], loc: [..., K, d]; scale_tril: [..., K, d, d] (entries above the diagonal are
+    not read) or packed [..., K, d(d+1)/2], row by row as by `pack_tril`. factor_of: the matrix that
+    they factor: 'covariance', Σ = L Lᵀ, or 'precision', Σ⁻¹ = P Pᵀ, which needs no solve.
     Parameters without leading axes are one mixture shared by all tokens.
 
     Raises:
@@ -91,7 +90,7 @@ def mixture_log_prob(logits, loc, scale_tril, y, *, factor_of: FactorOf = "covar
 
 
 def _coordinates_first(logits, loc, scale_tril, y, *, factor_of: FactorOf):
-    """Through `mixture_log_prob_rows`; arguments as of `mixture_tokens.log_prob_tokens`."""
+    """Calls `mixture_log_prob_rows`; arguments as of `mixture_tokens.log_prob_tokens`."""
     d = y.shape[-1]
     rows, cols = np.tril_indices(d, -1)
     packed = scale_tril.ndim == loc.ndim
@@ -113,19 +112,20 @@ def mixture_log_prob_rows(
     factor_of: FactorOf = "covariance",
     implementation: Implementation = "xla",
 ):
-    """log-likelihood of every token under its own mixture, in the rows-first layout. Returns [T].
+    """Returns the log-likelihood [T] of each token under its own mixture, rows-first layout.
 
     logits: [K, T], loc: [d, K, T], scale_diag: [d, K, T] positive; scale_lower: [d(d-1)/2, K, T],
     the factor's entries below the diagonal, row by row as `numpy.tril_indices(d, -1)` lists them,
     or None for diagonal covariances; y: [d, T].
 
-    implementation 'pallas' makes the full form two kernels in TPU programs and is 'xla' in others.
-    For v5e, value and gradient at K 150, d 16, 512 tokens, the compiler estimates 0.96 M cycles and
-    578 MB accessed for 'xla', and 370 MB with the kernels, whose cycles it does not estimate. They
-    are not the default because XLA cannot split them over a mesh, and none has run on a TPU yet.
+    implementation: 'pallas' uses two kernels for full covariances in TPU programs and equals 'xla'
+    in others. On v5e, for value and gradient at K 150, d 16, 512 tokens, the compiler estimates
+    0.96 M cycles and 578 MB accessed for 'xla', and 370 MB with the kernels, whose cycles it does
+    not estimate. They are not the default because XLA cannot partition them over a mesh, and they
+    have not run on a TPU yet.
 
     Raises:
-      UserError: an unknown `factor_of` or `implementation`, or a size the kernel has no room for.
+      UserError: an unknown `factor_of` or `implementation`, or a size too large for the kernel.
     """
     for name, value, known in (
         ("factor_of", factor_of, get_args(FactorOf)),

@@ -1,7 +1,7 @@
 """Triangular factors of covariances and precisions: packing, positive diagonals, inverses.
 
-No densities here. Nothing calls a triangular solver: XLA's CPU runs a batched one as LAPACK calls
-that wait for the threads they occupy; on machines with few cores two of them at once never end.
+No densities here. Nothing calls a triangular solver: XLA's CPU back end runs a batched one as
+LAPACK calls that wait for the threads they occupy; with few cores, two at once deadlock.
 """
 
 import math
@@ -22,23 +22,23 @@ WHITENED_LIMIT = 1e15
 
 
 def tril_size(d: int) -> int:
-    """Number of entries strictly below the diagonal of a d × d matrix."""
+    """Returns the number of entries strictly below the diagonal of a d × d matrix."""
     return d * (d - 1) // 2
 
 
 def upcast(*arrays):
-    """The arrays in one dtype: float32, or float64 where one is float64."""
+    """Casts the arrays to one dtype: float32, or float64 if one is float64."""
     dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
     return tuple(jnp.asarray(a, dtype) for a in arrays)
 
 
 def clip(x):
-    """x within ± WHITENED_LIMIT."""
+    """Clips x to ± WHITENED_LIMIT."""
     return jnp.clip(x, -WHITENED_LIMIT, WHITENED_LIMIT)
 
 
 def positive_diagonal(raw, floor: float):
-    """softplus(raw) + floor, elementwise: a diagonal that no training step can make singular.
+    """Returns softplus(raw) + floor, elementwise: a diagonal that cannot become singular.
 
     With covariance factors, a density in d dimensions is then at most (2π)^(-d/2) / floor^d.
     """
@@ -46,13 +46,13 @@ def positive_diagonal(raw, floor: float):
 
 
 def pack_tril(matrix):
-    """Lower triangles of [..., d, d], diagonal included, row by row: [..., d(d+1)/2]."""
+    """Packs lower triangles of [..., d, d], with diagonal, row by row: [..., d(d+1)/2]."""
     rows, cols = np.tril_indices(matrix.shape[-1])
     return matrix[..., rows, cols]
 
 
 def unpack_tril(packed, d: int):
-    """Inverse of `pack_tril`: [..., d(d+1)/2] → [..., d, d], zeros above the diagonal."""
+    """Inverts `pack_tril`: [..., d(d+1)/2] → [..., d, d], zeros above the diagonal."""
     i, j = np.indices((d, d))
     above = jnp.zeros((*packed.shape[:-1], 1), packed.dtype)
     where = np.where(j <= i, i * (i + 1) // 2 + j, packed.shape[-1])
@@ -60,16 +60,17 @@ def unpack_tril(packed, d: int):
 
 
 def factor_diagonal(factor, d: int):
-    """Diagonals [T, K, d] of factors [T, K, d, d] or packed [T, K, d(d+1)/2]."""
+    """Returns diagonals [T, K, d] of factors [T, K, d, d] or packed [T, K, d(d+1)/2]."""
     if factor.ndim == 4:
         return jnp.diagonal(factor, axis1=-2, axis2=-1)
     return factor[..., [tril_size(i + 2) - 1 for i in range(d)]]
 
 
 def check_shapes(logits, loc, scale_tril, y, factor_of: str) -> bool:
-    """Raise UserError unless the mixture's arrays fit; returns whether the factors are packed.
+    """Checks the shapes of a mixture; returns whether the factors are packed.
 
-    Factors are packed if they have as many axes as `loc`, matrices if they have one more.
+    Factors are packed if they have as many axes as `loc`, matrices if they have one more. Raises
+    UserError for shapes that do not match, or an unknown `factor_of`.
     """
     if factor_of not in get_args(FactorOf):
         raise UserError(f"factor_of {factor_of!r}: use one of {', '.join(get_args(FactorOf))}")
@@ -90,12 +91,12 @@ def check_shapes(logits, loc, scale_tril, y, factor_of: str) -> bool:
 
 
 def matmul(a, b):
-    """In full float32: accelerators would otherwise round the factors to bfloat16."""
+    """Multiplies in full float32: accelerators otherwise round the operands to bfloat16."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def inverse_tril(factor):
-    """Inverse of lower triangular matrices [K, d, d]; what is above the diagonal is not read.
+    """Inverts lower triangular matrices [K, d, d]; entries above the diagonal are not read.
 
     Diagonal blocks of at most 8 rows by substitution, then pairs of blocks by products until one is
     left: [[A, 0], [C, B]]⁻¹ = [[A⁻¹, 0], [-B⁻¹ C A⁻¹, B⁻¹]]. Entries are clipped to
@@ -110,7 +111,7 @@ def inverse_tril(factor):
         factor = jnp.pad(factor, ((0, 0), (0, pad), (0, pad))) + ones
 
     def blocks(size, step, offset):
-        """[K·n, size, size]: the blocks at (i·step + offset, i·step), i = 0 … n - 1."""
+        """Returns the blocks at (i·step + offset, i·step), i = 0 … n - 1: [K·n, size, size]."""
         starts = range(0, whole, step)
         cut = [factor[:, s + offset : s + offset + size, s : s + size] for s in starts]
         return jnp.stack(cut, 1).reshape(-1, size, size)
@@ -126,7 +127,7 @@ def inverse_tril(factor):
 
 
 def _inverse_by_rows(blocks):
-    """The same for [N, b, b], b small: row i is (e_i - Σ_j<i L_ij row_j) / L_ii, N at a time."""
+    """Inverts [N, b, b] for small b: row i is (e_i - Σ_j<i L_ij row_j) / L_ii, N at a time."""
     rows = jnp.moveaxis(blocks, 0, -1)
     identity = jnp.eye(len(rows), dtype=rows.dtype)[..., None]
     inverse: list[jax.Array] = []

@@ -1,10 +1,10 @@
 """The rows-first mixture as TPU kernels: one pass over the parameters forward, one backward.
 
-A block of components and tokens is whitened, squared and summed into running log-sum-exps while it
-is in VMEM; the backward kernel whitens it again and writes every gradient, so that nothing of the
+A block of components and tokens is whitened, squared and added to a running log-sum-exp while it is
+in VMEM; the backward kernel whitens it again and writes every gradient, so that no array of the
 size of the parameters is kept between the two. Finished rows stay in registers. Programs for other
-platforms get the XLA form of `mixture_rows.py`. XLA cannot split a kernel over a mesh: there the
-call belongs into `jax.shard_map` over the token axis.
+platforms get the XLA implementation of `mixture_rows.py`. XLA cannot partition a kernel over a
+mesh: there, call it in `jax.shard_map` over the token axis.
 """
 
 import functools
@@ -19,7 +19,7 @@ from vtadl_jax.ops.mixture_factors import FactorOf, tril_size
 from vtadl_jax.ops.mixture_rows import log_density, log_prob_rows, unwhiten, whiten
 
 SUBLANES, LANES = 8, 128
-# Of the 16 MiB that a kernel may use: blocks of arguments and results, two of each in flight.
+# Out of the 16 MiB that a kernel may use: blocks of arguments and results, double-buffered.
 VMEM_BYTES = 12 * 2**20
 
 
@@ -27,9 +27,10 @@ VMEM_BYTES = 12 * 2**20
 def kernel_log_prob_rows(
     logits, loc, scale_diag, scale_lower, y, factor_of: FactorOf, interpret: bool = False
 ):
-    """log-likelihood [T] of tokens y [d, T], d > 1; arguments as of `mixture_log_prob_rows`.
+    """Returns the log-likelihood [T] of tokens y [d, T], d > 1, by the kernels.
 
-    interpret: run the kernels in Pallas' interpreter, on any platform.
+    Arguments as of `mixture_log_prob_rows`. interpret: run the kernels in Pallas' interpreter, on
+    any platform.
 
     Raises:
       UserError: a d whose smallest block does not fit into VMEM (d above 37).
@@ -40,9 +41,7 @@ def kernel_log_prob_rows(
 def _fwd(logits, loc, scale_diag, scale_lower, y, factor_of, interpret):
     args = (logits, loc, scale_diag, scale_lower, y)
     kernel = functools.partial(_forward, factor_of=factor_of, interpret=interpret)
-    _block_tokens(
-        y.shape[0], y.shape[1], copies=2
-    )  # refuses a size for every platform's program alike
+    _block_tokens(y.shape[0], y.shape[1], copies=2)  # raises on every platform, not only on TPUs
 
     def xla(logits, loc, scale_diag, scale_lower, y):
         log_prob = log_prob_rows(logits, loc, scale_diag, scale_lower, y, factor_of)
@@ -71,7 +70,7 @@ def _on_tpu(kernel, xla, *args):
 
 
 def _block_tokens(d: int, t: int, copies: int) -> int:
-    """Tokens of a block: as many as leave room for `copies` of its parameters, two of each."""
+    """Returns the tokens per block such that `copies` of its parameters fit, double-buffered."""
     row_bytes = 2 * 4 * SUBLANES * (tril_size(d) + 2 * d + 1)
     for tokens in (512, 256, 128):
         if copies * row_bytes * tokens <= VMEM_BYTES:
@@ -80,8 +79,10 @@ def _block_tokens(d: int, t: int, copies: int) -> int:
 
 
 def _specs(d: int, tokens: int):
-    """Block specs for a grid of blocks of tokens by blocks of components, these innermost: of the
-    five arguments, and of a row of tokens [1, T]."""
+    """Returns block specs of the five arguments and of a row of tokens [1, T].
+
+    The grid is (blocks of tokens, blocks of components), components innermost.
+    """
 
     def slabs(rows):
         return pl.BlockSpec((rows, SUBLANES, tokens), lambda i, j: (0, j, i))
@@ -114,7 +115,7 @@ def _call(kernel, args, in_specs, outs, out_specs, tokens, num_scratch, passes, 
 
 
 def _strips(tokens: int, body):
-    """body(lanes) for every register's width of a block."""
+    """Calls body(lanes) for each strip of one register's width in a block."""
 
     def step(i, _):
         body(pl.ds(pl.multiple_of(i * LANES, LANES), LANES))
@@ -124,7 +125,7 @@ def _strips(tokens: int, body):
 
 
 def _whitened(refs, lanes, factor_of):
-    """Tiles [8, 128] of a strip: residual, diag and z as lists of d, and lower(i, j)."""
+    """Returns tiles [8, 128] of a strip: residual, diag and z as lists of d, and lower(i, j)."""
     _, loc, scale_diag, scale_lower, y = refs
     d = len(loc)
     residual = [y[i : i + 1, lanes] - loc[i, :, lanes] for i in range(d)]
@@ -137,7 +138,7 @@ def _whitened(refs, lanes, factor_of):
 
 
 def _is_component(num_components: int):
-    """[8, 128]: false in the rows with which the last block reaches beyond the components."""
+    """Returns a mask [8, 128], False in the last block's rows beyond the number of components."""
     row = jax.lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 0)
     return pl.program_id(1) * SUBLANES + row < num_components
 
@@ -179,7 +180,7 @@ def _forward(logits, loc, scale_diag, scale_lower, y, *, factor_of, interpret):
 
 
 def _accumulate(top, total, lanes, new):
-    """Running log-sum-exp: Σ exp = total · exp(top), each place of a block for itself."""
+    """Updates a running log-sum-exp, Σ exp = total · exp(top), elementwise over a block."""
     before = top[:, lanes]
     after = jnp.maximum(before, new)
     finite = jnp.where(after == -jnp.inf, 0, after)
@@ -195,7 +196,7 @@ def _log_sum(top, total):
 def _backward(
     logits, loc, scale_diag, scale_lower, y, log_prob, normaliser, g, *, factor_of, interpret
 ):
-    """The gradients of the five arguments; formulas as in `mixture_rows.py`."""
+    """Returns the gradients of the five arguments; formulas as in `mixture_rows.py`."""
     args = (logits, loc, scale_diag, scale_lower, y)
     rows = tuple(a[None] for a in (log_prob, normaliser, g))
     d, t = y.shape

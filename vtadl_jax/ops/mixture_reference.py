@@ -1,6 +1,6 @@
-"""The mixture's log-density from its definition: slow, obvious, what everything is tested against.
+"""The mixture's log-density from its definition: slow, simple, the reference of all tests.
 
-One coordinate at a time, in the textbook's layout; gradients are whatever autodiff makes of it.
+One coordinate at a time, in the textbook's layout; gradients are by autodiff.
 """
 
 import jax
@@ -10,7 +10,9 @@ from vtadl_jax.ops.mixture_factors import LOG_2PI, FactorOf, upcast
 
 
 def component_log_prob_reference(loc, scale_tril, y, factor_of: FactorOf = "covariance"):
-    """log N(y | loc_k, Σ_k) with Σ = L Lᵀ or Σ⁻¹ = P Pᵀ; z = L⁻¹ r by substitution, or z = Pᵀ r.
+    """Returns log N(y | loc_k, Σ_k).
+
+    For Σ = L Lᵀ by substitution, z = L⁻¹ r; for Σ⁻¹ = P Pᵀ by z = Pᵀ r.
 
     loc: [..., K, d], scale_tril (L or P): [..., K, d, d], y: [..., d]. Returns [..., K].
     """
@@ -32,7 +34,7 @@ def component_log_prob_reference(loc, scale_tril, y, factor_of: FactorOf = "cova
 
 
 def mixture_log_prob_reference(logits, loc, scale_tril, y, factor_of: FactorOf = "covariance"):
-    """log Σ_k softmax(logits)_k N(y | loc_k, Σ_k), paper eq. 4.
+    """Returns log Σ_k softmax(logits)_k N(y | loc_k, Σ_k), paper eq. 4.
 
     logits: [..., K], the rest as `component_log_prob_reference`. Returns [...].
     """

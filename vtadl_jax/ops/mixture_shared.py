@@ -1,7 +1,7 @@
 """One mixture for all tokens: whitening is a matrix product of every component with all tokens.
 
-Components are worked on a few at a time, and again in the backward pass, so that memory is that of
-a few components' whitened tokens, whatever K is. The few factors are inverted once, by products.
+Components are processed in chunks, and recomputed in the backward pass, so that memory holds the
+whitened tokens of one chunk, whatever K is. The factors are inverted once, by products.
 """
 
 import functools
@@ -23,15 +23,15 @@ from vtadl_jax.ops.mixture_factors import (
 )
 from vtadl_jax.ops.outline import outlined
 
-# Bytes of whitened tokens [chunk, d, T] where the caller names no chunk: on a CPU one such array
-# stays near its cores, elsewhere a few products fill the machine.
+# Bytes of whitened tokens [chunk, d, T] if the caller gives no chunk size: on a CPU one such array
+# stays in the cache, elsewhere a few products occupy the whole device.
 CPU_BLOCK, BLOCK = 2**22, 2**25
-# Within how many sigma of a common centre tokens and means may be whitened apart.
+# Up to this distance from a common centre, in sigma, tokens and means may be whitened separately.
 NEAR = 1e3
 
 
 class Plan(NamedTuple):
-    """What is fixed when a program is traced."""
+    """Static settings of a traced program."""
 
     factor_of: FactorOf
     chunk: int
@@ -41,14 +41,14 @@ class Plan(NamedTuple):
 def shared_mixture_log_prob(
     logits, loc, scale_tril, y, *, factor_of: FactorOf = "covariance", chunk_size: int | None = None
 ):
-    """log-likelihood of `y` [..., d] under one mixture for all tokens. Returns [...], float32.
+    """Returns the log-likelihood of `y` [..., d] under one mixture for all tokens: [...], float32.
 
     logits: [K], loc: [K, d]; scale_tril: [K, d, d] or packed [K, d(d+1)/2], with `factor_of` as in
-    `mixture_log_prob`. chunk_size: at most so many components are in memory at once (the largest
-    divisor of K up to it); None chooses by the size of a block.
+    `mixture_log_prob`. chunk_size: largest number of components in memory at once (the largest
+    divisor of K up to it is used); None chooses it by memory.
 
     With T tokens, value and gradient take at most 3·(chunk·d·T + K·T + K·d² + d·T) floats of
-    temporary memory beside the gradients (on a CPU, by XLA's own plan).
+    temporary memory in addition to the gradients (by XLA's memory analysis on a CPU).
 
     Raises:
       UserError: shapes that do not fit, an unknown `factor_of`, or chunk_size below 1.
@@ -76,7 +76,7 @@ def shared_mixture_log_prob(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _shared(logits, loc, scale_tril, tokens, plan):
-    """tokens: [d, T] → [T]."""
+    """Returns the log-likelihood [T] of tokens [d, T]."""
     return _fwd(logits, loc, scale_tril, tokens, plan)[0]
 
 
@@ -99,12 +99,14 @@ def _fwd(logits, loc, scale_tril, tokens, plan):
 
 
 def _bwd(plan, residuals, g):
-    """With A the whitener, z = A r and w_k = p(k | y) g: ∂/∂y = -Σ_k w Aᵀz, ∂/∂loc = Aᵀ Σ_t w z,
+    """Returns the gradients.
+
+    With A the whitener, z = A r and w_k = p(k | y) g: ∂/∂y = -Σ_k w Aᵀz, ∂/∂loc = Aᵀ Σ_t w z,
     ∂/∂L = tril(Aᵀ Σ_t w z zᵀ) - diag(Σ_t w / L_ii); ∂/∂P = diag(Σ_t w / P_ii) - tril(Σ_t w r zᵀ).
     """
     logits, loc, scale_tril, tokens, whitener, joint, log_prob = residuals
     covariance, d = plan.factor_of == "covariance", loc.shape[1]
-    # Components at the limit have no gradient: their residuals may overflow when squared.
+    # No gradient for components at the limit: their squared residuals may overflow.
     weight = jnp.where(joint < -0.4 * WHITENED_LIMIT**2, 0, jnp.exp(joint - log_prob) * g)
     whiten, per_component = _whitening(whitener, loc, logits, tokens, plan.on_cpu)
 
@@ -135,7 +137,7 @@ _shared.defvjp(_fwd, _bwd)
 
 
 def _scan(function, carry, arrays, chunk: int):
-    """Scan of `function(carry, *chunk)` over chunks of `arrays` [K, ...]; no loop if it is one."""
+    """Scans `function(carry, *chunk)` over chunks of `arrays` [K, ...]; one chunk needs no loop."""
     k = len(arrays[0])
     if chunk == k:
         return function(carry, *arrays)
@@ -145,14 +147,16 @@ def _scan(function, carry, arrays, chunk: int):
 
 
 def _whitening(whitener, loc, logits, tokens, on_cpu):
-    """A function of a chunk's (whitener, shift, loc) that returns its whitened tokens as a product
-    [c, d, T] and what is still to be subtracted, [c, d]; and those arrays for all components.
+    """Returns a whitening function and its arguments (whitener, shift, loc) for all components.
 
-    On a CPU, A y - A loc is one tall product for all components of a chunk and no array of
-    residuals, faster by a third or more. But it loses the digits that A y and A loc have in common:
-    with components 1e4 sigma apart the logarithm would be wrong by 1e-2, within NEAR by 1e-4. So a
-    chunk that reaches farther takes A (y - loc), as every chunk does elsewhere: the TPU's compiler
-    makes residuals, product and squares one fusion.
+    For a chunk of c components, the function returns a product [c, d, T] and the offset [c, d] that
+    is still to be subtracted from it.
+
+    On a CPU, A y - A loc is one tall product for all components of a chunk, without an array of
+    residuals, and faster by a third or more. But it cancels digits that A y and A loc share: with
+    components 1e4 sigma apart the log-density is wrong by 1e-2, within NEAR by 1e-4. So a chunk
+    that reaches farther uses A (y - loc), as every chunk does on other platforms: the TPU's
+    compiler fuses residuals, product and squares.
     """
     d = len(tokens)
     centre = jax.nn.softmax(logits) @ loc
@@ -177,12 +181,12 @@ def _whitening(whitener, loc, logits, tokens, on_cpu):
 
 
 def _sum_squares(product, offset):
-    """|product - offset|²: [c, d, T], [c, d] → [c, T]."""
+    """Returns |product - offset|²: [c, d, T], [c, d] → [c, T]."""
     return jnp.square(product - offset[:, :, None]).sum(1)
 
 
 @outlined
 def _sum_squares_by_rows(product, offset):
-    """The same for the CPU, whose compiler reduces a middle axis slowly."""
+    """Returns the same, for the CPU, whose compiler reduces a middle axis slowly."""
     rows = (jnp.square(product[:, i] - offset[:, i, None]) for i in range(product.shape[1]))
     return functools.reduce(jnp.add, rows)

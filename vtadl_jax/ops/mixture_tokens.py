@@ -1,9 +1,9 @@
-"""Mixtures in the textbook's layout, tokens first: [T, K, d, d]. The CPU's form of them.
+"""Mixtures in the textbook's layout, tokens first: [T, K, d, d]. The implementation for CPUs.
 
-A factor is 4 d² contiguous bytes, so a loop over tokens and components that does all of a block of
-rows at once reads it from the nearest cache; transposing everything to coordinates first
-(`mixture_rows.py`) would cost four times the arithmetic. Long recurrences are cut into blocks of
-rows: a compiler that fused them all would compute early rows again for each later one.
+A factor is 4 d² contiguous bytes, so a loop over tokens and components that computes a block of
+rows at once reads it from the first-level cache; a transposition to coordinates first
+(`mixture_rows.py`) would cost four times the arithmetic. Long recurrences are split into blocks of
+rows: if the compiler fused them all, it would recompute early rows for each later one.
 """
 
 import functools
@@ -20,9 +20,9 @@ BLOCK = 8  # rows
 
 
 def log_prob_tokens(logits, loc, factor, y, factor_of: FactorOf):
-    """logits: [T, K], loc: [T, K, d], factor: [T, K, d, d] or packed [T, K, d(d+1)/2], y: [T, d].
+    """Returns the mixture's log-likelihood [T]; see `mixture.mixture_log_prob`.
 
-    Returns the mixture's log-likelihood [T]; see `mixture.mixture_log_prob`.
+    logits: [T, K], loc: [T, K, d], factor: [T, K, d, d] or packed [T, K, d(d+1)/2], y: [T, d].
     """
     component = full_log_prob(loc, factor, y, factor_of)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits) + component, axis=-1)
@@ -30,7 +30,7 @@ def log_prob_tokens(logits, loc, factor, y, factor_of: FactorOf):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def full_log_prob(loc, factor, y, factor_of: FactorOf):
-    """log N of every component, [T, K]."""
+    """Returns log N of every component, [T, K]."""
     return _fwd(loc, factor, y, factor_of)[0]
 
 
@@ -66,14 +66,14 @@ full_log_prob.defvjp(_fwd, _bwd)
 
 
 def _row(factor, i: int, length: int):
-    """The first entries of row i: [T, K, length]."""
+    """Returns the first entries of row i: [T, K, length]."""
     if factor.ndim == 4:
         return factor[..., i, :length]
     return factor[..., tril_size(i + 1) : tril_size(i + 1) + length]
 
 
 def _triangle(left, z, diagonal, packed: bool):
-    """left_i z_j below the diagonal, `diagonal` on it; zeros above, or nothing if packed."""
+    """Returns left_i z_j below the diagonal and `diagonal` on it; zeros above unless packed."""
     d = z.shape[-1]
     if packed:
         rows, cols = np.tril_indices(d)
@@ -88,7 +88,7 @@ def _blocks(d: int) -> list[range]:
 
 
 def _solve(factor, r):
-    """z = L⁻¹ r, a block of rows after the other. r: [T, K, d]."""
+    """Returns z = L⁻¹ r, block by block of rows. r: [T, K, d]."""
     done: list[jax.Array] = []
     for rows in _blocks(r.shape[-1]):
 
@@ -108,7 +108,7 @@ def _solve(factor, r):
 
 
 def _solve_transposed(factor, z):
-    """v = L⁻ᵀ z, from the last block of rows on; each is then taken out of what is left."""
+    """Returns v = L⁻ᵀ z: solves from the last block of rows, subtracting each from the rest."""
     done: list[jax.Array] = []
     for rows in reversed(_blocks(z.shape[-1])):
 
@@ -136,17 +136,17 @@ def _solve_transposed(factor, z):
 
 
 def _times(factor, z):
-    """v = P z."""
+    """Returns v = P z."""
     return _products(factor, z, lambda i: [(i, j) for j in range(i + 1)], operand=1)
 
 
 def _times_transposed(factor, r):
-    """z = Pᵀ r."""
+    """Returns z = Pᵀ r."""
     return _products(factor, r, lambda j: [(i, j) for i in range(j, r.shape[-1])], operand=0)
 
 
 def _products(factor, x, entries, operand: int):
-    """Coordinate by coordinate: the sum over entries (i, j) of factor_ij · x_i or x_j (operand)."""
+    """Returns, per coordinate, the sum over entries (i, j) of factor_ij · x_i or x_j (operand)."""
     done = []
     for block in _blocks(x.shape[-1]):
 

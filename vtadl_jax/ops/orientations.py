@@ -1,8 +1,8 @@
-"""How strong edges are, by direction, in cells of an image: a description of shape.
+"""Edge strength by direction in the cells of an image: a shape descriptor.
 
 A histogram of oriented gradients without blocks or votes: gradients of a smoothed image are
-projected on directions all round, what points away is cut off, and each projection is averaged in a
-Gaussian window. Square roots bring strong and weak edges nearer to each other.
+projected on directions over the full circle, negative projections are set to 0, and each is
+averaged in a Gaussian window. Square roots reduce the contrast between strong and weak edges.
 """
 
 import jax.numpy as jnp
@@ -13,15 +13,16 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.ops.filters import difference_matrix, separable
 from vtadl_jax.ops.resize import gaussian_matrix
 
-GAIN = 2.0  # of edges beside grey values
+GAIN = 2.0  # of edges relative to grey values
 
 
 def oriented_edges(images, stride: int, num_orientations: int, sigma: float):
-    """images: [B, H, W] in [0, 1] → [B, H / stride, W / stride, 1 + num_orientations] float32.
+    """Computes the descriptor of images [B, H, W] in [0, 1].
 
-    The root of the local grey value, then of each direction's mean edge, counter-clockwise from
-    "brighter to the right". sigma: pixels, of the smoothing; a cell's window has a sigma of half a
-    stride. Raises UserError where the stride does not divide the sides.
+    Returns [B, H / stride, W / stride, 1 + num_orientations] float32: the square root of the local
+    grey value, then of each direction's mean edge strength, counter-clockwise from "brighter to the
+    right". sigma: of the smoothing, in pixels; a cell's window has a sigma of half a stride. Raises
+    UserError if the stride does not divide the sides.
     """
     sides = images.shape[1:]
     if stride < 1 or any(side % stride for side in sides):
@@ -39,7 +40,7 @@ def oriented_edges(images, stride: int, num_orientations: int, sigma: float):
 
 
 def directions(count: int) -> np.ndarray:
-    """[count, 2] float64: unit vectors (right, down) at equal angles."""
+    """Returns unit vectors (right, down) at equal angles, [count, 2] float64."""
     angles = 2 * np.pi * np.arange(count) / count
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
@@ -47,7 +48,7 @@ def directions(count: int) -> np.ndarray:
 def oriented_edges_reference(
     images: np.ndarray, stride: int, num_orientations: int, sigma: float
 ) -> np.ndarray:
-    """`oriented_edges` from scipy's filters, float64, image by image."""
+    """Computes `oriented_edges` with scipy's filters, float64, image by image."""
     found = []
     for image in np.asarray(images, np.float64):
         grey = ndimage.gaussian_filter(image, sigma, mode="reflect")

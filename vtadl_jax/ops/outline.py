@@ -14,7 +14,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def outlined(function: Callable) -> Callable:
-    """`function`, its arrays in and out kept apart from what surrounds the call."""
+    """Returns `function` as a call that is never inlined: no fusion crosses its boundary."""
     call = jax.jit(function)
 
     @functools.wraps(function)

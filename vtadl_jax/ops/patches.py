@@ -1,9 +1,9 @@
 """Patches of an image and their linear embedding.
 
-A TPU keeps an image as one plane a channel; patches flattened (row, column, channel) would have to
-interleave the planes lane by lane. There the embedding contracts the planes where they lie, and its
-weight gradient is put in order by a product with a permutation matrix. Elsewhere it is a copy and
-one matrix product. The choice is made when a program is lowered.
+A TPU stores an image as one plane per channel; to flatten patches as (row, column, channel) would
+interleave the planes lane by lane. There the embedding contracts the planes directly, and a product
+with a permutation matrix reorders its weight gradient. Elsewhere it is a copy and one matrix
+product. The choice is made when a program is lowered.
 """
 
 import functools
@@ -15,10 +15,10 @@ import numpy as np
 
 
 def patchify(images, patch_size: int):
-    """Cut images into non-overlapping patches.
+    """Cuts images into non-overlapping patches.
 
-    images: [B, H, W, C] with H and W divisible by patch_size P. Returns [B, (H/P)·(W/P), P·P·C];
-    a patch is flattened (row, column, channel), patches follow each other row by row.
+    images: [B, H, W, C] with H and W divisible by patch_size P. Returns [B, (H/P)·(W/P), P·P·C]; a
+    patch is flattened as (row, column, channel), patches are ordered row by row.
     """
     batch, height, width, channels = images.shape
     rows, cols = height // patch_size, width // patch_size
@@ -27,7 +27,7 @@ def patchify(images, patch_size: int):
 
 
 def merge_patches(patches, image_size: tuple[int, int]):
-    """The inverse of `patchify`: [B, N, P·P·C], square patches of C channels, → [B, H, W, C]."""
+    """Inverts `patchify`: square patches [B, N, P·P·C] → [B, H, W, C]."""
     (batch, num_patches, size), (height, width) = patches.shape, image_size
     side = math.isqrt(height * width // num_patches)
     rows, cols = height // side, width // side
@@ -36,7 +36,7 @@ def merge_patches(patches, image_size: tuple[int, int]):
 
 
 def embed_patches(images, kernel, patch_size: int, dtype):
-    """`patchify(images, P) @ kernel` with operands rounded to `dtype`, which is also the result's.
+    """Returns `patchify(images, P) @ kernel`, with operands and result rounded to `dtype`.
 
     images: [B, H, W, C], kernel: [P·P·C, D] float32. Returns [B, N, D].
     """
@@ -49,13 +49,13 @@ def embed_patches(images, kernel, patch_size: int, dtype):
 
 
 def by_rows(images, kernel, patch_size: int, dtype):
-    """One copy, one product."""
+    """Embeds by one copy and one product."""
     return jnp.matmul(patchify(images.astype(dtype), patch_size), kernel.astype(dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def by_planes(images, kernel, patch_size: int, dtype):
-    """A contraction of the channel planes; see `ops/dense.py` for why the weight is not cast."""
+    """Embeds by contracting the channel planes; `ops/dense.py` explains why no weight is cast."""
     planes = _planes(images.astype(dtype).astype(jnp.float32), patch_size)
     taps = kernel.reshape(patch_size, patch_size, images.shape[-1], -1)
     out = jnp.einsum("bcirjs,rscd->bijd", planes, taps, precision=_precision(dtype))
@@ -63,12 +63,12 @@ def by_planes(images, kernel, patch_size: int, dtype):
 
 
 def _precision(dtype):
-    """Operands of the matrix unit rounded to bfloat16, or what the caller has set for float32."""
+    """Returns the precision: operands rounded to bfloat16, or the caller's default for float32."""
     return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else None
 
 
 def _planes(images, patch_size: int):
-    """[B, H, W, C] → [B, C, rows, P, columns, P]."""
+    """Rearranges [B, H, W, C] into planes [B, C, rows, P, columns, P]."""
     batch, height, width, channels = images.shape
     shape = (batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
     return images.transpose(0, 3, 1, 2).reshape(shape)
@@ -85,8 +85,8 @@ def _bwd(patch_size, dtype, residuals, g):
     taps = kernel.reshape(patch_size, patch_size, channels, -1)
     grad_planes = jnp.einsum("bijd,rscd->bcirjs", g, taps.astype(dtype))
     grad_images = grad_planes.reshape(batch, channels, height, width).transpose(0, 2, 3, 1)
-    # Plane by plane first: [row, (channel, column), D]. The permutation moves every value alone,
-    # so it rounds none that `dtype` can hold.
+    # Plane by plane first: [row, (channel, column), D]. The permutation has one term per sum, so it
+    # does not round values that `dtype` can represent.
     by_plane = jnp.einsum(
         "bcirjs,bijd->rcsd",
         _planes(images.astype(dtype), patch_size),

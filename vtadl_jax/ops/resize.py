@@ -11,10 +11,10 @@ import numpy as np
 
 
 def bilinear_matrix(size_in: int, size_out: int, align_corners: bool = False) -> np.ndarray:
-    """[size_out, size_in] float64 weights of linear interpolation.
+    """Returns the weights of linear interpolation, [size_out, size_in] float64.
 
     align_corners False samples at pixel centres and repeats the border, as PyTorch's
-    `interpolate(mode='bilinear')`; True puts the first and last samples on each other.
+    `interpolate(mode='bilinear')`; True aligns the first and last samples of input and output.
     """
     if align_corners:
         position = np.linspace(0, size_in - 1, size_out)
@@ -30,7 +30,7 @@ def bilinear_matrix(size_in: int, size_out: int, align_corners: bool = False) ->
 
 
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
-    """[size, size] float64 matrix of `scipy.ndimage.gaussian_filter1d(mode='reflect')`."""
+    """Returns the [size, size] float64 matrix of scipy's `gaussian_filter1d(mode='reflect')`."""
     if sigma <= 0:
         return np.eye(size)
     radius = int(truncate * sigma + 0.5)
@@ -48,7 +48,7 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarra
 def upsample_maps(
     maps, size: tuple[int, int], sigma: float = 0.0, align_corners: bool = False
 ) -> jax.Array:
-    """Bring token maps to image size, then smooth with a Gaussian of `sigma` pixels (0: none).
+    """Upsamples maps to image size, then smooths with a Gaussian of `sigma` pixels (0: none).
 
     maps: [B, h, w]. Returns [B, H, W] float32 with (H, W) = size.
     """

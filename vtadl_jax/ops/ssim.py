@@ -1,10 +1,10 @@
 """Structural similarity of two images (Wang et al., 2004), differentiable.
 
 The moments under the Gaussian window are four valid filterings of padded maps; their adjoint is the
-same filtering of a map padded by zeros, so the gradient costs three more (six for both images).
-On the CPU each filtering is 11 shifted adds along each axis of contiguous rows, and images follow
-one another, so that their maps stay in the processor's cache. Elsewhere it is a product with a
-banded matrix on each side, of several maps of all images at once.
+same filtering of a zero-padded map, so the gradient costs three more (six for both images).
+On the CPU each filtering is 11 shifted adds along each axis of contiguous rows, and images are
+processed one by one, so that their maps stay in the cache. Elsewhere it is a product with a banded
+matrix on each side, of several maps of all images at once.
 """
 
 import functools
@@ -20,21 +20,21 @@ from vtadl_jax.ops.outline import outlined
 WINDOW = 11
 HALF = WINDOW // 2
 SIGMA = 1.5
-# What lies beyond the border: zeros, or the image mirrored about its outermost pixels (numpy's and
+# Padding beyond the border: zeros, or the image mirrored about its outermost pixels (numpy's and
 # PyTorch's 'reflect').
 Padding = Literal["zero", "reflect"]
 NUMPY_MODE: dict[Padding, Any] = {"zero": "constant", "reflect": "reflect"}
 
 
 def gaussian_window(size: int = WINDOW, sigma: float = SIGMA) -> np.ndarray:
-    """Normalised Gaussian taps, [size] float64."""
+    """Returns normalized Gaussian taps, [size] float64."""
     x = np.arange(size) - (size - 1) / 2
     taps = np.exp(-0.5 * (x / sigma) ** 2)
     return taps / taps.sum()
 
 
 def ssim(x, y, data_range: float, padding: Padding = "zero"):
-    """Mean structural similarity of each image pair, paper eq. 7.
+    """Returns the mean structural similarity of each image pair, paper eq. 7.
 
     x, y: [B, H, W, C] with values spanning `data_range` (2 for images in [-1, 1]). The window is
     padded at the border; C1 = (0.01 R)², C2 = (0.03 R)². Returns [B] float32, at most 1.
@@ -60,7 +60,7 @@ def ssim(x, y, data_range: float, padding: Padding = "zero"):
 
 
 def similarity(mu_x, mu_y, squares, products, data_range: float):
-    """From E x, E y, E (x² + y²) and E xy: only the sum of the two variances enters."""
+    """Returns SSIM from E x, E y, E (x² + y²) and E xy; it needs only the sum of the variances."""
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mu_squares, mu_products = mu_x * mu_x + mu_y * mu_y, mu_x * mu_y
     luminance = (2 * mu_products + c1) / (mu_squares + c1)
@@ -69,8 +69,11 @@ def similarity(mu_x, mu_y, squares, products, data_range: float):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def by_image(x, y, data_range: float, padding: Padding):
-    """One image after the other. With gradients, those of each are made while its maps are near:
-    they are linear in what comes back, one number an image."""
+    """Computes SSIM one image after the other.
+
+    Gradients of an image are computed in the forward pass, while its maps are in the cache: they
+    are linear in the cotangent, one number per image.
+    """
     return jax.lax.map(lambda pair: _of_image(pair[0], pair[1], data_range, padding), (x, y))
 
 
@@ -90,7 +93,8 @@ by_image.defvjp(_by_image_fwd, _by_image_bwd)
 
 
 def _of_image(x, y, data_range: float, padding: Padding):
-    """x, y: [H, W, C] → a scalar. Rows first: one reduction of all is a scalar loop."""
+    """Returns the SSIM of x, y: [H, W, C]. Reduces rows first: XLA's CPU back end makes a single
+    reduction of everything a scalar loop."""
     ends = ((HALF, HALF), (HALF, HALF), (0, 0))
     padded = (jnp.pad(a, ends, NUMPY_MODE[padding]) for a in (x, y))
     mu_x, mu_y, squares, products = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
@@ -99,7 +103,7 @@ def _of_image(x, y, data_range: float, padding: Padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _moments(channels: int, x, y):
-    """E x, E y, E (x² + y²) and E xy of padded maps [H + 10, (W + 10)·C], each [H, W·C]."""
+    """Returns E x, E y, E (x² + y²), E xy of padded maps [H + 10, (W + 10)·C], each [H, W·C]."""
     combinations = (
         lambda x, y: x,
         lambda x, y: y,
@@ -125,9 +129,9 @@ _moments.defvjp(lambda channels, x, y: (_moments(channels, x, y), (x, y)), _mome
 
 
 def _filter(channels: int, combine, *maps):
-    """A combination of maps, made in the first pass, under the window along both axes.
+    """Filters `combine(*maps)` with the window along both axes; the first pass computes `combine`.
 
-    A shift by a pixel is one by C contiguous values.
+    A shift by one pixel is a shift by C contiguous values.
     """
     taps = gaussian_window().astype(np.float32)
     height, width = maps[0].shape[0] - 2 * HALF, maps[0].shape[1] - 2 * HALF * channels
@@ -144,8 +148,8 @@ def _filter(channels: int, combine, *maps):
 
 
 def at_once(x, y, data_range: float, padding: Padding):
-    """All images in products with banded matrices."""
-    # x alone: its moments need no gradient where x is data.
+    """Computes SSIM of all images at once by products with banded matrices."""
+    # x separately: its moments need no gradient if x is data.
     (mu_x,) = blur(padding, x)
     mu_y, squares, products = blur(padding, y, x * x + y * y, x * y)
     return similarity(mu_x, mu_y, squares, products, data_range).mean((1, 2, 3))
@@ -153,7 +157,7 @@ def at_once(x, y, data_range: float, padding: Padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def blur(padding: Padding, *maps):
-    """The window over images [B, H, W, C] float32. Returns a tuple, as many maps as were given."""
+    """Filters images [B, H, W, C] float32 with the window; returns a tuple of as many maps."""
     return _band_matmul(padding, maps)
 
 
@@ -164,15 +168,15 @@ blur.defvjp(
 
 
 def band_matrix(n: int, padding: Padding) -> np.ndarray:
-    """[n, n] float64: the padded window along an axis; symmetric with zeros beyond the border."""
+    """Returns the padded window along an axis, [n, n] float64; symmetric for zero padding."""
     padded = np.pad(np.eye(n), ((HALF, HALF), (0, 0)), NUMPY_MODE[padding])
     return sum(tap * padded[t : t + n] for t, tap in enumerate(gaussian_window()))
 
 
 def _band_matmul(padding: Padding, maps, adjoint: bool = False):
-    """All maps in one product an axis: they would compile for minutes one by one.
+    """Filters all maps in one product per axis: separate products compile for minutes.
 
-    Three bfloat16 passes (HIGH) keep 16 bits; the images are as channel planes in memory.
+    Three bfloat16 passes (HIGH) keep 16 bits; the images are channel planes in memory.
     """
     x = jnp.stack([m.transpose(0, 3, 1, 2) for m in maps])
     rows, cols = (band_matrix(n, padding).astype(np.float32) for n in x.shape[-2:])
@@ -187,7 +191,7 @@ def _band_matmul(padding: Padding, maps, adjoint: bool = False):
 def ssim_reference(
     x: np.ndarray, y: np.ndarray, data_range: float, padding: Padding = "zero"
 ) -> np.ndarray:
-    """The definition in float64 numpy: an explicit weighted sum over every 11 × 11 window."""
+    """Computes `ssim` from its definition: an explicit float64 sum over every 11 × 11 window."""
     window = np.outer(gaussian_window(), gaussian_window())[None, :, :, None]
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     pad = ((0, 0), (HALF, HALF), (HALF, HALF), (0, 0))

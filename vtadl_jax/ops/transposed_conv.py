@@ -1,11 +1,11 @@
 """Transposed convolution, with PyTorch's meaning of kernel, stride and padding.
 
 XLA's CPU back end has no fast path for convolutions over a dilated input, nor for their weight
-gradients, so there the op is made of plain convolutions (polyphase form): every output phase of a
-stride-s transposed convolution reads the same window of ceil(k / s) input pixels. TPU and GPU
-compilers do best with the native convolution, but for the thin maps at the end of a decoder, which
-a TPU keeps as blocks (`ops/blocks.py`). The choice is made when the program is lowered, so a TPU
-program compiled on a laptop gets its own.
+gradients, so there the op consists of plain convolutions (polyphase form): every output phase of a
+stride-s transposed convolution reads the same window of ceil(k / s) input pixels. On TPU and GPU
+the native convolution is fastest, except for the thin maps at the end of a decoder, which a TPU
+keeps as blocks (`ops/blocks.py`). The choice is made when the program is lowered, so a TPU program
+compiled on a laptop gets the TPU's implementation.
 """
 
 import functools
@@ -13,22 +13,22 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# XLA's CPU compiler gives convolutions with more outputs than this to YNNPACK, others to Eigen. Up
-# to it, where a kernel is at least so wide, several neighbouring columns are made at once.
+# XLA's CPU compiler uses YNNPACK for convolutions with more output channels than this, else Eigen.
+# For Eigen and kernels at least this wide, several neighbouring columns are computed at once.
 EIGEN_CHANNELS, WIDE_KERNEL = 16, 5
 
 
 def output_side(side: int, kernel: int, stride: int, padding: int) -> int:
-    """Length of the output along one axis: (side - 1)·stride - 2·padding + kernel."""
+    """Returns the output's size along one axis: (side - 1)·stride - 2·padding + kernel."""
     return (side - 1) * stride - 2 * padding + kernel
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def transposed_conv(x, kernel, stride: int, padding: int):
-    """out[o] = Σ_i x[i] · kernel[o + padding - stride·i] along both image axes.
+    """Computes out[o] = Σ_i x[i] · kernel[o + padding - stride·i] along both image axes.
 
     x: [B, H, W, C], kernel: [kh, kw, C, C_out]. Returns [B, H', W', C_out] with H' as
-    `output_side`. The same numbers as `torch.nn.ConvTranspose2d` for equal kernels.
+    `output_side`; equal to `torch.nn.ConvTranspose2d` for equal kernels.
     """
     return jax.lax.platform_dependent(
         x,
@@ -59,10 +59,10 @@ transposed_conv.defvjp(_fwd, _bwd)
 
 
 def native(x, kernel, *, stride: int, padding: int):
-    """The same by XLA's convolution over the stride-dilated input.
+    """Computes `transposed_conv` by XLA's convolution over the stride-dilated input.
 
-    Its compiler fails on the kernel's gradient where the padding takes all of one axis' border and
-    not all of the other's (a kernel of 4 × 5, padding 3): there the last pixel is cut off instead.
+    XLA fails to compile the kernel's gradient if the padding removes the whole border of one axis
+    but not of the other (kernel 4 × 5, padding 3): there the last pixel is cut off instead.
     """
     kh, kw = kernel.shape[:2]
     inside = min(padding, max(min(kh, kw) - 2, 0))
@@ -79,7 +79,7 @@ def native(x, kernel, *, stride: int, padding: int):
 
 
 def polyphase(x, kernel, *, stride: int, padding: int):
-    """The same as one convolution with stride² · C_out outputs, then depth-to-space.
+    """Computes `transposed_conv` as a convolution with stride² · C_out outputs, depth-to-space.
 
     Write an output position plus padding as s·q + r, and a tap as s·j + r with the same phase r:
     then out[s·q + r] = Σ_j x[q - j] · kernel[s·j + r].
@@ -102,7 +102,7 @@ def polyphase(x, kernel, *, stride: int, padding: int):
 
 
 def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
-    """Gradient with respect to x: a convolution of g that steps by the stride."""
+    """Returns the gradient with respect to x: a strided convolution of g."""
     kernel, ends = kernel.transpose(0, 1, 3, 2), ((padding,) * 2,) * 2
     if stride == 1:
         return _conv_by_columns(g, kernel, ends)
@@ -110,8 +110,10 @@ def polyphase_grad_x(g, kernel, *, stride: int, padding: int):
 
 
 def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
-    """Gradient with respect to the kernel, image by image, so that nothing larger than one image's
-    phases is made. (A batch that is split over several CPU devices is gathered for it.)
+    """Returns the gradient with respect to the kernel, accumulated image by image.
+
+    So no array is larger than the phases of one image. A batch that is sharded over several CPU
+    devices is all-gathered for it.
     """
     kh, kw, channels, features = kernel_shape
     (th, tw), (qh, qw) = _phases(x.shape, kernel_shape, stride)
@@ -132,14 +134,14 @@ def polyphase_grad_kernel(x, g, kernel_shape, *, stride: int, padding: int):
 
 
 def _phases(x_shape, kernel_shape, stride: int):
-    """Taps a phase, and positions a phase, along both axes."""
+    """Returns the taps per phase and the positions per phase, along both axes."""
     th, tw = (-(-k // stride) for k in kernel_shape[:2])
     return (th, tw), (x_shape[1] + th - 1, x_shape[2] + tw - 1)
 
 
 def _conv_by_columns(x, kernel, padding):
-    """x ⋆ kernel, n neighbouring columns as one pixel with n times the outputs: the kernel at n
-    offsets in a window wider by n - 1, which steps by n columns."""
+    """Convolves n neighbouring columns as one pixel with n times the outputs: the kernel at n
+    offsets in a window wider by n - 1, with a column stride of n."""
     kh, kw, channels, features = kernel.shape
     n = EIGEN_CHANNELS // features if kw >= WIDE_KERNEL else 1
     if n < 2:
@@ -154,8 +156,8 @@ def _conv_by_columns(x, kernel, padding):
 
 
 def _conv(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0))):
-    """x ⋆ kernel. YNNPACK takes four times as long for large maps that it does not pad: there one
-    row more is made and dropped."""
+    """Convolves x with kernel. YNNPACK takes four times as long for large maps without padding:
+    there one extra row is computed and dropped."""
     if padding != ((0, 0), (0, 0)) or kernel.shape[-1] <= EIGEN_CHANNELS:
         return _convolve(x, kernel, strides, padding)
     return _convolve(x, kernel, strides, ((0, strides[0]), (0, 0)))[:, :-1]
@@ -168,7 +170,7 @@ def _convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0))):
 
 
 def transposed_conv_reference(x, kernel, stride: int, padding: int):
-    """The definition: every input pixel adds its scaled kernel to the output."""
+    """Computes the definition: every input pixel adds its scaled kernel to the output."""
     batch, height, width, _ = x.shape
     kh, kw, _, features = kernel.shape
     full = jnp.zeros(

@@ -1,1 +1,1 @@
-"""What a person looks at: pictures of maps on the images. Numbers are made in `metrics/`."""
+"""Writes the files of a report: pages, tables, pictures. Reads results and computes none."""

@@ -1,7 +1,7 @@
-"""One scored image as the page shows it: small pictures as text, and numbers.
+"""Encodes scored images for the report page: small pictures as data URLs, and numbers.
 
 A card is encoded as soon as its image is scored, so that no pixel array outlives its batch. This
-file encodes; what the page does with a card is in `page.js`.
+file encodes; `page.js` displays the cards.
 """
 
 import base64
@@ -25,9 +25,10 @@ QUALITY = 80
 class Card:
     """One scored image.
 
-    label: 1 is defective; defect: its kind; score: higher is more anomalous; terms: what the score
-    is made of; image: uint8 [H, W, 3]; anomaly_map: float32 [H, W]; mask: uint8 or bool [H, W],
-    non-zero is defective, None where there is no ground truth; recon: uint8 [H, W, 3] or None.
+    label: 1 is defective; defect: its kind; score: higher is more anomalous; terms: of the score;
+    image: uint8 [H, W, 3]; anomaly_map: float32 [H, W], None for a detector without maps; mask:
+    uint8 or bool [H, W], non-zero is defective, None without ground truth; recon: uint8 [H, W, 3],
+    None for a detector without reconstruction.
     """
 
     name: str
@@ -36,17 +37,17 @@ class Card:
     score: float
     terms: dict[str, float]
     image: NDArray[np.uint8]
-    anomaly_map: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32] | None
     mask: NDArray[Any] | None
     recon: NDArray[np.uint8] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedCard:
-    """A card whose pictures are data URLs of `width` x `height` px, some 10 kB in all.
+    """Card with pictures as data URLs of `width` x `height` px, about 10 kB in all.
 
-    outline: transparent but for a line around each defect; None without a mask, or without a
-    defect in it. has_truth tells the two apart.
+    heat: the coloured map, None without one. outline: transparent except for a line around each
+    defect; None without a mask, or without a defect in it; has_truth distinguishes the two.
     """
 
     name: str
@@ -57,7 +58,7 @@ class EncodedCard:
     width: int
     height: int
     image: str
-    heat: str
+    heat: str | None
     has_truth: bool
     outline: str | None
     recon: str | None
@@ -66,16 +67,20 @@ class EncodedCard:
 def encode_card(
     card: Card, map_low: float, map_high: float, side_max: int = SIDE_MAX
 ) -> EncodedCard:
-    """The card with pictures of at most `side_max` px, heat map coloured on [map_low, map_high].
+    """Encodes a card, with pictures of at most `side_max` px and the map's colours on [map_low,
+    map_high].
 
     Raises:
-      ValueError: shapes that differ, NaN in the map or as score, a scale that is not increasing.
+      ValueError: different shapes, NaN in the map or as score, a scale that is not increasing.
     """
     marks.check_panels(card.image, card.anomaly_map, card.mask, card.recon)
     if math.isnan(card.score):
         raise ValueError(f"the score of {card.name!r} is NaN, which has no place in any order")
     height, width, _ = card.image.shape
     size = _picture_size(height, width, side_max)
+    heat = None
+    if card.anomaly_map is not None:
+        heat = _webp(marks.heat(card.anomaly_map, map_low, map_high, size))
     return EncodedCard(
         name=card.name,
         label=int(card.label),
@@ -85,7 +90,7 @@ def encode_card(
         width=size[0],
         height=size[1],
         image=_photo(card.image, size),
-        heat=_webp(marks.heat(card.anomaly_map, map_low, map_high, size)),
+        heat=heat,
         has_truth=card.mask is not None,
         outline=None if card.mask is None or not np.any(card.mask) else _outline(card.mask, size),
         recon=None if card.recon is None else _photo(card.recon, size),
@@ -93,7 +98,7 @@ def encode_card(
 
 
 def _picture_size(height: int, width: int, side_max: int) -> tuple[int, int]:
-    """(width, height) in px; at most side_max, and not so small that an outline would fill it."""
+    """Returns (width, height) in px: at most side_max, and large enough for an outline."""
     long = max(height, width)
     scale = -(-SIDE_MIN // long) if long < SIDE_MIN else 1.0
     scale = min(scale, side_max / long)
@@ -108,7 +113,7 @@ def _photo(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
 
 
 def _outline(mask: NDArray[Any], size: tuple[int, int]) -> str:
-    """The defects' outline on a clear ground."""
+    """Draws the defects' outline on a transparent background."""
     line, halo = marks.outline(mask, size)
     indices = np.where(line, 2, np.where(halo, 1, 0)).astype(np.uint8)
     picture = Image.fromarray(indices).convert("P")
@@ -127,5 +132,5 @@ def _data_url(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def colour_bar() -> str:
-    """The colour map from its low to its high end as a data URL, 256 x 1 px, exact."""
+    """Returns the colour map, low to high, as a data URL of 256 x 1 px, exact."""
     return _data_url(Image.fromarray(colormap.LUT[None]), "PNG", optimize=True)

@@ -1,7 +1,6 @@
-"""Line charts as SVG text, small enough for three in a row and legible on a phone.
+"""Draws line charts as SVG, small enough for three in a row and legible on a phone.
 
-Colours and fonts are the page's (`page.css`, by class). This file draws what it is given; it
-computes no curve.
+Colours and fonts are the page's (`page.css`, by class). This file draws curves and computes none.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """A range in data units on a range of pixels; the range is in log10 where `log`."""
+    """Axis: maps a range in data units to a range of pixels; the range is in log10 if `log`."""
 
     low: float
     high: float
@@ -47,12 +46,12 @@ class _Axis:
 def line_chart(
     x: ArrayLike, y: ArrayLike, *, x_label: str, y_label: str, name: str, unit: bool = False
 ) -> str:
-    """SVG of a line through finite points (x [N], y [N]), with axes.
+    """Returns the SVG of a line through the finite points (x [N], y [N]), with axes.
 
     Args:
-      y_label: may be empty where the name says it; a logarithmic axis is marked in any case.
-      unit: both are rates: y is drawn on [0, 1], x on [0, 1] or, where it ends at 0.5 or before
-        (a curve up to a limit), on [0, its end], and the area under the line is tinted.
+      y_label: may be empty; a logarithmic axis is always marked.
+      unit: x and y are rates: y is on [0, 1], x on [0, 1] or, if it ends at 0.5 or below (a curve
+        up to a limit), on [0, its end], and the area under the line is tinted.
     """
     x, y = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     finite = np.isfinite(x) & np.isfinite(y)
@@ -97,7 +96,7 @@ def _axes(x: Array, y: Array, unit: bool) -> tuple[_Axis, _Axis]:
 
 
 def _padded(values: Array, share: float = 0.04) -> tuple[float, float]:
-    """A range around the values that is never empty."""
+    """Returns a non-empty range around the values."""
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if high - low <= max(1e-12 * abs(low), 1e-300):
         spread = abs(low) / 10 or 1.0
@@ -107,7 +106,7 @@ def _padded(values: Array, share: float = 0.04) -> tuple[float, float]:
 
 
 def _thinned(px: Array, py: Array) -> tuple[Array, Array]:
-    """First, lowest, highest and last point of each pixel column: the same picture, few points."""
+    """Keeps the first, lowest, highest and last point of each pixel column: the same picture."""
     if px.size <= 4 * WIDTH:
         return px, py
     column = np.floor(px)
@@ -138,7 +137,7 @@ def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def _short(value: float) -> str:
-    """At most 8 characters: 20k, 1.05e-4."""
+    """Formats a number in at most 8 characters: 20k, 1.05e-4."""
     if 1e4 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
     small = 0 < abs(value) < 1e-3
@@ -151,7 +150,7 @@ def _text(x: float, y: float, anchor: str, text: str, kind: str = "tick", more: 
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 x 10^k in [low, high], about `count`; low < high, both finite."""
+    """Returns about `count` multiples of 1, 2 or 5 x 10^k in [low, high]; low < high, finite."""
     step = 10.0 ** math.floor(math.log10((high / 2 - low / 2) * 2 / count))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= count + 0.5)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -1,8 +1,8 @@
-"""One colour map for every heat map: inferno-like, rising in lightness, colour-blind safe.
+"""Colour map of all heat maps: inferno-like, rising in lightness, colour-blind safe.
 
-Lightness rises strictly from black to pale yellow, nearly evenly, so the order of values survives
-greyscale print and colour blindness. This file maps numbers to colours; it does not choose the
-scale (`low`, `high`), which belongs to the data set and not to the picture.
+Lightness rises strictly and nearly linearly from black to pale yellow, so the order of values stays
+visible in greyscale print and with colour blindness. This file maps numbers to colours; the scale
+(`low`, `high`) comes from the data set's calibration, not from the picture.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ _CONTROL_POINTS = (
 
 
 def _lookup_table() -> NDArray[np.uint8]:
-    """uint8 [256, 3], linear between the control points."""
+    """Returns uint8 [256, 3], linear between the control points."""
     points = np.asarray(_CONTROL_POINTS, dtype=np.float64)
     at = np.linspace(0, len(points) - 1, 256)
     channels = [np.interp(at, np.arange(len(points)), channel) for channel in points.T]
@@ -38,7 +38,7 @@ LUT.setflags(write=False)
 
 
 def apply(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.uint8]:
-    """Colours of values on the scale [low, high]; values outside take the end colours.
+    """Maps values to colours on the scale [low, high]; values outside take the end colours.
 
     Args:
       values: float [H, W] (any shape works), in the unit of low and high; infinities are allowed.
@@ -55,7 +55,7 @@ def apply(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.u
     num_nan = int(np.count_nonzero(np.isnan(values)))
     if num_nan:
         raise ValueError(f"{num_nan} of {values.size} values are NaN and have no colour")
-    # Clip first: an infinity divided by the span stays one, and has no integer.
+    # Clip first: an infinity has no integer index.
     fraction = (np.clip(values, low, high) - low) / (high - low)
     return LUT[np.rint(fraction * 255).astype(np.uint8)]
 

@@ -1,28 +1,31 @@
-"""Many runs as one table and one plot: mean and spread over seeds. Measures nothing itself."""
+"""Makes one table and one plot of many runs: mean and standard deviation over seeds."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AU-PRO"}
+from vtadl_jax.evaluation.metric_table import TITLES
+from vtadl_jax.evaluation.results import Results
+
+METRICS = {name: TITLES[name] for name in ("image_auroc", "pixel_auroc", "aupro")}
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. record: seconds, commit, seed; results: what `evaluate` returned."""
+    """Results of one run. record: seconds, commit, seed; results: of its evaluation."""
 
     name: str
     command: str
     record: dict
-    results: dict
+    results: Results
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment. values: metric → (mean, sample standard deviation or None for one seed), or
-    None where a run has no such metric."""
+    """Row of one experiment. values: metric → (mean, sample standard deviation or None for one
+    seed), or None if a run has no such metric."""
 
     name: str
     command: str
@@ -33,11 +36,12 @@ class Row:
     commits: tuple[str, ...]
 
     def as_dict(self) -> dict:
+        """Returns the fields by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def summarise(runs: Sequence[Measured]) -> list[Row]:
-    """A row for each name, in the order they come."""
+    """Returns one row per name, in order of first appearance."""
     names = dict.fromkeys(run.name for run in runs)
     return [_row([run for run in runs if run.name == name]) for name in names]
 
@@ -46,9 +50,11 @@ def _row(runs: Sequence[Measured]) -> Row:
     return Row(
         name=runs[0].name,
         command=runs[0].command,
-        values={metric: _mean([run.results.get(metric) for run in runs]) for metric in METRICS},
+        values={
+            metric: _mean([run.results.metrics.get(metric) for run in runs]) for metric in METRICS
+        },
         num_seeds=len(runs),
-        steps=max(run.results["step"] for run in runs),
+        steps=max(run.results.step for run in runs),
         seconds=statistics.fmean(run.record["seconds"] for run in runs),
         commits=tuple(sorted({run.record["commit"] for run in runs})),
     )
@@ -62,7 +68,7 @@ def _mean(values: Sequence[float | None]) -> tuple[float, float | None] | None:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The table, then the command of each row."""
+    """Writes the table, then the command of each row."""
     titles = ("experiment", *METRICS.values(), "seeds", "steps", "seconds a run", "commit")
     lines = [_line(titles), "|---|" + "---:|" * (len(titles) - 1)]
     for row in rows:
@@ -90,7 +96,7 @@ def _shown(value: tuple[float, float | None] | None) -> str:
 
 
 def to_svg(rows: Sequence[Row]) -> str:
-    """A line for each experiment, a dot for each metric on [0, 1], a bar of one deviation."""
+    """Draws a line for each experiment, a dot for each metric on [0, 1], a bar of one deviation."""
     left, width, step, top = 190, 420, 34, 34
     height = top + step * len(rows) + 30
     x = lambda value: left + width * value  # noqa: E731

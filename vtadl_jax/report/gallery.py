@@ -1,15 +1,15 @@
-"""Pictures of test images, made as they are scored: overlays, one sheet, cards of the page."""
+"""Draws test images as they are scored: overlays, one contact sheet, cards of the page."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from vtadl_jax.calibration import Calibration
+from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
-from vtadl_jax.models.detector import Scores
+from vtadl_jax.detectors.contract import Scores
+from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.report.cards import Card, EncodedCard, encode_card
 from vtadl_jax.report.pictures import contact_sheet, overlay_row
 
@@ -18,9 +18,9 @@ PAGE_CARDS = 2000  # images on the report page; of a larger set, some of every d
 
 
 class Gallery:
-    """`add` every batch, then `finish`. Old overlays in the folder are removed first."""
+    """Collector of pictures: `add` every batch, then `finish`. Removes old overlays first."""
 
-    def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: ConfigDict):
+    def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: Config):
         self._folder, self._out = out / "overlays", out
         self._folder.mkdir(parents=True, exist_ok=True)
         for old in self._folder.glob("*.png"):
@@ -31,24 +31,17 @@ class Gallery:
         self._on_sheet = spread(test, SHEET_ROWS)
         self._on_page = spread(test, PAGE_CARDS)
         self._rows: dict[int, Image.Image] = {}
+        self._has_maps = False
         self.cards: list[EncodedCard] = []
 
-    def add(self, batch: dict, scores: Scores) -> None:
+    def add(self, batch: dict[str, np.ndarray], scores: Scores) -> None:
+        """Draws the images of a batch that were chosen for the page, the sheet or an overlay."""
         values = self._calib.image_scores(scores.terms)
         low, high = self._calib.map_low, self._calib.map_high
+        self._has_maps = scores.anomaly_map is not None
         for i, index in enumerate(batch["index"].tolist()):
-            record, recon = self._test[index], scores.recon[i]
-            card = Card(
-                name=record.name.removeprefix("test/"),
-                label=record.label,
-                defect=record.defect,
-                score=float(values[i]),
-                terms=dict(zip(self._calib.terms, map(float, scores.terms[i]), strict=True)),
-                image=as_rgb(batch["image"][i]),
-                anomaly_map=scores.anomaly_map[i],
-                mask=batch["mask"][i] if batch["has_mask"][i] else None,
-                recon=as_rgb(recon) if recon.size else None,
-            )
+            record = self._test[index]
+            card = self._card(record, float(values[i]), batch, scores, i)
             if index in self._on_page:
                 self.cards.append(encode_card(card, low, high))
             if index not in self._chosen and index not in self._on_sheet:
@@ -60,7 +53,7 @@ class Gallery:
                 high=high,
                 mask=card.mask,
                 recon=card.recon,
-                title=f"{record.name}   score {values[i]:.2f}",
+                title=f"{record.name}   score {card.score:.2f}",
             )
             if index in self._chosen:
                 name = record.name.removeprefix("test/").replace("/", "_")
@@ -69,19 +62,37 @@ class Gallery:
                 self._rows[index] = row
 
     def finish(self) -> None:
+        """Writes the sheet, overview.png."""
         rows = [self._rows[i] for i in sorted(self._rows)]
         if rows:
-            sheet = contact_sheet(rows, low=self._calib.map_low, high=self._calib.map_high)
+            low, high = self._calib.map_low, self._calib.map_high
+            sheet = contact_sheet(rows, low=low, high=high, has_maps=self._has_maps)
             sheet.save(self._out / "overview.png")
+
+    def _card(
+        self, record: Record, score: float, batch: dict[str, np.ndarray], scores: Scores, i: int
+    ) -> Card:
+        """Returns image `i` of a batch as a card of the page."""
+        return Card(
+            name=record.name.removeprefix("test/"),
+            label=record.label,
+            defect=record.defect,
+            score=score,
+            terms=self._calib.by_name(scores.terms[i]),
+            image=as_rgb(batch["image"][i]),
+            anomaly_map=None if scores.anomaly_map is None else scores.anomaly_map[i],
+            mask=batch["mask"][i] if batch["has_mask"][i] else None,
+            recon=None if scores.recon is None else as_rgb(scores.recon[i]),
+        )
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 or 3] → [H, W, 3]."""
+    """Repeats a grey channel: uint8 [H, W, 1 or 3] → [H, W, 3]."""
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def spread(records: Sequence[Record], limit: int) -> set[int]:
-    """Indices of at most `limit` records, taken in turn from every defect kind, evenly inside."""
+    """Returns the indices of at most `limit` records, spread evenly over the kinds of defect."""
     groups: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         groups.setdefault(record.defect, []).append(i)

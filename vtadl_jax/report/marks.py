@@ -1,4 +1,4 @@
-"""What is drawn over a photo, for overlays and cards alike: a defect's outline, a map's colours."""
+"""Draws a defect's outline and a map's colours over an image, for overlays and cards."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ HALO = (0, 40, 48)
 
 
 def check_panels(image: Any, anomaly_map: Any, mask: Any, recon: Any) -> None:
-    """Raise ValueError unless map, mask and reconstruction (either may be None) fit the image."""
+    """Raises ValueError unless map, mask and reconstruction (each may be None) fit the image."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
     for name, array, shape in (
@@ -28,8 +28,11 @@ def check_panels(image: Any, anomaly_map: Any, mask: Any, recon: Any) -> None:
 
 
 def outline(mask: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Bool [h, w] each: a line around every region, and a wider one behind it; the defect itself
-    stays uncovered. mask: [H, W], non-zero is defective; size: (width, height) of the picture."""
+    """Returns a line around every region and a wider one behind it, bool [h, w] each.
+
+    The lines do not cover the defect. mask: [H, W], non-zero is defective; size: (width, height) of
+    the picture.
+    """
     area = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
     if size[0] >= area.width:
         area = area.resize(size, Image.Resampling.NEAREST)
@@ -47,7 +50,7 @@ def outline(mask: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], ND
 def heat(
     anomaly_map: NDArray[np.float32], low: float, high: float, size: tuple[int, int]
 ) -> Image.Image:
-    """The coloured map at `size` (width, height); values, not colours, are interpolated.
+    """Returns the coloured map at `size` (width, height); values, not colours, are interpolated.
 
     Raises ValueError for NaN and for a scale that is not increasing.
     """

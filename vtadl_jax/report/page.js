@@ -29,7 +29,7 @@
     return value;
   }
 
-  // Shown scores: all, unless a few lie so far out that the others would share one bar.
+  // Shown scores: all, unless a few are so distant that the others would share one bar.
   function range() {
     const sorted = cards.map(({ score }) => score).filter(Number.isFinite).sort((a, b) => a - b);
     if (!sorted.length) sorted.push(data.threshold);

@@ -1,8 +1,8 @@
-"""`report.html`: one file that shows a customer what was found, and opens anywhere, offline.
+"""Writes `report.html`: one self-contained file with the results, which opens offline.
 
-Everything is inside: pictures as data URLs, one style sheet, one script, and a content security
-policy that lets nothing else run or load. This file fills the template; `page.html`, `page.css` and
-`page.js` say how it looks and moves, `cards.py` makes the pictures and `charts.py` the curves.
+The file holds pictures as data URLs, one style sheet, one script, and a content security policy
+that blocks everything else. This module fills the template; `page.html`, `page.css` and `page.js`
+define layout and behaviour, `cards.py` makes the pictures and `charts.py` the curves.
 """
 
 import base64
@@ -29,9 +29,9 @@ __all__ = ["Card", "Curve", "EncodedCard", "Report", "encode_card", "write_page"
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """ROC, PR or PRO: x, y float [N] in [0, 1]; a PRO curve ends at its FPR limit.
+    """ROC, PR or PRO curve: x, y float [N] in [0, 1]; a PRO curve ends at its FPR limit.
 
-    summary: the area, as it is to be read below the name.
+    summary: text below the name, the area.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the page shows, from top to bottom; parts that are empty are left out.
+    """Content of the page, from top to bottom; empty sections are omitted.
 
-    summary: (name, value, one line that explains it); map_low, map_high: the scale the cards were
-    encoded with; threshold: images with score >= it are called defective, threshold_note where it
-    comes from; training: name → (steps [N], values [N]); tables: (title, header, rows).
+    summary: (name, value, one line of explanation); map_low, map_high: the colour scale of the
+    cards; threshold: images with score >= threshold are defective; threshold_note: its source;
+    training: name → (steps [N], values [N]); tables: (title, header, rows).
     """
 
     title: str
@@ -67,7 +67,7 @@ class Report:
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Write the page to `path` at once: a page that was there stays until the new one is whole.
+    """Writes the page to `path` atomically.
 
     Raises:
       ValueError: a threshold or a colour scale that is not finite.
@@ -78,7 +78,7 @@ def write_page(path: Path, report: Report) -> None:
             raise ValueError(f"{name} must be finite, got {getattr(report, name)}")
     temporary = path.with_name(path.name + ".tmp")
     try:
-        # Names that are not UTF-8 on disk carry lone surrogates, which no file can hold.
+        # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
         with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as f:
             _write(f, report)
         temporary.replace(path)
@@ -94,6 +94,7 @@ def _write(f: TextIO, report: Report) -> None:
     html, css, js = (_part(f"page.{kind}") for kind in ("html", "css", "js"))
     empty = {
         "no_cards": not report.cards,
+        "no_heat": all(card.heat is None for card in report.cards),
         "no_summary": not report.summary,
         "no_curves": not report.curves,
         "no_training": not report.training,
@@ -133,23 +134,23 @@ def _part(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """The form in which a content security policy names an inline script or style."""
+    """Returns the hash source of an inline script or style for the content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    """One pass, so that what is filled in is never taken for a placeholder."""
+    """Fills a template in one pass, so that no value is interpreted as a placeholder."""
     return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template)
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand inside <script>: ASCII, without "<", without NaN."""
+    """Returns JSON that is safe inside <script>: ASCII, without "<", without NaN."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def _numbers(report: Report) -> dict[str, Any]:
-    """All that sorting, filtering and counting need; the pictures follow one by one."""
+    """Returns the numbers for sorting, filtering and counting; the pictures follow one by one."""
     shown = ("name", "defect", "width", "height", "has_truth")
     return {
         "threshold": float(report.threshold),
@@ -166,7 +167,7 @@ def _numbers(report: Report) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | str | None:
-    """JSON has no infinity; `Number` in the page reads the word. NaN is null."""
+    """Returns a number for JSON, which has no infinity: as text for the page. NaN becomes null."""
     if math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")

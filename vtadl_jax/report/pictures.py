@@ -1,8 +1,9 @@
-"""Pictures of results: one row of panels an image, and sheets of rows with the colour scale.
+"""Draws pictures of results: one row of panels per image, and sheets of rows with a colour bar.
 
-A row shows: image | ground truth | anomaly map over the grey image | reconstruction. All heat maps
-of a data set share one [low, high], so that colours compare between images. This file draws with
-PIL into memory; it computes no scores, chooses no scale and writes no files.
+A row shows: image | ground truth | anomaly map over the grey image | reconstruction, as far as the
+detector makes them. All heat maps of a data set share one [low, high], so that colours are
+comparable between images. This file draws with PIL into memory; it computes no scores, chooses no
+scale and writes no files.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from vtadl_jax.report import colormap, marks
 
 PANEL_SIDE_MIN = 160  # px; smaller images are enlarged until their shorter side has this
 PANEL_SIDE_USUAL = 384  # px; larger ones are reduced until their longer side has this
-PANEL_SIDE_MAX = 640  # px; for long, narrow images, which would end below the minimum
+PANEL_SIDE_MAX = 640  # px; for long, narrow images, whose shorter side would be below the minimum
 HEAT_OPACITY = 0.7
 
 _PAPER = (255, 255, 255)
@@ -31,7 +32,7 @@ _BAR_WIDTH, _BAR_HEIGHT = 320, 12
 
 def overlay_row(
     image: NDArray[np.uint8],
-    anomaly_map: NDArray[np.float32],
+    anomaly_map: NDArray[np.float32] | None,
     *,
     low: float,
     high: float,
@@ -39,59 +40,62 @@ def overlay_row(
     recon: NDArray[np.uint8] | None = None,
     title: str,
 ) -> Image.Image:
-    """One image's panels side by side under a title, each with a caption.
+    """Draws one image's panels side by side under a title, each with a caption.
 
     Args:
       image: uint8 [H, W, 3], RGB.
-      anomaly_map: float32 [H, W], higher is more anomalous.
+      anomaly_map: float32 [H, W], higher is more anomalous; None for a detector without maps.
       low, high: the data set's colour scale, in the unit of the map.
-      mask: uint8 or bool [H, W], non-zero is anomalous; None where there is no ground truth.
+      mask: uint8 or bool [H, W], non-zero is anomalous; None without ground truth.
       recon: uint8 [H, W, 3], the detector's reconstruction if it has one.
-      title: one line; cut with an ellipsis where it is wider than the row.
+      title: one line; cut with an ellipsis if it is wider than the row.
 
     Raises:
-      ValueError: shapes that differ, NaN in the map, or a scale that is not increasing.
+      ValueError: different shapes, NaN in the map, or a scale that is not increasing.
     """
     marks.check_panels(image, anomaly_map, mask, recon)
     size = _panel_size(*image.shape[:2])
     photo = _resize(Image.fromarray(image), size)
     panels = [("image", photo)]
-    if mask is None:
-        panels.append(("no mask", photo))
-    else:
+    if mask is not None:
         caption = "ground truth" if np.any(mask) else "ground truth: normal"
         panels.append((caption, _outlined(photo, mask)))
-    panels.append(("anomaly map", _heated(photo, anomaly_map, low, high)))
+    elif anomaly_map is not None:  # keeps the maps of a sheet below each other
+        panels.append(("no mask", photo))
+    if anomaly_map is not None:
+        panels.append(("anomaly map", _heated(photo, anomaly_map, low, high)))
     if recon is not None:
         panels.append(("reconstruction", _resize(Image.fromarray(recon), size)))
     return _arrange(panels, title)
 
 
-def contact_sheet(rows: Sequence[Image.Image], *, low: float, high: float) -> Image.Image:
-    """Rows below each other, and a colour bar with the scale's numbers at the bottom.
+def contact_sheet(
+    rows: Sequence[Image.Image], *, low: float, high: float, has_maps: bool = True
+) -> Image.Image:
+    """Stacks rows, with a colour bar and its scale at the bottom.
 
     Args:
       rows: from `overlay_row`, all with this scale; widths may differ.
       low, high: the scale of the rows.
+      has_maps: whether the rows show maps; without them there is no colour bar.
 
     Raises:
       ValueError: no rows, or a scale that is not increasing.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one row")
-    bar = _colour_bar(low, high)
-    width = max(picture.width for picture in (*rows, bar))
-    sheet = Image.new("RGB", (width, sum(row.height for row in rows) + bar.height), _PAPER)
+    pictures = [*rows, _colour_bar(low, high)] if has_maps else rows
+    size = max(p.width for p in pictures), sum(p.height for p in pictures)
+    sheet = Image.new("RGB", size, _PAPER)
     top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    sheet.paste(bar, (0, top))
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     return sheet
 
 
 def _panel_size(height: int, width: int) -> tuple[int, int]:
-    """(width, height) of a panel in pixels."""
+    """Returns (width, height) of a panel in pixels."""
     short, long = sorted((height, width))
     if short < PANEL_SIDE_MIN:
         scale = float(-(-PANEL_SIDE_MIN // short))  # whole: enlarged pixels stay equally large
@@ -108,7 +112,7 @@ def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _outlined(photo: Image.Image, mask: NDArray[Any]) -> Image.Image:
-    """The photo with a bright line around each region; the defect itself stays uncovered."""
+    """Draws a bright line around each region without covering the defect."""
     line, halo = marks.outline(mask, photo.size)
     pixels = np.array(photo)
     pixels[halo] = marks.HALO
@@ -119,7 +123,7 @@ def _outlined(photo: Image.Image, mask: NDArray[Any]) -> Image.Image:
 def _heated(
     photo: Image.Image, anomaly_map: NDArray[np.float32], low: float, high: float
 ) -> Image.Image:
-    """The coloured map over the grey photo."""
+    """Blends the coloured map over the grey photo."""
     heat = marks.heat(anomaly_map, low, high, photo.size)
     return Image.blend(photo.convert("L").convert("RGB"), heat, HEAT_OPACITY)
 

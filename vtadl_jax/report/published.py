@@ -1,9 +1,9 @@
-"""Figures that papers print, as data; `tables` puts them beside ours.
+"""Results printed in papers, as data; `tables` adds them to our results.
 
 P. Mishra, R. Verk, D. Fornasier, C. Piciarelli, G. L. Foresti: VT-ADL: A Vision Transformer Network
 for Image Anomaly Detection and Localization, 2021: tables II (MNIST), III (MVTec AD), IV (BTAD).
 
-Every figure is as printed, slips included. Means are printed truncated as often as rounded, and
+All numbers are as printed, including misprints. Means are sometimes truncated, not rounded, and
 that of AnoGAN in table III (0.443) is not the mean of its column (0.447). In table III carpet and
 zipper are equal in three columns. In table II OC SVM has 0.995 for the digit 9, where an earlier
 paper of the authors, citing the same source, prints 0.955.
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One metric of one data set, by category (in the order of print) and method.
+    """One metric of one data set, by category (in printed order) and method.
 
-    key: the result of `evaluate` that is this metric, aupro_0.3 for AU-PRO up to a false positive
-    rate of 0.3; means: the row of means as printed; note: what the paper leaves open.
+    key: name of the metric in our results, aupro_0.3 for AU-PRO up to a false positive rate of 0.3;
+    means: the row of means as printed; note: what the paper does not specify.
     """
 
     metric: str
@@ -30,7 +30,7 @@ class PublishedTable:
     note: str = ""
 
     def value(self, category: str, method: str) -> float | None:
-        """None for a category that is not in the table. Raises ValueError for an unknown method."""
+        """Returns the value, None for an unknown category; unknown methods raise ValueError."""
         column = self.methods.index(method)
         return self.rows[category][column] if category in self.rows else None
 

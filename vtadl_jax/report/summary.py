@@ -1,48 +1,47 @@
-"""From an evaluation to the report page: which figures, curves and tables it shows."""
+"""Builds the content of the report page from an evaluation: figures, curves and tables."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from vtadl_jax import metrics
-from vtadl_jax.calibration import Calibration
-from vtadl_jax.config import flatten
+from vtadl_jax.config import Config
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.metric_table import SHOWN, TITLES
+from vtadl_jax.evaluation.results import Results
+from vtadl_jax.evaluation.scoring import EvalOutputs
+from vtadl_jax.options import flatten
 from vtadl_jax.report.page import Curve, EncodedCard, Report
-from vtadl_jax.scoring import Outputs
 
 CURVE_POINTS = 200
-LOGGED = ("loss", "nll", "mse", "dissimilarity")
-
-FIGURES = (
-    ("image_auroc", "image AUROC", "chance that a defective image scores above a good one"),
-    ("image_average_precision", "image AP", "area below precision over recall, of images"),
-    ("pixel_auroc", "pixel AUROC", "the same chance for pixels of defects and of background"),
-    ("aupro", "AU-PRO", "part of each defect that is found, every defect counting the same"),
-)
+NOT_CHARTED = ("images_per_second", "grad_norm")
 
 
 def make_report(
-    config: ConfigDict,
-    results: dict,
-    outputs: Outputs,
+    config: Config,
+    results: Results,
+    outputs: EvalOutputs,
     scores: NDArray[Any],
     calib: Calibration,
     cards: Sequence[EncodedCard],
     metrics_file: Path,
 ) -> Report:
-    """metrics_file: the run's metrics.jsonl, which may be absent; the rest as `evaluate` has it."""
-    decided = results["at_threshold"]["image"]
+    """Returns the content of the page for an evaluation.
+
+    scores: [N], calibrated, of `outputs`. cards: of the images on the page. metrics_file: the run's
+    metrics.jsonl, which may be absent.
+    """
+    decided = results.at_threshold["image"]
     category = config.data.category or Path(config.data.root).name
     part = "" if len(cards) == len(scores) else f"; the page shows {len(cards)} of them"
     return Report(
         title=f"{category or config.data.source}: {config.detector}",
         subtitle=(
-            f"{results['num_test_images']} test images, {results['num_anomalous']} of them "
-            f"defective, after {results['step']} steps of training on good images{part}"
+            f"{results.num_test_images} test images, {results.num_anomalous} of them defective"
+            f"{part}; {_training_images(results)}"
         ),
         summary=_figures(results, decided),
         cards=cards,
@@ -54,11 +53,21 @@ def make_report(
         training=_training(metrics_file),
         tables=_tables(results),
         config_text="\n".join(f"{name} = {value!r}" for name, value in flatten(config)),
-        versions=results["versions"],
+        versions=results.versions,
     )
 
 
-def _origin(decided: dict, calib: Calibration) -> str:
+def _training_images(results: Results) -> str:
+    """Returns a sentence about the training images and steps."""
+    steps = f" for {results.step} steps" if results.step else ""
+    anomalous = sum(results.num_train_anomalous.values())
+    if not anomalous:
+        return f"trained{steps} on good images"
+    good = (results.num_train_images or 0) - anomalous
+    return f"trained{steps} on {good} good and {anomalous} defective images"
+
+
+def _origin(decided: Mapping[str, Any], calib: Calibration) -> str:
     rate = decided["false_alarm_rate_asked"]
     if rate is None:
         return "set by the user"
@@ -70,13 +79,14 @@ def _origin(decided: dict, calib: Calibration) -> str:
     return f"set on {calib.num_images} good training images for {rate:.0%} false alarms"
 
 
-def _figures(results: dict, decided: dict) -> list[tuple[str, str, str]]:
+def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = []
-    for key, name, meaning in FIGURES:
-        if results[key] is not None:
-            if interval := results["intervals"].get(key):
+    for metric in SHOWN:
+        if (value := results.metrics[metric.name]) is not None:
+            meaning = metric.meaning
+            if interval := results.intervals.get(metric.name):
                 meaning += f"; 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
-            shown.append((name, f"{results[key]:.3f}", meaning))
+            shown.append((metric.title, f"{value:.3f}", meaning))
     if (positives := decided["tp"] + decided["fn"]) > 0:
         shown.append(
             ("found", f"{decided['tp']} of {positives}", "defective images above the threshold")
@@ -88,64 +98,66 @@ def _figures(results: dict, decided: dict) -> list[tuple[str, str, str]]:
     return shown
 
 
-def _curves(results: dict, outputs: Outputs, scores: NDArray[Any]) -> list[Curve]:
+def _curves(results: Results, outputs: EvalOutputs, scores: NDArray[Any]) -> list[Curve]:
     curves = []
-    if results["image_auroc"] is not None:
+    if results.metrics["image_auroc"] is not None:
         for name, labels, curve, area in (
             (
                 "ROC of images",
                 ("false-positive rate", "true-positive rate"),
                 metrics.roc_curve,
-                f"AUROC {results['image_auroc']:.3f}",
+                f"AUROC {results.metrics['image_auroc']:.3f}",
             ),
             (
                 "Precision and recall of images",
                 ("recall", "precision"),
                 metrics.pr_curve,
-                f"average precision {results['image_average_precision']:.3f}",
+                f"average precision {results.metrics['image_average_precision']:.3f}",
             ),
         ):
             x, y, _ = curve(scores, outputs.labels)
             thinned = metrics.thin(x, y, CURVE_POINTS)
             curves.append(Curve(name, *labels, thinned.x, thinned.y, area))
-    if results["aupro"] is not None:
-        limit = results["fpr_limit"]
+    limit = results.fpr_limit
+    if results.metrics["aupro"] is not None and limit is not None:
         fpr, pro = metrics.pro_points(*outputs.with_truth(), limit, CURVE_POINTS)
-        area = f"AU-PRO {results['aupro']:.3f} up to {limit:g}"
+        area = f"AU-PRO {results.metrics['aupro']:.3f} up to {limit:g}"
         labels = ("false-positive rate of pixels", "mean overlap with defects")
         curves.append(Curve("PRO of regions", *labels, fpr, pro, area))
     return curves
 
 
 def _training(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The logged terms by step, the last value of a step where it was run twice."""
-    found: dict[str, dict[int, float]] = {name: {} for name in LOGGED}
+    """Returns the logged terms by step, the last value if a step ran twice."""
+    found: dict[str, dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         record = json.loads(line)
-        for name in LOGGED:
-            if f"train/{name}" in record:
-                found[name][record["step"]] = record[f"train/{name}"]
+        for name, value in record.items():
+            term = name.removeprefix("train/")
+            if name.startswith("train/") and term not in NOT_CHARTED:
+                found.setdefault(term, {})[record["step"]] = value
     return {
         name: (sorted(values), [values[step] for step in sorted(values)])
         for name, values in found.items()
-        if values
     }
 
 
-def _tables(results: dict) -> list[tuple[str, list[str], list[list[Any]]]]:
-    def text(value) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
+def _tables(results: Results) -> list[tuple[str, list[str], list[list[Any]]]]:
     tables = []
-    if results["by_defect"]:
+    if results.by_defect:
+        names = ["pixel_auroc", "aupro"] if results.by_defect_pixels else []
         rows = []
-        for defect, row in results["by_defect"].items():
-            pixels = results["by_defect_pixels"].get(defect, {})
-            found = [text(row["image_auroc"])]
-            found += [text(pixels.get(name)) for name in ("pixel_auroc", "aupro")]
-            rows.append([defect, str(row["num_images"]), str(row["detected"]), *found])
-        header = ["defect", "images", "found", "image AUROC", "pixel AUROC", "AU-PRO"]
-        tables.append(("By defect", header, rows))
-    rows = [[name, text(value)] for name, value in results["image_auroc_by_term"].items()]
-    tables.append(("Image AUROC of each term of the score", ["term", "image AUROC"], rows))
+        for defect, row in results.by_defect.items():
+            pixels = results.by_defect_pixels.get(defect, {})
+            found = [row["image_auroc"], *(pixels.get(name) for name in names)]
+            rows.append([defect, str(row["num_images"]), str(row["detected"]), *map(_text, found)])
+        titles = [TITLES[name] for name in ("image_auroc", *names)]
+        tables.append(("By defect", ["defect", "images", "found", *titles], rows))
+    rows = [[name, _text(value)] for name, value in results.image_auroc_by_term.items()]
+    header = ["term", TITLES["image_auroc"]]
+    tables.append(("Image AUROC of each term of the score", header, rows))
     return tables
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

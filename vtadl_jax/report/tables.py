@@ -1,7 +1,7 @@
-"""Results of many categories as one table, with means and, if wanted, what papers report.
+"""Makes one table of results over categories, with means and optionally published results.
 
-Takes the results that `evaluate` returns; nothing is measured here. Figures out of papers stand in
-columns of their own, whose titles say so and of which metric they are.
+Takes the results of evaluations and measures nothing. Published results have columns of their own;
+the titles name the paper and the metric.
 """
 
 import contextlib
@@ -15,19 +15,18 @@ from pathlib import Path
 
 from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.metric_table import SHOWN
+from vtadl_jax.evaluation.metric_table import TITLES as METRIC_TITLES
+from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.published import PUBLISHED, PublishedTable
 
 TITLES = {
-    "image_auroc": "image AUROC",
-    "image_average_precision": "image AP",
-    "image_pr_auc": "image PR AUC",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AU-PRO",
+    **METRIC_TITLES,
     "seconds": "seconds",
     "step": "step",
     "num_test_images": "test images",
 }
-METRICS = ("image_auroc", "image_average_precision", "pixel_auroc")
+METRICS = tuple(metric.name for metric in SHOWN if metric.name != "aupro")  # that goes by its limit
 COUNTS = ("step", "num_test_images")
 
 Value = float | int | None
@@ -35,7 +34,8 @@ Value = float | int | None
 
 @dataclass(frozen=True)
 class Column:
-    """key: its name in CSV and JSON; title: in Markdown; source: the paper, '' for our results."""
+    """Column of a table. key: its name in CSV and JSON; title: its name in Markdown; source: the
+    paper, '' for our results."""
 
     key: str
     title: str
@@ -43,20 +43,20 @@ class Column:
 
     @property
     def averaged(self) -> bool:
-        """Steps and numbers of images have no mean that says anything."""
+        """Whether a mean is meaningful; not for steps and numbers of images."""
         return self.key not in COUNTS
 
 
 @dataclass(frozen=True)
 class Table:
-    """rows: category → its values in the order of `columns`, None where undefined."""
+    """Table of results. rows: category → values in the order of `columns`, None if undefined."""
 
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[Value, ...]]
     notes: tuple[str, ...] = ()
 
     def means(self) -> list[tuple[float | None, int]]:
-        """(mean, number of categories it is over) of each column; (None, 0) where there is none."""
+        """Returns (mean, number of averaged categories) per column; (None, 0) without values."""
         found: list[tuple[float | None, int]] = []
         for i, column in enumerate(self.columns):
             values = [row[i] for row in self.rows.values()] if column.averaged else []
@@ -66,16 +66,16 @@ class Table:
 
 
 def category_table(
-    results: Mapping[str, Mapping],
+    results: Mapping[str, Results],
     published: str | None = None,
     methods: Sequence[str] = ("VT-ADL",),
 ) -> Table:
-    """Category → what `evaluate` returned for it, as a table; absent, None and NaN are undefined.
+    """Makes a table from category → its results; None and NaN are undefined.
 
-    published: 'mvtec_ad', 'btad' or 'mnist' adds what papers report of `methods` on that data set
-    and our value of the same metric, orders the categories as they do, and averages their figures
-    over the categories shown; without it the order is natural. Each false positive rate that
-    AU-PRO goes up to has a column of its own. Raises UserError for no categories, an unknown data
+    published: 'mvtec_ad', 'btad' or 'mnist' adds published results of `methods` on that data set
+    and our value of the same metric, orders the categories as the paper does, and averages the
+    published values over the categories in the table; without it the order is natural. AU-PRO has
+    one column per false-positive-rate limit. Raises UserError for no categories, an unknown data
     set or method, and a value that is not a number.
     """
     if not results:
@@ -98,7 +98,7 @@ def category_table(
 
 
 def to_markdown(table: Table) -> str:
-    """Three decimals, '-' where undefined; a mean over fewer than all categories says so."""
+    """Returns Markdown: three decimals, '-' if undefined; marks means over some categories only."""
     lines = [_line(["category", *(column.title for column in table.columns)])]
     lines.append("|---|" + "---:|" * len(table.columns))
     for name, row in table.rows.items():
@@ -114,7 +114,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Full precision, empty where undefined; the last rows are the means and over how many."""
+    """Returns CSV: full precision, empty if undefined; the last rows are means and their counts."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("category", *(column.key for column in table.columns)))
@@ -126,7 +126,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """{columns, categories, mean, mean_over, notes}, full precision, null where undefined."""
+    """Returns JSON {columns, categories, mean, mean_over, notes}, null if undefined."""
     keys = [column.key for column in table.columns]
     means = table.means()
     content = {
@@ -143,9 +143,10 @@ def to_json(table: Table) -> str:
 
 
 def write_tables(folder: Path, table: Table) -> list[Path]:
-    """summary.md, summary.csv and summary.json in `folder`, which is made if it is not there.
+    """Writes summary.md, summary.csv and summary.json to `folder`, which is created if missing.
 
-    None is replaced before all are written. Raises UserError where the folder can't be written.
+    Replaces the old files only after all new ones are written. Raises UserError if the folder can't
+    be written.
     """
     texts = {"md": to_markdown(table), "csv": to_csv(table), "json": to_json(table)}
     paths = [folder / f"summary.{suffix}" for suffix in texts]
@@ -185,21 +186,20 @@ def _ordered(names: Iterable[str], data_set: str | None) -> list[str]:
     return sorted(names, key=lambda name: (rank.get(name, len(rank)), natural_key(name)))
 
 
-def _values(name: str, result: Mapping) -> dict[str, Value]:
-    """The numbers of one category by column key, AU-PRO as aupro_<limit>."""
-    keys = ("image_auroc", "image_average_precision", "image_pr_auc", "pixel_auroc", "seconds")
-    values = {key: _number(name, key, result.get(key)) for key in (*keys, *COUNTS)}
+def _values(name: str, results: Results) -> dict[str, Value]:
+    """Returns the numbers of one category by column key, AU-PRO as aupro_<limit>."""
+    columns = {**results.metrics, **{key: getattr(results, key) for key in (*COUNTS, "seconds")}}
+    values = {key: _number(name, key, value) for key, value in columns.items()}
     at = {
         f"aupro_{_number(name, 'limit of aupro_at', limit):g}": _number(name, "aupro_at", value)
-        for limit, value in (result.get("aupro_at") or {}).items()
+        for limit, value in (results.aupro_at or {}).items()
     }
-    if "aupro" in result:
-        value = _number(name, "aupro", result["aupro"])
-        limit = _number(name, "fpr_limit", result.get("fpr_limit"))
-        if limit is not None:
-            at.setdefault(f"aupro_{limit:g}", value)
-        elif value not in at.values():
-            at["aupro"] = value
+    aupro = values.pop("aupro", None)
+    limit = _number(name, "fpr_limit", results.fpr_limit)
+    if limit is not None:
+        at.setdefault(f"aupro_{limit:g}", aupro)
+    elif aupro is not None and aupro not in at.values():
+        at["aupro"] = aupro
     return values | at
 
 
@@ -220,12 +220,12 @@ def _number(category: str, key: str, value: object) -> Value:
 def _metric_keys(
     found: Iterable[Mapping[str, Value]], sources: Sequence[PublishedTable]
 ) -> list[str]:
-    """Those of every table, those of the papers, and AU-PRO with the largest limit first."""
+    """Returns the metrics of every table, those of the papers, and AU-PRO, largest limit first."""
     keys = list(dict.fromkeys((*METRICS, *(table.key for table in sources))))
     regions = {key for values in found for key in values if key.startswith("aupro")}
     regions |= {key for key in keys if key.startswith("aupro")}
     limits = sorted(regions - {"aupro"}, key=lambda key: -float(key.removeprefix("aupro_")))
-    # Without any limit one column stays, so that the absence is seen.
+    # Without any limit keep one empty column, to show that AU-PRO is undefined.
     last = ["aupro"] if "aupro" in regions or not limits else []
     return [key for key in keys if key not in regions] + limits + last
 

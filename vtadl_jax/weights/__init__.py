@@ -1,1 +1,1 @@
-"""Weights that other programs made: their files, their names and layouts. Never runs their code."""
+"""Reads and writes other programs' weights: files, names and layouts. Never runs their code."""

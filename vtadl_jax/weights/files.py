@@ -1,4 +1,4 @@
-"""Named arrays from and to the files that other programs use."""
+"""Reads and writes named arrays in the file formats of other programs."""
 
 import zipfile
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from vtadl_jax.weights.torch_file import read_torch
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by name from `.safetensors`, `.npz`, or a PyTorch file under any other name.
+    """Returns arrays by name from `.safetensors`, `.npz`, or PyTorch files of any other name.
 
-    Runs nothing that is in the file. Raises UserError for a file that can't be read.
+    Runs no code from the file. Raises UserError for a file that cannot be read.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file: give that of the weights")
@@ -29,9 +29,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict: `.safetensors` without torch, else PyTorch's zip format by torch.
+    """Writes a state dict: `.safetensors` without torch, else PyTorch's zip format by torch.
 
-    The file appears whole or not at all. Raises UserError where it can't be written.
+    Writes atomically: a failure leaves no partial file. Raises UserError if it cannot be written.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -47,7 +47,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError before the work if `write_arrays` can't write there after it."""
+    """Raises UserError if `write_arrays` cannot write there; call it before the work."""
     if not path.parent.is_dir():
         raise UserError(f"{path}: {path.parent} is not a folder: create it first")
     if path.suffix == ".safetensors":
@@ -60,7 +60,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     library = _safetensors()
     try:
         return library.load_file(path)
-    except Exception as error:  # the library's own, of no common base
+    except Exception as error:  # the library's errors have no common base class
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is cut short or not a .safetensors file ({reason})") from error
 

@@ -1,8 +1,8 @@
-"""State dicts in PyTorch's files as numpy arrays, without torch and without running what is inside.
+"""Reads state dicts in PyTorch's files as numpy arrays, without torch and without running code.
 
-A `.pt` file is a pickle, a program for a small machine that can call anything. Here the machine
-knows four names, those that tensors are made of, and each stands for a harmless function of ours.
-Reads zip archives (PyTorch 1.6 and later) and the older format of consecutive pickles.
+A `.pt` file is a pickle, a program for a small machine that can call any function. Here the machine
+knows only the four names that tensors need, and maps each to a harmless function of ours. Reads zip
+archives (PyTorch 1.6 and later) and the older format of consecutive pickles.
 """
 
 import collections
@@ -24,7 +24,7 @@ from vtadl_jax.errors import UserError
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 ZIP_MAGIC = b"PK\x03\x04"
-# Pickles of state dicts hold names and shapes; a thousand tensors take 0.2 MB.
+# Pickles of state dicts contain names and shapes; a thousand tensors take 0.2 MB.
 MAX_PICKLE = 2**26
 DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -41,27 +41,30 @@ DTYPES: dict[str, Any] = {
 
 
 class NotAStateDict(Exception):
-    """Why a file is refused; becomes one line with the file's name before it."""
+    """The reason why a file is rejected; reported in one line after the file's name."""
 
 
 class _Inert:
-    """What a pickle may name or make. Its BUILD instruction would write into any object, frozen
-    or not, and into ours between two files: these refuse."""
+    """Base class of the objects that a pickle may name or create.
+
+    A pickle's BUILD instruction would modify any object, even a frozen one, and so affect the next
+    file; these objects raise instead.
+    """
 
     def __setstate__(self, state: Any) -> None:
-        raise NotAStateDict("it alters what it describes")
+        raise NotAStateDict("it modifies the objects that it describes")
 
 
 @dataclasses.dataclass(frozen=True)
 class _StorageType(_Inert):
-    """What a pickle's name of a storage class stands for; it can't be called."""
+    """The replacement of a storage class that a pickle names; it cannot be called."""
 
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage(_Inert):
-    """A flat array that follows in the file. key: its name there; count: its elements."""
+    """A flat array elsewhere in the file. key: its name there; count: number of elements."""
 
     key: str
     dtype: np.dtype
@@ -89,24 +92,24 @@ class _Maker(_Inert):
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> _Tensor:
-    """Stands for torch._utils._rebuild_tensor_v2; the rest are flags of autograd and hooks."""
+    """Replaces torch._utils._rebuild_tensor_v2; ignores the flags of autograd and the hooks."""
     sizes = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides):
-        raise NotAStateDict("it describes a tensor that can't be")
+        raise NotAStateDict("it describes an invalid tensor")
     if not all(type(n) is int and n >= 0 for n in sizes):
-        raise NotAStateDict("it describes a tensor of impossible sizes")
+        raise NotAStateDict("it describes a tensor of invalid sizes")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     count = math.prod(shape)
-    # A view with strides of 0 could be larger than any memory; state dicts have none.
+    # A view with strides of 0 could exceed any memory; state dicts have none.
     if count > storage.count or (count and last >= storage.count):
         raise NotAStateDict("it describes a tensor that reaches beyond its values")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _rebuild_parameter(tensor, *_) -> _Tensor:
-    """Stands for torch._utils._rebuild_parameter."""
+    """Replaces torch._utils._rebuild_parameter."""
     if not isinstance(tensor, _Tensor):
-        raise NotAStateDict("it describes a parameter that can't be")
+        raise NotAStateDict("it describes an invalid parameter")
     return tensor
 
 
@@ -119,7 +122,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows no names but those of `_ALLOWED`; the tensors it makes have no values yet."""
+    """An unpickler that allows only the names in `_ALLOWED`; its tensors have no values yet."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
@@ -137,14 +140,14 @@ class _Unpickler(pickle.Unpickler):
         if any(part is not None for part in view):
             raise NotAStateDict("its tensors are views, as PyTorch before 0.4 wrote them")
         if type(key) is not str or type(count) is not int or count < 0:
-            raise NotAStateDict("it refers to a storage that can't be")
+            raise NotAStateDict("it refers to an invalid storage")
         return _Storage(key, storage_type.dtype, count)
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, by name; see `tensors_of` for what may surround it.
+    """Returns the tensors of a state dict by name; `tensors_of` describes accepted structures.
 
-    Raises UserError for a file that can't be read, is cut short, is no state dict, or whose pickle
+    Raises UserError for a file that cannot be read, is truncated, is no state dict, or whose pickle
     names anything but tensors.
     """
     try:
@@ -157,7 +160,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: {error.strerror or error}: give a readable file") from error
     except NotAStateDict as error:
         raise UserError(f"{path} is not read: {error}") from error
-    # Bytes from anywhere can fail in the unpickler in any way; none of them is a state dict.
+    # Arbitrary bytes can raise any exception in the unpickler; none of them is a state dict.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -167,7 +170,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_zip(stream) -> dict[str, np.ndarray]:
-    """<name>/data.pkl with the structure, <name>/data/<key> with the values of each storage."""
+    """Reads <name>/data.pkl (the structure) and <name>/data/<key> (values of each storage)."""
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
@@ -177,10 +180,10 @@ def _read_zip(stream) -> dict[str, np.ndarray]:
 
         def read(name: str, limit: int) -> bytes:
             info = archive.getinfo(name)
-            # PyTorch compresses nothing; a small archive can't then unpack to a huge one.
+            # PyTorch does not compress; so a small archive cannot unpack to huge data.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
                 raise NotAStateDict(f"its part {name} has {info.file_size} bytes, or is compressed")
-            return archive.read(info)  # checks the sum of its bits
+            return archive.read(info)  # verifies its CRC-32
 
         order = read(f"{root}byteorder", 16) if f"{root}byteorder" in names else b"little"
         if order != b"little":
@@ -198,8 +201,8 @@ def _read_zip(stream) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(stream) -> dict[str, np.ndarray]:
-    """Pickles of a magic number, a version, the machine, the structure and the storages' keys, then
-    for each key a count of elements (int64) and the elements."""
+    """Reads pickles of a magic number, a version, the machine, the structure and the storages'
+    keys, then for each key a count of elements (int64) and the elements."""
 
     def load() -> Any:
         return _Unpickler(stream).load()
@@ -224,7 +227,7 @@ def _read_legacy(stream) -> dict[str, np.ndarray]:
         if len(header) != 8:
             raise NotAStateDict(f"it ends before its storage {key}: copy it again")
         if storage is None or struct.unpack("<q", header)[0] != storage.count:
-            raise NotAStateDict(f"its storage {key} is not as it was announced")
+            raise NotAStateDict(f"its storage {key} differs from its description")
         size = storage.count * storage.dtype.itemsize
         data = stream.read(size)
         if len(data) != size:
@@ -234,8 +237,10 @@ def _read_legacy(stream) -> dict[str, np.ndarray]:
 
 
 def tensors_of(structure: Any) -> dict[str, _Tensor]:
-    """The state dict in what a file held: itself, or under 'state_dict' or 'model' beside an epoch,
-    an optimiser and the like. The prefix that DataParallel adds to all names is taken off."""
+    """Returns the state dict in a file's structure, without DataParallel's prefix of all names.
+
+    It is the structure itself, or its entry 'state_dict' or 'model' in a training checkpoint.
+    """
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(structure, Mapping) and isinstance(structure.get(key), Mapping):
             structure = structure[key]
@@ -251,9 +256,9 @@ def tensors_of(structure: Any) -> dict[str, _Tensor]:
 
 
 def _storages(structure: Any) -> dict[str, _Storage]:
-    """Of all tensors anywhere in the structure, by key: the older format lists them all."""
+    """Returns the storages of all tensors in the structure by key; the older format lists them."""
     found: dict[str, _Storage] = {}
-    waiting, seen = [structure], set()  # the same list may occur in itself, or many times
+    waiting, seen = [structure], set()  # a list may contain itself, or occur many times
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
@@ -269,7 +274,7 @@ def _storages(structure: Any) -> dict[str, _Storage]:
 
 
 def _resolve(structure: Any, values: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors with their values, each an array of its own."""
+    """Returns the tensors with their values, each as a separate array."""
     assert sys.byteorder == "little", "values are read in the order of this machine"
     flat: dict[_Storage, np.ndarray] = {}
     arrays = {}

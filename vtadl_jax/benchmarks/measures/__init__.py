@@ -1,6 +1,6 @@
-"""What `python -m vtadl_jax.benchmarks.kernels` measures: a file each, ours beside its peers.
+"""Measures of `python -m vtadl_jax.benchmarks.kernels`: one module each, ours and its peers.
 
-Every function returns groups as `timing.compare` makes them and says on stderr how far it is.
+Every function returns groups as `timing.compare` makes them and prints its progress to stderr.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Transposed convolutions of both decoders and SSIM, against torch's kernels."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,11 @@ from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.measures.torch_variants import LAYOUTS, fastest, in_layout
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, compare
-from vtadl_jax.models.official import DECODER as OFFICIAL_LAYERS
+from vtadl_jax.detectors.official import DECODER as OFFICIAL_LAYERS
 from vtadl_jax.ops.ssim import ssim as our_ssim
 from vtadl_jax.ops.transposed_conv import output_side, transposed_conv
 
+Arrays = Sequence[np.ndarray]
 Layer = tuple[int, int, int, int, int]  # in, out, kernel, stride, padding
 PAPER_LAYERS: tuple[Layer, ...] = (
     (8, 64, 8, 4, 2),
@@ -26,7 +29,7 @@ BASE_SIDE = 8
 
 
 def transposed_convs(repeats: int, batch: int = 8) -> list[Group]:
-    """Every layer of the two decoders, from the 8 × 8 map on; value, and value with gradients."""
+    """Measures every layer of the two decoders, from the 8 × 8 map on; value, then gradients."""
     groups = []
     for decoder, layers in (("paper", PAPER_LAYERS), ("official", OFFICIAL_LAYERS)):
         side = BASE_SIDE
@@ -37,7 +40,7 @@ def transposed_convs(repeats: int, batch: int = 8) -> list[Group]:
 
 
 def layer_groups(repeats: int, decoder: str, layer: Layer, side: int, batch: int) -> list[Group]:
-    """One layer on a `side` × `side` map: value, then value and both gradients."""
+    """Measures one layer on a `side` × `side` map: value, then value and both gradients."""
     inputs, outputs, kernel, stride, padding = layer
     out = output_side(side, kernel, stride, padding)
     rng = np.random.default_rng(0)
@@ -67,15 +70,15 @@ def layer_groups(repeats: int, decoder: str, layer: Layer, side: int, batch: int
     return groups
 
 
-def _our_convolution(arrays, stride: int, padding: int, gradient: bool) -> Candidate:
+def _our_convolution(arrays: Arrays, stride: int, padding: int, gradient: bool) -> Candidate:
     x, kernel, g = map(jnp.asarray, arrays)
 
     @jax.jit
-    def value(x, kernel):
+    def value(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array]:
         return (transposed_conv(x, kernel, stride, padding),)
 
     @jax.jit
-    def step(x, kernel, g):
+    def step(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
         function = functools.partial(transposed_conv, stride=stride, padding=padding)
         out, vjp = jax.vjp(function, x, kernel)
         return out, *vjp(g)
@@ -87,7 +90,7 @@ def _our_convolution(arrays, stride: int, padding: int, gradient: bool) -> Candi
     return Candidate("ours", lambda: compiled(*arguments), list, note)
 
 
-def _torch_convolution(arrays, stride: int, padding: int, gradient: bool) -> Candidate:
+def _torch_convolution(arrays: Arrays, stride: int, padding: int, gradient: bool) -> Candidate:
     torch = require_torch()
     axes = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
     calls = {}
@@ -98,7 +101,7 @@ def _torch_convolution(arrays, stride: int, padding: int, gradient: bool) -> Can
         ]
         calls[layout] = functools.partial(_torch_step, tensors, stride, padding, gradient)
 
-    def values(result):
+    def values(result: Any) -> list[Any]:
         out, *grads = result
         turned = [out.permute(0, 2, 3, 1)]
         if grads:
@@ -109,7 +112,7 @@ def _torch_convolution(arrays, stride: int, padding: int, gradient: bool) -> Can
     return Candidate("torch conv_transpose2d", calls[best], values, note=best)
 
 
-def _torch_step(tensors, stride: int, padding: int, gradient: bool):
+def _torch_step(tensors: Sequence[Any], stride: int, padding: int, gradient: bool) -> Any:
     torch = require_torch()
     x, kernel, g = tensors
     function = functools.partial(
@@ -124,7 +127,7 @@ def _torch_step(tensors, stride: int, padding: int, gradient: bool):
 
 
 def ssim(repeats: int, batch: int = 8, side: int = 512, channels: int = 3) -> list[Group]:
-    """Mean SSIM of image pairs and its gradient with respect to one of them."""
+    """Measures the mean SSIM of image pairs and its gradient with respect to one of them."""
     title = f"SSIM, {batch}×{side}²×{channels}, value+gradient"
     progress(title)
     torch = require_torch()
@@ -134,14 +137,14 @@ def ssim(repeats: int, batch: int = 8, side: int = 512, channels: int = 3) -> li
     x = rng.uniform(-1, 1, (batch, side, side, channels)).astype(np.float32)
     y = np.clip(x + 0.3 * rng.standard_normal(x.shape, np.float32), -1, 1)
 
-    def total(y, x):
+    def total(y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         value = our_ssim(x, y, 2.0)
         return value.sum(), value
 
     ours, arguments = jax.jit(jax.value_and_grad(total, has_aux=True)), (jnp.array(y), jnp.array(x))
     module = SSIM(channels, data_range=2.0)
 
-    def peer(x, y):
+    def peer(x: Any, y: Any) -> Any:
         y = y.detach().requires_grad_()
         value = module(x, y)
         return (None, value.detach()), torch.autograd.grad(value.sum(), y)[0]
@@ -160,6 +163,6 @@ def ssim(repeats: int, batch: int = 8, side: int = 512, channels: int = 3) -> li
             note=best,
         ),
     ]
-    # Value 4 blurs, gradient 3, each 11 taps along both axes: the least that is known to suffice.
+    # Value 4 blurs, gradient 3, each 11 taps along both axes: the fewest known operations.
     flops = 7 * 2 * 2 * 11 * x.size
     return [compare(title, candidates, repeats, flops)]

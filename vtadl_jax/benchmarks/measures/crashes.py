@@ -1,7 +1,7 @@
-"""Runs of the program that are made to fail, and what becomes of them when they are started again.
+"""Injects faults into runs of the program, reruns them and checks that they recover.
 
-Each fault strikes a fresh workdir at a random moment; then the same command runs to the end, and
-its parameters must be those of a run that nothing ever happened to.
+Each fault hits a new workdir at a random moment; then the same command runs to the end, and its
+parameters must be those of a run without faults.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vtadl_jax import sharding
 from vtadl_jax.benchmarks.measures.started import (
     CATEGORY,
     NUM_STEPS,
@@ -30,17 +29,18 @@ from vtadl_jax.benchmarks.measures.started import (
     prepare,
     preparing,
 )
-from vtadl_jax.checkpoint import CHECKSUMS
-from vtadl_jax.workdir import load_run
+from vtadl_jax.evaluation.trained_run import load_run
+from vtadl_jax.runtime import sharding
+from vtadl_jax.training.checkpoint import CHECKSUMS
 
 
 @dataclasses.dataclass
 class Outcome:
-    """Of one trial.
+    """Outcome of one trial.
 
-    code: how the struck run ended. seconds_to_end: from the fault until all its processes were
-    gone. lost: steps done before the fault that had to be done again. at_risk: as many as had been
-    done since the last checkpoint that was whole when the fault struck.
+    code: exit code of the run with the fault. seconds_to_end: from the fault until all its
+    processes ended. lost: steps before the fault that ran again. at_risk: steps since the last
+    complete checkpoint before the fault.
     """
 
     fault: str
@@ -58,14 +58,14 @@ class Outcome:
 
 
 def parameters(workdir: Path) -> list[np.ndarray]:
-    """Of the newest checkpoint, which must be of the last step."""
+    """Returns the parameters of the newest checkpoint, which must be of the last step."""
     run = load_run(workdir, sharding.make_mesh(1))
     assert run.step == NUM_STEPS, f"{workdir} ended at step {run.step}"
     return [np.asarray(x) for x in jax.tree.leaves(run.variables)]
 
 
 def strike_step(place: Place, rng: random.Random) -> Program:
-    """kill -9 between two lines about steps."""
+    """Sends kill -9 between two log lines about steps."""
     program = place.start()
     program.until_said(f"step {rng.randrange(1, NUM_STEPS - 1)}/")
     time.sleep(rng.uniform(0, 0.05))
@@ -74,7 +74,7 @@ def strike_step(place: Place, rng: random.Random) -> Program:
 
 
 def strike_save(place: Place, rng: random.Random) -> Program:
-    """kill -9 while a checkpoint is being written."""
+    """Sends kill -9 while a checkpoint is being written."""
     program = place.start()
     program.until_said(f"step {rng.randrange(SAVE_EVERY, NUM_STEPS - SAVE_EVERY)}/")
     program.until(lambda: any("tmp" in p.name for p in names_in(place.checkpoints)))
@@ -84,7 +84,7 @@ def strike_save(place: Place, rng: random.Random) -> Program:
 
 
 def strike_evaluation(place: Place, rng: random.Random) -> Program:
-    """kill -9 after training, while images are scored or the report is written."""
+    """Sends kill -9 after training, while images are scored or the report is written."""
     program = place.start()
     program.until_said("trained to step")
     time.sleep(rng.uniform(0, 0.5))
@@ -95,7 +95,7 @@ def strike_evaluation(place: Place, rng: random.Random) -> Program:
 
 
 def strike_sigterm(place: Place, rng: random.Random) -> Program:
-    """SIGTERM during training."""
+    """Sends SIGTERM during training."""
     program = place.start()
     program.until_said(f"step {rng.randrange(1, NUM_STEPS - 3)}/")
     program.process.send_signal(signal.SIGTERM)
@@ -104,7 +104,7 @@ def strike_sigterm(place: Place, rng: random.Random) -> Program:
 
 
 def strike_torn(place: Place, rng: random.Random) -> Program:
-    """kill -9, then cut a file of the newest checkpoint short or change a byte in it."""
+    """Sends kill -9, then truncates a file of the newest checkpoint or changes a byte in it."""
     program = place.start()
     program.until(lambda: len(_sealed(place)) > 1)
     program.kill()
@@ -121,7 +121,7 @@ def strike_torn(place: Place, rng: random.Random) -> Program:
 
 
 def strike_data(place: Place, rng: random.Random) -> Program:
-    """A training image disappears during training, and is there again afterwards."""
+    """Removes a training image during training, and restores it afterwards."""
     program = place.start()
     program.until_said(f"step {rng.randrange(1, NUM_STEPS // 2)}/")
     images = sorted((place.data / CATEGORY / "train" / "good").iterdir())
@@ -135,7 +135,7 @@ def strike_data(place: Place, rng: random.Random) -> Program:
 
 
 def strike_disk(place: Place, rng: random.Random) -> Program:
-    """The file system of the workdir is filled up during training, and emptied afterwards."""
+    """Fills the file system of the workdir during training, and empties it afterwards."""
     program = place.start()
     program.until(lambda: bool(_sealed(place)))
     program.until_said(f"step {rng.randrange(SAVE_EVERY, 2 * SAVE_EVERY)}/")
@@ -150,7 +150,7 @@ def strike_disk(place: Place, rng: random.Random) -> Program:
 
 
 def strike_peer(place: Place, rng: random.Random) -> Program:
-    """kill -9 of one of two processes; the other must end by itself."""
+    """Sends kill -9 to one of two processes; the other must end by itself."""
     program = place.start()
     program.until_said(f"step {rng.randrange(1, NUM_STEPS - 5)}/")
     os.kill(rng.choice(children(program.process.pid)), signal.SIGKILL)
@@ -159,7 +159,7 @@ def strike_peer(place: Place, rng: random.Random) -> Program:
 
 
 def strike_prepare(place: Place, rng: random.Random) -> Program:
-    """kill -9 while images are made into records; the next time they are finished."""
+    """Sends kill -9 while records are prepared; the rerun finishes them."""
     program = place.program(preparing(place))
     program.until(lambda: any(place.records.rglob("*")))
     time.sleep(rng.uniform(0, 0.3))
@@ -181,7 +181,7 @@ FAULTS: dict[str, Callable[[Place, random.Random], Program]] = {
     "full disk": strike_disk,
     "killed peer process": strike_peer,
 }
-EXPECTED = {  # exit codes of the struck run
+EXPECTED = {  # exit codes of the run with the fault
     "SIGTERM": (75,),
     "vanished data file": (2,),
     "full disk": (2,),
@@ -190,7 +190,7 @@ EXPECTED = {  # exit codes of the struck run
 
 
 def trial(fault: str, place: Place, rng: random.Random, want: list[np.ndarray]) -> Outcome:
-    """Strike, start again, compare. Raises Missed if the run was too quick for the fault."""
+    """Injects a fault, reruns and compares. Raises Missed if the run ended before the fault."""
     program = FAULTS[fault](place, rng)
     struck = time.monotonic()
     code = program.process.returncode
@@ -218,7 +218,7 @@ def trial(fault: str, place: Place, rng: random.Random, want: list[np.ndarray]) 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, mebibytes: int) -> Iterator[None]:
-    """A file system of its own at `folder`. Raises OSError where this may not mount one."""
+    """Mounts a file system of limited size at `folder`. Raises OSError without permission."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
     try:

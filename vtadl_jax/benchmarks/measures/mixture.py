@@ -1,6 +1,6 @@
 """Mixture densities: conditional (one mixture a token) and shared, against three libraries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,14 @@ from vtadl_jax.benchmarks.peers.jax_mixture import NAMES, Worker
 from vtadl_jax.benchmarks.timing import Candidate, compare
 from vtadl_jax.ops.mixture import mixture_log_prob, mixture_log_prob_rows, shared_mixture_log_prob
 
-WORKER_TIMEOUT = 120.0  # seconds without an answer until a library's process is given up
+Inputs = dict[str, np.ndarray]
+WORKER_TIMEOUT = 120.0  # timeout for an answer of a library's process
 
 
 def random_mixture(
     shape: tuple[int, ...], num_components: int, dim: int, num_tokens: int
-) -> dict[str, np.ndarray]:
-    """Well-conditioned parameters float32: logits [*shape, K], loc, scale_tril; y [T, d]."""
+) -> Inputs:
+    """Returns well-conditioned float32 logits [*shape, K], loc, scale_tril and y [T, d]."""
     rng = np.random.default_rng(0)
     full = (*shape, num_components)
     lower = rng.normal(size=(*full, dim, dim), scale=0.5 / np.sqrt(dim))
@@ -39,7 +40,7 @@ def conditional(
     num_tokens: int = 512,
     libraries: Sequence[str] = NAMES,
 ) -> list[Group]:
-    """Value and gradients with respect to logits, means, factors and y."""
+    """Measures value and gradients with respect to logits, means, factors and y."""
     inputs = random_mixture((num_tokens,), num_components, dim, num_tokens)
     title = f"mixture conditional, K {num_components}, d {dim}, {num_tokens} tokens, value+gradient"
     progress(title)
@@ -62,7 +63,7 @@ def conditional(
 def shared(
     repeats: int, num_components: int = 150, dim: int = 128, num_tokens: int = 4096
 ) -> list[Group]:
-    """One mixture for all tokens, value alone and with gradients."""
+    """Measures one mixture for all tokens, value alone and with gradients."""
     inputs = random_mixture((), num_components, dim, num_tokens)
     groups = []
     for gradient, products in ((False, 1), (True, 3)):
@@ -78,8 +79,8 @@ def shared(
     return groups
 
 
-def _total(function):
-    def total(*inputs):
+def _total(function: Callable) -> Callable:
+    def total(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         value = function(*inputs)
         return value.sum(), value
 
@@ -87,13 +88,13 @@ def _total(function):
 
 
 def _value_and_grads(result: Any) -> list[np.ndarray]:
-    """log-likelihoods and gradients, the factors' last; nobody cares for those above a diagonal."""
+    """Returns log-likelihoods and gradients, the factors' last, without those above a diagonal."""
     (_, value), grads = result
     logits, loc, factor, y = map(np.asarray, grads)
     return [np.asarray(value), logits, loc, y, np.tril(factor)]
 
 
-def _ours(function, inputs, name: str, gradient: bool = True) -> Candidate:
+def _ours(function: Callable, inputs: Inputs, name: str, gradient: bool = True) -> Candidate:
     arguments = [jnp.asarray(inputs[key]) for key in ("logits", "loc", "scale_tril", "y")]
     if not gradient:
         value = jax.jit(function)
@@ -102,8 +103,8 @@ def _ours(function, inputs, name: str, gradient: bool = True) -> Candidate:
     return Candidate(name, lambda: step(*arguments), _value_and_grads)
 
 
-def _ours_rows(inputs) -> Candidate:
-    """`mixture_log_prob_rows` on parameters that are in its layout, as our network emits them."""
+def _ours_rows(inputs: Inputs) -> Candidate:
+    """Runs `mixture_log_prob_rows` on parameters in its layout, as our network emits them."""
     dim = inputs["y"].shape[-1]
     rows, cols = np.tril_indices(dim, -1)
     factor = inputs["scale_tril"].transpose(2, 3, 1, 0)
@@ -121,7 +122,7 @@ def _ours_rows(inputs) -> Candidate:
     total = _total(mixture_log_prob_rows)
     step = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3, 4), has_aux=True))
 
-    def values(result):
+    def values(result: Any) -> list[np.ndarray]:
         (_, value), grads = result
         logits, loc, scale_diag, scale_lower, y = map(np.asarray, grads)
         tril = np.zeros(inputs["scale_tril"].shape, np.float32)
@@ -132,7 +133,7 @@ def _ours_rows(inputs) -> Candidate:
     return Candidate("ours, rows first", lambda: step(*arguments), values)
 
 
-def _torch(inputs, name: str, gradient: bool = True) -> Candidate:
+def _torch(inputs: Inputs, name: str, gradient: bool = True) -> Candidate:
     torch = require_torch()
     from vtadl_jax.benchmarks.peers.torch_ops import mixture_log_prob as peer
 
@@ -142,13 +143,13 @@ def _torch(inputs, name: str, gradient: bool = True) -> Candidate:
     ]
     if not gradient:
 
-        def value():
+        def value() -> Any:
             with torch.no_grad():
                 return peer(*arguments)
 
         return Candidate(name, value, lambda result: [result])
 
-    def step():
+    def step() -> Any:
         value = peer(*arguments)
         return (None, value.detach()), torch.autograd.grad(value.sum(), arguments)
 
@@ -156,7 +157,7 @@ def _torch(inputs, name: str, gradient: bool = True) -> Candidate:
 
 
 def _other_library(name: str, worker: Worker) -> Candidate:
-    def values(_):
+    def values(_: Any) -> list[np.ndarray]:
         value, logits, loc, factor, y = worker.values()
         if name == "jax.scipy":  # its third input is the covariance: another gradient
             return [value, logits, loc, y]

@@ -1,15 +1,12 @@
-"""The training step and the scoring of one image: our network, the same in torch, and the network
-that the method's authors published in torch."""
+"""Measures the training step and the scoring of one image: our network, the same network in torch,
+and the network that the authors published in torch."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-import optax
-from ml_collections import ConfigDict
 
-from vtadl_jax import sharding, train
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.measures.torch_variants import (
     compiler_cache,
@@ -20,43 +17,47 @@ from vtadl_jax.benchmarks.measures.torch_variants import (
 )
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, compare, relative_difference
-from vtadl_jax.models import make_detector
-from vtadl_jax.models.detector import Detector
-from vtadl_jax.optimizer import make_optimizer
+from vtadl_jax.benchmarks.workloads import assemble_trained, random_batch
+from vtadl_jax.config import Config
+from vtadl_jax.detectors.contract import Batch
+from vtadl_jax.experiment import make_detector
+from vtadl_jax.networks.parallel import SINGLE_DEVICE
+from vtadl_jax.options import replace
+from vtadl_jax.runtime import sharding
+from vtadl_jax.training.assembly import Assembly
+from vtadl_jax.training.compiled_steps import compile_train_step
+from vtadl_jax.training.state import TrainState
 
 SAME, OFFICIAL = "torch, the same network", "torch, official network"
 
 
 class Trainable(Protocol):
-    """What `our_step` needs: the images [B, H, W, C] uint8, and what is trained on them."""
+    """Inputs of `our_step`: the images [B, H, W, C] uint8, and the detector that trains on them."""
 
-    detector: Detector
-    tx: optax.GradientTransformation
-    state: train.TrainState
+    assembly: Assembly
+    state: TrainState
     images: np.ndarray
 
 
 class Subjects:
-    """A config's network, its twin in torch with the same parameters, and random images."""
+    """Subjects to measure: a config's network, its torch twin with equal parameters, and images."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: Config):
         torch = require_torch()
         from vtadl_jax.benchmarks.peers.from_flax import load_variables
         from vtadl_jax.benchmarks.peers.torch_paper import PaperVTADL
 
         self.config = config
-        self.detector = make_detector(config)
-        self.tx = make_optimizer(config.optimizer, 1000)
-        self.state = train.create_state(self.detector, self.tx, config.seed)
+        self.assembly = assemble_trained(config)
+        self.state = self.assembly.make_state()
         self.variables = jax.tree.map(np.asarray, self.state.variables)
-        shape = (config.batch_size, *config.image_size, config.data.channels)
-        self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.images = random_batch(self.assembly)["image"]
         self.torch_images = torch.tensor(np.ascontiguousarray(self.images.transpose(0, 3, 1, 2)))
         self.twin = PaperVTADL(config)
         load_variables(self.twin, self.variables)
 
-    def official(self):
-        """The published network, or None for images of another size than it can take."""
+    def official(self) -> Any:
+        """Returns the published network, or None if it does not support the image size."""
         from vtadl_jax.benchmarks.peers.torch_vtadl import IMAGE_SIZE, OfficialVTADL
 
         fits = self.images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -64,16 +65,19 @@ class Subjects:
 
 
 def differences(subjects: Subjects) -> dict[str, float]:
-    """Relative difference of each loss term and of the gradient's norm, twin to ours, noise off."""
+    """Returns relative differences of loss terms and gradient norm, twin to ours, noise off."""
     from vtadl_jax.benchmarks.peers.from_flax import named_arrays
 
-    config = subjects.config.copy_and_resolve_references()
-    config.model.mdn.noise_std = 0.0
-    loss = jax.jit(jax.value_and_grad(make_detector(config).loss, has_aux=True))
-    variables = subjects.variables
+    detector_loss = make_detector(replace(subjects.config, {"model.mdn.noise_std": 0.0})).loss
+    assert detector_loss is not None, "VT-ADL is trained"
+    variables, batch = subjects.variables, Batch(image=subjects.images)
     keys = jax.random.split(jax.random.key(0), len(subjects.images))
-    (total, (terms, _)), grads = loss(
-        variables["params"], variables["batch_stats"], subjects.images, keys
+
+    def loss_of(params: Any) -> Any:
+        return detector_loss({**variables, "params": params}, batch, keys, SINGLE_DEVICE)
+
+    (total, (terms, _)), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
+        variables["params"]
     )
     twin = subjects.twin.train()
     noise_std, twin.mixture.noise_std = twin.mixture.noise_std, 0.0
@@ -96,8 +100,8 @@ def norm_of(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.sqrt(np.sum([np.square(array, dtype=np.float64).sum() for array in arrays.values()]))
 
 
-def training_step(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
-    """Loss, gradients and Adam with L2 on one batch. compiled: also try torch.compile."""
+def training_step(repeats: int, config: Config, compiled: bool = True) -> list[Group]:
+    """Measures loss, gradients and Adam with L2 on one batch. compiled: also try torch.compile."""
     title = f"training step, {describe(config)}, batch {config.batch_size}"
     progress(f"{title}: equal numbers?")
     subjects = Subjects(config)
@@ -118,17 +122,17 @@ def training_step(repeats: int, config: ConfigDict, compiled: bool = True) -> li
         progress(f"{title}: timing")
         group = compare(title, candidates, repeats, flops)
     for row in group["rows"]:
-        if row["name"].startswith(OFFICIAL):  # other work: its rate is not ours to state
+        if row["name"].startswith(OFFICIAL):  # another workload: no rate
             row["gflops"] = None
     return [group | {"differences": checked}]
 
 
-def one_image(repeats: int, config: ConfigDict, compiled: bool = True) -> list[Group]:
-    """Score terms, anomaly map and reconstruction of one image, in evaluation mode."""
+def one_image(repeats: int, config: Config, compiled: bool = True) -> list[Group]:
+    """Measures score terms, anomaly map and reconstruction of one image, in evaluation mode."""
     title = f"scoring one image, {describe(config)}"
     progress(title)
     subjects = Subjects(config)
-    score = jax.jit(subjects.detector.score)
+    score = jax.jit(subjects.assembly.detector.score)
     variables, image = jax.device_put(subjects.variables), subjects.images[:1]
     candidates = [
         Candidate("ours", lambda: score(variables, image), lambda s: [s.terms, s.anomaly_map])
@@ -157,21 +161,20 @@ def one_image(repeats: int, config: ConfigDict, compiled: bool = True) -> list[G
         return [compare(title, candidates, repeats)]
 
 
-def describe(config: ConfigDict) -> str:
+def describe(config: Config) -> str:
     height, width = config.image_size
     mdn = config.model.mdn
-    return f"{height}×{width}, P {config.model.patch_size}, K {mdn.num_components}"
+    return f"{height}×{width}, P {config.model.vit.patch_size}, K {mdn.num_components}"
 
 
 def our_step(subjects: Trainable) -> Callable[[], Any]:
-    """The step as training compiles it; every call continues from the state of the last."""
+    """Returns the step as training compiles it; every call continues from the state of the last."""
     mesh = sharding.make_mesh(1)
     state = sharding.put_state(mesh, subjects.state)
     batch = sharding.put_batch(mesh, {"image": subjects.images})
-    step = train.make_train_step(subjects.detector, subjects.tx, mesh, state)
-    step = train.compile_train_step(step, state, batch)
+    step = compile_train_step(subjects.assembly.make_step(mesh, state), state, batch)
 
-    def call():
+    def call() -> Any:
         nonlocal state
         state, metrics = step(state, batch)
         return metrics

@@ -1,4 +1,4 @@
-"""The published network here and in PyTorch, with the same parameters on the same images."""
+"""Measures the published network here and in PyTorch, with equal parameters on equal images."""
 
 import copy
 import json
@@ -10,9 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from vtadl_jax import train
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.measures.network import OFFICIAL, norm_of, our_step
 from vtadl_jax.benchmarks.measures.torch_variants import (
@@ -23,43 +21,44 @@ from vtadl_jax.benchmarks.measures.torch_variants import (
 )
 from vtadl_jax.benchmarks.peers import require_torch
 from vtadl_jax.benchmarks.timing import Candidate, compare, relative_difference
+from vtadl_jax.benchmarks.workloads import assemble_trained
+from vtadl_jax.config import Config
+from vtadl_jax.detectors import official_names as names
+from vtadl_jax.detectors.official import build, objective, to_unit_interval
 from vtadl_jax.errors import UserError
-from vtadl_jax.models import make_detector
-from vtadl_jax.models.official import build, objective, to_unit_interval
-from vtadl_jax.optimizer import make_optimizer
-from vtadl_jax.weights import names
+from vtadl_jax.experiment import inputs_of
+from vtadl_jax.options import replace
 
 OURS, PAPER = "ours, official network", "ours, paper's network"
 SIDES = {"ours": OURS, "paper": PAPER, "torch": OFFICIAL}
 
 
 class Side:
-    """One of our networks, and what trains it. variables: None for random ones."""
+    """One of our networks with its training inputs. variables: None for random ones."""
 
-    def __init__(self, config: ConfigDict, images: np.ndarray, variables: Any = None):
-        self.images, self.detector = images, make_detector(config)
-        self.tx = make_optimizer(config.optimizer, 1000)
-        self.state = train.create_state(self.detector, self.tx, config.seed)
+    def __init__(self, config: Config, images: np.ndarray, variables: Any = None):
+        self.images, self.assembly = images, assemble_trained(config)
+        self.state = self.assembly.make_state()
         if variables is not None:
             self.state = self.state.replace(**variables)
         self.variables = jax.tree.map(np.asarray, self.state.variables)
 
 
 def random_images(batch: int) -> np.ndarray:
-    """uint8 [B, 512, 512, 3]."""
+    """Returns uint8 [B, 512, 512, 3]."""
     return np.random.default_rng(0).integers(0, 256, (batch, 512, 512, 3), np.uint8)
 
 
-def to_torch(images: np.ndarray):
-    """What the published code is given: float32 [B, 3, 512, 512] in [0, 1]."""
+def to_torch(images: np.ndarray) -> Any:
+    """Returns the published code's input: float32 [B, 3, 512, 512] in [0, 1]."""
     torch = require_torch()
     return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
 
 
 class Pair:
-    """The peer with random parameters, and ours with the same ones."""
+    """The peer with random parameters, and our network with the same parameters."""
 
-    def __init__(self, config: ConfigDict, batch: int):
+    def __init__(self, config: Config, batch: int):
         torch = require_torch()
         from vtadl_jax.benchmarks.peers.torch_vtadl import OfficialVTADL
 
@@ -67,7 +66,10 @@ class Pair:
         self.config, self.images = config, random_images(batch)
         self.peer: Any = OfficialVTADL()
         self.peer_images = to_torch(self.images)
-        self.entries = [names.autoencoder_entries(config), names.mixture_entries(config)]
+        self.entries = [
+            names.autoencoder_entries(config.model),
+            names.mixture_entries(config.model),
+        ]
         parts: tuple[Any, ...] = (self.peer.autoencoder, self.peer.mixture)
         arrays: names.Arrays = {}
         for part, entries in zip(parts, self.entries, strict=True):
@@ -79,7 +81,7 @@ class Pair:
         self._start = copy.deepcopy(self.peer.state_dict())
 
     def restore_peer(self) -> None:
-        """Undo what training did to the peer, and its forward pass to the running statistics."""
+        """Restores the peer's parameters and running statistics after training."""
         self.peer.load_state_dict(self._start)
 
     def our_arrays(self, tree: Any) -> dict[str, np.ndarray]:
@@ -87,16 +89,15 @@ class Pair:
 
 
 def differences(pair: Pair) -> dict[str, float]:
-    """Relative difference of every output, loss term and gradient, peer to ours, noise off.
+    """Returns relative differences of outputs, loss terms and gradients, peer to ours, noise off.
 
     Outputs of evaluation: the largest difference of a value over the largest value. Gradients: the
     length of their difference over the length of the peer's.
     """
     torch = require_torch()
     pair.restore_peer()
-    config = pair.config.copy_and_resolve_references()
-    config.model.mdn.noise_std = 0.0
-    network, peer = build(config), pair.peer
+    config = replace(pair.config, {"model.mdn.noise_std": 0.0})
+    network, peer = build(config.model, inputs_of(config)), pair.peer
     images = to_unit_interval(pair.images)
     evaluate = jax.jit(lambda variables, images: network.apply(variables, images))
     ours = evaluate(pair.variables, images)
@@ -107,10 +108,10 @@ def differences(pair: Pair) -> dict[str, float]:
         want = want.permute(0, 2, 3, 1) if name == "recon" else want
         result[name] = relative_difference(np.asarray(got), want.numpy())
 
-    def loss_of(params):
-        stats = pair.variables["batch_stats"]
+    def loss_of(params: Any) -> Any:
+        variables = {**pair.variables, "params": params}
         keys = jax.random.split(jax.random.key(0), len(images))
-        return objective(network, config.loss, params, stats, images, keys)
+        return objective(network, config.model.loss, variables, images, keys)
 
     (loss, (terms, _)), grads = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
         pair.variables["params"]
@@ -131,10 +132,12 @@ def differences(pair: Pair) -> dict[str, float]:
 
 
 def training_step(
-    repeats: int, pair: Pair, paper: ConfigDict | None, compiled: bool = True
+    repeats: int, pair: Pair, paper: Config | None, compiled: bool = True
 ) -> list[Group]:
-    """Loss, gradients and Adam with L2 on one batch, with noise. paper: another network of ours to
-    be timed with them, on the same images."""
+    """Measures loss, gradients and Adam with L2 on one batch, with noise.
+
+    paper: another network of ours to be timed with them, on the same images.
+    """
     title = f"training step, official network, batch {len(pair.images)}"
     progress(f"{title}: equal numbers?")
     checked = differences(pair)
@@ -150,19 +153,17 @@ def training_step(
         return [compare(title, candidates, repeats) | {"differences": checked}]
 
 
-def one_image(
-    repeats: int, pair: Pair, paper: ConfigDict | None, compiled: bool = True
-) -> list[Group]:
-    """Score terms, anomaly map and reconstruction of one image."""
+def one_image(repeats: int, pair: Pair, paper: Config | None, compiled: bool = True) -> list[Group]:
+    """Measures score terms, anomaly map and reconstruction of one image."""
     title = "scoring one image, official network"
     progress(title)
     pair.restore_peer()
 
     def our_call(side: Side, variables: Any) -> Callable[[], Any]:
-        score, variables = jax.jit(side.detector.score), jax.device_put(variables)
+        score, variables = jax.jit(side.assembly.detector.score), jax.device_put(variables)
         return lambda: score(variables, pair.images[:1])
 
-    def peer_values(result):
+    def peer_values(result: Any) -> list[np.ndarray]:
         (mse, similarity, largest), maps, _ = result
         return [np.array([[mse, 1 - similarity, largest]]), maps.numpy()]
 
@@ -184,8 +185,8 @@ def one_image(
 
 
 def peak_memory(batch: int) -> Group:
-    """Peak resident memory of a process that takes three training steps and scores one image, one
-    process a side; one that only imports the same libraries beside it."""
+    """Measures the peak resident memory of three training steps and the scoring of one image, in
+    one process per side, and the memory of the imported libraries alone."""
     progress("peak memory")
     rows = [{"name": name, **_in_own_process(side, batch)} for side, name in SIDES.items()]
     return {"title": f"peak memory, batch {batch}", "gflop": None, "rows": rows}
@@ -202,8 +203,8 @@ def _in_own_process(side: str, batch: int) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def work_alone(side: str, batch: int, configs: dict[str, ConfigDict]) -> dict[str, float]:
-    """What `peak_memory` runs in a process of its own. Returns MiB: peak, and before any work."""
+def work_alone(side: str, batch: int, configs: dict[str, Config]) -> dict[str, float]:
+    """Does the work of one side of `peak_memory`. Returns MiB: peak, and before any work."""
     images = random_images(batch)
     if side == "torch":
         require_torch()
@@ -219,10 +220,10 @@ def work_alone(side: str, batch: int, configs: dict[str, ConfigDict]) -> dict[st
         before = _peak_mib()
         subject = Side(configs[side], images)
         variables, step = subject.variables, our_step(subject)
-        del subject.state  # given to the step
+        del subject.state  # donated to the step
         for _ in range(3):
             jax.block_until_ready(step())
-        jax.block_until_ready(jax.jit(subject.detector.score)(variables, images[:1]))
+        jax.block_until_ready(jax.jit(subject.assembly.detector.score)(variables, images[:1]))
     return {"peak_mib": _peak_mib(), "imports_mib": before}
 
 

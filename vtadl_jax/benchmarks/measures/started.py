@@ -1,4 +1,4 @@
-"""The program as a user starts it, in processes of its own, on a small VT-ADL and drawn parts."""
+"""Starts the program as a user does, in its own processes, on a small VT-ADL and rendered parts."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = ROOT / "launch" / "local.sh"
 CATEGORY, NUM_STEPS, SAVE_EVERY = "gear", 30, 5
-PATIENCE = 300  # seconds for whatever a run is waited for
+PATIENCE = 300  # timeout for every event of a run
 SETTINGS = {
     "image_size": "32,32",
     "batch_size": 8,
@@ -24,11 +24,11 @@ SETTINGS = {
     "checkpoint_every_steps": SAVE_EVERY,
     "keep_best": "none",
     "data.num_threads": 1,
-    "model.patch_size": 8,
-    "model.width": 64,
-    "model.depth": 2,
-    "model.num_heads": 2,
-    "model.mlp_dim": 128,
+    "model.vit.patch_size": 8,
+    "model.vit.width": 64,
+    "model.vit.depth": 2,
+    "model.vit.num_heads": 2,
+    "model.vit.mlp_dim": 128,
     "model.decoder.vector_dim": 64,
     "model.decoder.features": "8,8,4,4",
     "model.mdn.num_components": 3,
@@ -38,11 +38,11 @@ SETTINGS = {
 
 
 class Missed(Exception):
-    """The run was over before the fault could strike."""
+    """Error: the run ended before the fault."""
 
 
 class Program:
-    """A started command whose output can be waited for."""
+    """Started command, with waits for its output."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]):
         self.log = log
@@ -61,7 +61,7 @@ class Program:
         return self.log.read_text(errors="replace")
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition`. Raises Missed if the process ends first."""
+        """Waits until `condition`. Raises Missed if the process ends first."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if self.process.poll() is not None:
@@ -82,7 +82,7 @@ class Program:
             raise TimeoutError(f"did not end in {PATIENCE} s: {self.text[-2000:]}") from None
 
     def kill(self) -> None:
-        """It and all it has started."""
+        """Kills it and all it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -95,18 +95,18 @@ class Program:
 
 @dataclasses.dataclass
 class Place:
-    """Where one trial lives: its workdir, the data it reads, and how it is started."""
+    """Folders of one trial: its workdir and data, and its command line."""
 
     folder: Path
     data: Path
     source: str = "folder"
     processes: int = 1
-    devices: int = 1  # a process
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # beyond SETTINGS
+    devices: int = 1  # per process
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # in addition to SETTINGS
 
     @property
     def disk(self) -> Path:
-        """For the workdir alone: data and what programs say stay outside, in `folder`."""
+        """File system for the workdir only: data and logs are outside of it, in `folder`."""
         return self.folder / "disk"
 
     @property
@@ -143,14 +143,14 @@ class Place:
         return Program(command, self.folder / f"{number}.log", environment)
 
     def whole_steps(self) -> list[int]:
-        """Steps of the checkpoints that are complete, oldest first."""
+        """Returns the steps of the complete checkpoints, oldest first."""
         if not self.checkpoints.is_dir():
             return []
         return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
 
 
 def prepare(place: Place) -> None:
-    """Make records of the data of a place, from which it then reads."""
+    """Makes records of the data of a place, from which it then reads."""
     program = place.program(preparing(place))
     if program.wait() != 0:
         raise RuntimeError(f"images could not be prepared: {program.text}")
@@ -158,12 +158,12 @@ def prepare(place: Place) -> None:
 
 
 def preparing(place: Place) -> list[str]:
-    """The command that makes records of the data of a place."""
+    """Returns the command that makes records of the data of a place."""
     command = [sys.executable, "-m", "vtadl_jax.prepare", "--dataset=folder", "--image_size=32"]
     return [*command, f"--source={place.data}", f"--data_dir={place.records}"]
 
 
 def children(pid: int) -> list[int]:
-    """The training processes that `launch/local.sh` has started; it has helpers, too."""
+    """Returns the training processes that `launch/local.sh` has started; it has helpers, too."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     return [int(p) for p in listed if b"vtadl_jax.main" in Path(f"/proc/{p}/cmdline").read_bytes()]

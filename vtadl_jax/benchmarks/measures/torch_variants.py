@@ -1,4 +1,4 @@
-"""The ways to run a torch network, so that it is measured at its best: layout, torch.compile."""
+"""Variants of a torch network, to measure it at its best: memory layout, torch.compile."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from vtadl_jax.benchmarks.timing import Candidate, once
 LAYOUTS = ("contiguous_format", "channels_last")
 
 
-def in_layout(tensor, layout: str):
-    """A 4-D tensor in memory order NCHW ('contiguous_format') or NHWC ('channels_last')."""
+def in_layout(tensor: Any, layout: str) -> Any:
+    """Returns a 4-D tensor in memory order NCHW ('contiguous_format') or NHWC ('channels_last')."""
     return tensor.contiguous(memory_format=getattr(require_torch(), layout))
 
 
 def fastest(calls: Mapping[str, Callable[[], Any]]) -> str:
-    """Name of the call with the least time of three, after one that is not counted."""
+    """Returns the name of the call with the shortest of three times, after a warm-up call."""
     seconds = {}
     for name, call in calls.items():
         call()
@@ -29,17 +29,17 @@ def fastest(calls: Mapping[str, Callable[[], Any]]) -> str:
 
 def network_candidates(
     name: str,
-    network,
-    images,
+    network: Any,
+    images: Any,
     make_call: Callable[[Any, Any, Any], Callable[[], Any]],
     method: str,
     compiled: bool,
     values: Callable | None = None,
 ) -> list[Candidate]:
-    """A torch network run eagerly and, where asked, compiled, both in its faster layout.
+    """Returns a torch network run eagerly and, where asked, compiled, both in its faster layout.
 
-    images: [B, C, H, W]. make_call: (network, function, images) → what to time; function is
-    network.`method`, compiled or not. Where compilation fails the candidate only says why.
+    images: [B, C, H, W]. make_call: (network, function, images) → the call to time; function is
+    network.`method`, compiled or not. If compilation fails, the candidate holds only the reason.
     """
     torch = require_torch()
     seconds = {}
@@ -61,14 +61,14 @@ def network_candidates(
         try:
             call()
             candidates.append(Candidate(name, call, values, layout))
-        except Exception as error:  # the compiler's, of a hundred kinds: told in the row
+        except Exception as error:  # the compiler raises many types; the row shows the message
             reason = " ".join(str(error).split())
             candidates.append(Candidate(name, None, note=f"does not compile: {reason[:200]}"))
     return candidates
 
 
-def _set_layout(network, layout: str) -> None:
-    """Store the convolutions' kernels in that layout; other 4-D parameters stay."""
+def _set_layout(network: Any, layout: str) -> None:
+    """Stores the convolutions' kernels in a memory layout; other 4-D parameters keep theirs."""
     torch = require_torch()
     for module in network.modules():
         if isinstance(module, torch.nn.ConvTranspose2d):
@@ -77,7 +77,7 @@ def _set_layout(network, layout: str) -> None:
 
 @contextlib.contextmanager
 def compiler_cache() -> Iterator[None]:
-    """torch.compile keeps its code in a folder that is removed, and leaves no worker processes.
+    """Makes torch.compile keep its code in a folder that is removed, and leave no worker processes.
 
     Its precompiled headers stay in the temporary folder of the system: torch puts them there.
     """
@@ -96,13 +96,13 @@ def compiler_cache() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def training_call(network, function, images) -> Callable[[], Any]:
-    """One step of Adam with L2 on the same images again and again."""
+def training_call(network: Any, function: Callable, images: Any) -> Callable[[], Any]:
+    """Returns a call of one step of Adam with L2 on the same images again and again."""
     torch = require_torch()
     # Fused: one pass over parameters, gradients and moments, the fastest that torch has.
     adam = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
 
-    def call():
+    def call() -> Any:
         adam.zero_grad(set_to_none=True)
         loss, _ = function(images)
         loss.backward()
@@ -112,18 +112,18 @@ def training_call(network, function, images) -> Callable[[], Any]:
     return call
 
 
-def scoring_call(_, function, images) -> Callable[[], Any]:
+def scoring_call(_: Any, function: Callable, images: Any) -> Callable[[], Any]:
     torch = require_torch()
 
-    def call():
+    def call() -> Any:
         with torch.no_grad():
             return function(images)
 
     return call
 
 
-def count_flops(network, images) -> float:
-    """Of the products and convolutions of loss and gradients, by torch's own count."""
+def count_flops(network: Any, images: Any) -> float:
+    """Returns torch's FLOP count of the products and convolutions of loss and gradients."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

@@ -1,7 +1,7 @@
-"""The same work in PyTorch and in other JAX libraries: what the benchmarks measure ours against.
+"""Peers of the benchmarks: the same computations in PyTorch and in other JAX libraries.
 
-Only `vtadl_jax.benchmarks` imports this room. Its modules import torch or distrax at their top;
-ask `require_torch` first, so that a missing package is said in one line.
+Only `vtadl_jax.benchmarks` imports this package. Its modules import torch or distrax at their top;
+call `require_torch` first, so that a missing package is reported in one line.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from vtadl_jax.errors import UserError
 
 
 def require_torch() -> ModuleType:
-    """torch, set to use every core. Raises UserError where it is not installed."""
+    """Returns torch, set to use every core. Raises UserError if it is not installed."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:

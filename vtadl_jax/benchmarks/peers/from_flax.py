@@ -1,4 +1,4 @@
-"""Our variables and gradients under the names and in the layouts of `torch_paper.PaperVTADL`."""
+"""Converts our variables and gradients to the names and layouts of `torch_paper.PaperVTADL`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def named_arrays(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Our parameters, batch statistics or gradients under the peer's names and in its layouts.
+    """Yields our parameters, statistics or gradients under the peer's names and in its layouts.
 
     tree: one of the nested dicts {'encoder': …, 'decoder': …, 'mixture': …}; parts may be absent.
     """
@@ -27,10 +27,10 @@ def named_arrays(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def load_variables(network: nn.Module, variables: Any) -> None:
-    """Give the peer our parameters and batch statistics. Raises ValueError if one has no place."""
+    """Loads our parameters and statistics into the peer. Raises ValueError if names differ."""
     state = {
         name: torch.tensor(array)
-        for part in ("params", "batch_stats")
+        for part in ("params", "stats")
         for name, array in named_arrays(variables[part])
     }
     missing, unexpected = network.load_state_dict(state, strict=False)
@@ -53,7 +53,7 @@ def _leaf(name: str) -> str:
 
 
 def _layout(module: str, leaf: str, array: np.ndarray) -> np.ndarray:
-    """One array of ours in PyTorch's layout."""
+    """Returns one array of ours in PyTorch's layout."""
     if leaf == "kernel" and module.startswith("up"):  # [kh, kw, in, out] → [in, out, kh, kw]
         return array.transpose(2, 3, 0, 1)
     if module in ("logits", "loc", "scale_diag", "scale_lower"):  # rows first → components first

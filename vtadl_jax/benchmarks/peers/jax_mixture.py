@@ -1,13 +1,12 @@
-"""Mixtures of other JAX libraries, each in its own process.
+"""Mixture densities of other JAX libraries, each in its own process.
 
-They solve with triangular factors through batched LAPACK calls inside XLA's CPU programs, which
-can wait for each other without end on machines with few cores: a process can be given up, a
-deadlocked call cannot.
+They solve with triangular factors through batched LAPACK calls inside XLA's CPU programs, which may
+deadlock on machines with few cores: a process can be killed, a deadlocked call cannot.
 
     python -m vtadl_jax.benchmarks.peers.jax_mixture NAME INPUTS.npz
 
-Each line "run" on standard input evaluates value and gradients and is answered "done"; a line
-"save PATH" writes what the last run computed.
+Each line "run" on standard input evaluates value and gradients and prints "done"; a line "save
+PATH" writes the results of the last run.
 """
 
 import os
@@ -15,7 +14,9 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,11 @@ INPUTS = ("logits", "loc", "scale_tril", "y")
 
 
 class Worker:
-    """A library's mixture in another process; `run` blocks until it has evaluated.
+    """Worker process with a library's mixture; `run` blocks until it has evaluated.
 
     inputs: logits [T, K], loc [T, K, d], scale_tril [T, K, d, d], y [T, d]. `run` raises
-    TimeoutError, and ends the process, after `timeout` seconds; ImportError where the library
-    can't be imported.
+    TimeoutError, and ends the process, after `timeout` seconds; ImportError if the library can't be
+    imported.
     """
 
     def __init__(self, name: str, inputs: dict[str, np.ndarray], timeout: float):
@@ -47,7 +48,7 @@ class Worker:
         self._ask("run")
 
     def values(self) -> list[np.ndarray]:
-        """What the last run computed: log-likelihoods [T], then gradients in the inputs' order."""
+        """Returns the last run's results: log-likelihoods [T], gradients in order of inputs."""
         path = Path(self._folder.name) / "values.npz"
         self._ask(f"save {path}")
         with np.load(path) as stored:
@@ -66,7 +67,7 @@ class Worker:
             stdin.write(line.encode() + b"\n")
             stdin.flush()
         except (BrokenPipeError, ValueError):
-            pass  # the reason is in what it said last
+            pass  # its last output holds the reason
         while b"\n" not in self._buffer:
             if not select.select([stdout], [], [], self._timeout)[0]:
                 self._process.kill()
@@ -85,30 +86,33 @@ class Worker:
         return lines[-1] if lines else "ended without a word"
 
 
-def log_prob(name: str):
-    """(logits, loc, factor, y) → log-likelihoods [T]; jax.scipy takes covariances, not factors."""
+def log_prob(name: str) -> Callable[..., Any]:
+    """Returns a library's (logits, loc, matrix, y) → log-likelihoods [T].
+
+    matrix: factors of the covariances; for jax.scipy the covariances themselves.
+    """
     import jax
 
     if name == "distrax":
         import distrax
 
-        def mixture(logits, loc, scale_tril, y):
-            components = distrax.MultivariateNormalTri(loc, scale_tril)
+        def mixture(logits: Any, loc: Any, matrix: Any, y: Any) -> Any:
+            components = distrax.MultivariateNormalTri(loc, matrix)
             return distrax.MixtureSameFamily(distrax.Categorical(logits), components).log_prob(y)
 
     elif name == "tfp":
         from tensorflow_probability.substrates.jax import distributions as tfd
 
-        def mixture(logits, loc, scale_tril, y):
-            components = tfd.MultivariateNormalTriL(loc, scale_tril)
+        def mixture(logits: Any, loc: Any, matrix: Any, y: Any) -> Any:
+            components = tfd.MultivariateNormalTriL(loc, matrix)
             return tfd.MixtureSameFamily(tfd.Categorical(logits), components).log_prob(y)
 
     elif name == "jax.scipy":
 
-        def mixture(logits, loc, covariance, y):
+        def mixture(logits: Any, loc: Any, matrix: Any, y: Any) -> Any:
             logpdf = jax.scipy.stats.multivariate_normal.logpdf
             of_components = jax.vmap(logpdf, in_axes=(None, 0, 0))
-            component = jax.vmap(of_components)(y, loc, covariance)
+            component = jax.vmap(of_components)(y, loc, matrix)
             return jax.nn.logsumexp(jax.nn.log_softmax(logits) + component, axis=-1)
 
     else:
@@ -120,16 +124,16 @@ def serve(name: str, path: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from vtadl_jax.allocator import keep_freed_memory
+    from vtadl_jax.runtime.allocator import reuse_host_buffers
 
-    keep_freed_memory()
+    reuse_host_buffers()
     try:
         mixture = log_prob(name)
     except (ImportError, AttributeError) as error:
         print(f"{name} can't be imported: {' '.join(str(error).split())}", flush=True)
         return
 
-    def total(*inputs):
+    def total(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         value = mixture(*inputs)
         return value.sum(), value
 

@@ -1,4 +1,4 @@
-"""The array functions of VT-ADL as a PyTorch user would write them; no network, no timing.
+"""Array functions of VT-ADL as a PyTorch user would write them; no network, no timing.
 
 Images are [B, C, H, W]. Nothing here follows `vtadl_jax.ops`: SSIM is a grouped convolution, the
 mixture is `torch.distributions`, the map is smoothed by separable convolutions.
@@ -13,7 +13,7 @@ WINDOW, SIGMA = 11, 1.5
 
 
 def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """[B, C, H, W] → [B, N, P·P·C]; a patch is flattened (row, column, channel)."""
+    """Splits [B, C, H, W] into patches [B, N, P·P·C], flattened as (row, column, channel)."""
     batch, channels, height, width = images.shape
     rows, cols = height // patch_size, width // patch_size
     x = images.reshape(batch, channels, rows, patch_size, cols, patch_size)
@@ -21,7 +21,7 @@ def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def gaussian_taps(radius: int, sigma: float) -> torch.Tensor:
-    """Normalised Gaussian weights at -radius … radius, float32."""
+    """Returns normalised Gaussian weights at -radius … radius, float32."""
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
     taps = torch.exp(-0.5 * (x / sigma) ** 2)
     return (taps / taps.sum()).float()
@@ -52,15 +52,17 @@ class SSIM(nn.Module):
         return value.mean((1, 2, 3))
 
 
-def mixture_log_prob(logits, loc, scale_tril, y) -> torch.Tensor:
-    """log-likelihood of y [T, d] under full-covariance mixtures [T, K, …]; returns [T]."""
+def mixture_log_prob(
+    logits: torch.Tensor, loc: torch.Tensor, scale_tril: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """Returns the log-likelihood [T] of y [T, d] under full-covariance mixtures [T, K, …]."""
     components = MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
     weights = Categorical(logits=logits, validate_args=False)
     return MixtureSameFamily(weights, components, validate_args=False).log_prob(y)
 
 
 def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian of `sigma` pixels over maps [B, H, W], cut at 4 sigma, edges mirrored."""
+    """Smooths maps [B, H, W] by a Gaussian of `sigma` pixels, cut at 4 sigma, edges mirrored."""
     if sigma <= 0:
         return maps
     radius = int(4 * sigma + 0.5)
@@ -76,6 +78,6 @@ def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def upsample_maps(maps: torch.Tensor, size: tuple[int, int], sigma: float) -> torch.Tensor:
-    """Token maps [B, h, w] to [B, H, W]: bilinear at pixel centres, then smoothed."""
+    """Scales token maps [B, h, w] to [B, H, W]: bilinear at pixel centres, then smoothed."""
     maps = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return smooth(maps, sigma)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtadl_jax.benchmarks.peers.torch_ops import SSIM, patchify, upsample_maps
-from vtadl_jax.models.official import DECODER
+from vtadl_jax.detectors.official import DECODER
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH, DEPTH, NUM_HEADS, MLP_DIM = 512, 64, 512, 6, 8, 1024
 NUM_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
@@ -21,12 +21,12 @@ NUM_COMPONENTS, MAP_SIGMA = 10, 4.0
 
 
 class Attention(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.to_qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(WIDTH, WIDTH)])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, _ = x.shape
         q, k, v = self.to_qkv(x).view(batch, tokens, 3, NUM_HEADS, -1).permute(2, 0, 3, 1, 4)
         # The published code scales by the full width, not by a head's.
@@ -35,12 +35,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         layers = [nn.Linear(WIDTH, MLP_DIM), nn.GELU(), nn.Linear(MLP_DIM, WIDTH)]
         self.net = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
 
 
@@ -49,7 +49,7 @@ class PreNorm(nn.Module):
         super().__init__()
         self.norm, self.fn = nn.LayerNorm(WIDTH), fn
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fn(self.norm(x))
 
 
@@ -58,19 +58,19 @@ class Residual(nn.Module):
         super().__init__()
         self.fn = fn
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.fn(x)
 
 
 class Transformer(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             nn.ModuleList([Residual(PreNorm(Attention())), Residual(PreNorm(MLP()))])
             for _ in range(DEPTH)
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.layers:
             attention, mlp = layer.children()
             x = mlp(attention(x))
@@ -80,14 +80,14 @@ class Transformer(nn.Module):
 class Encoder(nn.Module):
     """Images [B, 3, 512, 512] → tokens [B, 64, 512]; the class token is dropped, no final norm."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(1, NUM_TOKENS + 1, WIDTH))
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, WIDTH))
         self.patch_to_embedding = nn.Linear(3 * PATCH_SIZE**2, WIDTH)
         self.transformer = Transformer()
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.patch_to_embedding(patchify(images, PATCH_SIZE))
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embedding
         return self.transformer(x)[:, 1:]
@@ -99,12 +99,12 @@ class Capsule(nn.Module):
     One output capsule: the routing weights are a softmax over one entry, so routing is a sum.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         vectors = NUM_TOKENS * WIDTH // 8
         self.W = nn.Parameter(torch.randn(1, vectors, WIDTH, 8) / math.sqrt(8 * NUM_TOKENS))
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         vectors = tokens.reshape(len(tokens), -1, 8)
         s = torch.einsum("bnd,nod->bo", vectors, self.W[0])
         square = s.square().sum(-1, keepdim=True)
@@ -114,7 +114,7 @@ class Capsule(nn.Module):
 class Decoder(nn.Module):
     """[B, 8, 8, 8] → [B, 3, 512, 512] in (-1, 1)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index, (inputs, outputs, kernel, stride, padding) in enumerate(DECODER):
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(outputs), nn.ReLU()]
         self.decoder2 = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.decoder2(x)
 
 
@@ -135,7 +135,7 @@ class AutoEncoder(nn.Module):
         self.vt, self.Digcap, self.decoder = Encoder(), Capsule(), Decoder()
         self.noise_std = noise_std
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = self.vt(images)
         if self.training:
             tokens = tokens + self.noise_std * torch.randn_like(tokens)
@@ -145,14 +145,14 @@ class AutoEncoder(nn.Module):
 class Mixture(nn.Module):
     """tokens [B, N, 512] → patch losses Σ_k w_k (−log N_k), [B, N]: not a log-likelihood."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.pi = nn.Linear(WIDTH, NUM_COMPONENTS, bias=False)
         self.mu = nn.Linear(WIDTH, WIDTH * NUM_COMPONENTS, bias=False)
         self.sigma_sq = nn.Linear(WIDTH, WIDTH * NUM_COMPONENTS, bias=False)
 
-    def parameters_of(self, tokens):
-        """weights [B, N, K], means and log-variances [B, N, 512, K]."""
+    def parameters_of(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns weights [B, N, K], means and log-variances [B, N, 512, K]."""
         h = tokens.clamp(min=2.2e-16)
         shape = (*tokens.shape, NUM_COMPONENTS)
         return (
@@ -161,7 +161,7 @@ class Mixture(nn.Module):
             F.softplus(self.sigma_sq(h)).view(shape),
         )
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         weights, mu, log_var = self.parameters_of(tokens)
         square = (tokens[..., None] - mu) ** 2 * torch.exp(-log_var)
         nll = 0.5 * (math.log(2 * math.pi) + (log_var + square).sum(-2))
@@ -176,20 +176,20 @@ class OfficialVTADL(nn.Module):
         self.autoencoder, self.mixture = AutoEncoder(noise_std), Mixture()
         self.ssim = SSIM(channels=3, data_range=1.0)
 
-    def terms(self, images):
-        """tokens, reconstruction, patch losses [B, N], mean squared error, mean SSIM."""
+    def terms(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns tokens, reconstruction, patch losses [B, N], mean squared error, mean SSIM."""
         tokens, recon = self.autoencoder(images)
         mse = F.mse_loss(recon, images)
         return tokens, recon, self.mixture(tokens), mse, self.ssim(images, recon).mean()
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, _, patch_nll, mse, ssim = self.terms(images)
         nll = patch_nll.sum() / len(images)
         return 5 * mse - 0.5 * ssim + nll, {"nll": nll, "mse": mse, "ssim": ssim}
 
-    def score(self, images):
-        """The test's work: terms [3], anomaly map [B, 512, 512] and reconstruction."""
+    def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Does the test's work: terms [3], anomaly map [B, 512, 512] and reconstruction."""
         _, recon, patch_nll, mse, ssim = self.terms(images)
         side = IMAGE_SIZE // PATCH_SIZE
-        maps = upsample_maps(patch_nll.view(-1, side, side), images.shape[2:], MAP_SIGMA)
+        maps = upsample_maps(patch_nll.view(-1, side, side), (IMAGE_SIZE, IMAGE_SIZE), MAP_SIGMA)
         return torch.stack([mse, ssim, patch_nll.max()]), maps, recon

@@ -1,5 +1,5 @@
-"""Raw images → sharded array records that any tensorflow-datasets program reads, TensorFlow or not.
+"""Converts raw images to sharded array records, which tensorflow-datasets reads without TensorFlow.
 
-`base` is the builder of all sets, the files named after a set say only what is its own, `build`
-makes what is missing. `prepared`, one room up, reads the records.
+`base` is the builder of all data sets, the modules of single sets hold only their own facts,
+`build` makes the missing records. `sources/prepared.py` reads the records.
 """

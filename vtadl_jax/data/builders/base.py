@@ -1,8 +1,8 @@
-"""The builder of every set in a layout of folders: one category, one split after the other, shards
-of array records, and the manifest beside them.
+"""Builder of data sets in folders: writes one category's splits as shards of array records, with a
+manifest.
 
 A `ShardBasedBuilder`, not a `GeneratorBasedBuilder`: that one holds a split in memory to shuffle
-it, and above a gigabyte it asks for TensorFlow. Here a shard is the most that is held.
+it, and above a gigabyte it needs TensorFlow. This one holds at most one shard in memory.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from vtadl_jax.data import manifest as manifests
 from vtadl_jax.data.builders import encode
 from vtadl_jax.data.builders.config import CategoryConfig
 from vtadl_jax.data.builders.survey import Progress, Survey, file_of, find_root, silent, survey
-from vtadl_jax.data.layouts import Layout
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.sources.layouts import Layout
 from vtadl_jax.errors import UserError
 
 SHARD_BYTES = 128 << 20
@@ -38,14 +38,14 @@ WORKERS = min(16, os.cpu_count() or 4)  # threads that decode and encode
 
 class DatasetInfo(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """These sets are in no bucket, and looking leaves an empty folder in /tmp each time."""
+        """Does nothing: no bucket has these sets, and the lookup leaves empty folders in /tmp."""
 
 
 class RecordWriter(tfds_writer.ExampleWriter):
-    """Writes array records without compressing: PNG is so already, raw pixels shall read fast.
+    """Writer of uncompressed array records: PNG is compressed already, raw pixels must read fast.
 
-    The features of an example are a map, which protobuf orders as it likes, in each process anew:
-    they are put in order, so that the same images give the same files.
+    Sorts the features of an example: protobuf serializes maps in an order that differs between
+    processes. So the same images give the same files.
     """
 
     def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> None:
@@ -54,13 +54,13 @@ class RecordWriter(tfds_writer.ExampleWriter):
             ordered = tf_example_pb2.Example.FromString(example)
             writer.write(ordered.SerializeToString(deterministic=True))
         try:
-            writer.close()  # says what went wrong in `write`, a full disk above all
+            writer.close()  # raises the errors of `write`, such as a full disk
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
 
 class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Images, masks and labels of one category. `progress` sees the images go by.
+    """Builder of images, masks and labels of one category. `progress` wraps the images' iterator.
 
     Features: image (uint8 [h, w, C]), mask (uint8 0 or 255 [h, w, 1]), has_mask (False for an
     anomalous image whose mask is not known), label (0 normal, 1 anomalous), defect, name.
@@ -84,7 +84,7 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         progress: Progress = silent,
         **options: Any,
     ):
-        """As any builder. `surveyed` spares a look at the files, `archive` is for the manifest."""
+        """Takes a builder's arguments, a finished survey and the archive for the manifest."""
         self.surveyed, self.archive, self.progress = surveyed, archive, progress
         super().__init__(**options)
 
@@ -124,7 +124,7 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
 
     @classmethod
     def check_counts(cls, category: str, found: Survey) -> None:
-        """Raise UserError unless a category has the numbers of images that were published."""
+        """Raises UserError unless a category has the published numbers of images."""
         if not cls.COUNTS:
             return
         if category not in cls.COUNTS:
@@ -170,14 +170,14 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             if category not in root.names:
                 raise UserError(f"no category '{category}' in {root.path}: check manual_dir")
             found = survey(root, category)
-            # Features were declared before the files were seen.
+            # The features were declared before the files were surveyed.
             self.surveyed = dataclasses.replace(found, channels=self.channels)
         self.check_counts(category, self.surveyed)
         splits = {"train": self.surveyed.splits.train, "test": self.surveyed.splits.test}
         return {name: self._shards(name, records) for name, records in splits.items() if records}
 
     def _shards(self, split: str, records: Sequence[Record]) -> list[Callable[[], Iterator]]:
-        """Cut records into shards of about SHARD_BYTES, the same ones for the same files."""
+        """Splits records into shards of about SHARD_BYTES; deterministic for the same files."""
         count = max(1, math.ceil(sum(map(self._stored_bytes, records)) / SHARD_BYTES))
         count = min(count, len(records))
         ends = [round(len(records) * i / count) for i in range(count + 1)]
@@ -187,7 +187,7 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         ]
 
     def _stored_bytes(self, record: Record) -> int:
-        """About what a record takes: PNG files as they are, others as raw pixels."""
+        """Returns the approximate size of a record: PNG files as they are, others as raw pixels."""
         assert self.surveyed is not None
         config = self.builder_config
         if not config.image_size and record.name.lower().endswith(".png"):
@@ -195,7 +195,7 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         return math.prod(config.image_size or self.surveyed.sizes[record.name]) * self.channels
 
     def estimated_bytes(self) -> int:
-        """About what the records will take on disk, once the files were surveyed."""
+        """Returns the approximate size of the records on disk; needs the survey of the files."""
         assert self.surveyed is not None
         splits = self.surveyed.splits
         return sum(map(self._stored_bytes, splits.train + splits.test))

@@ -1,14 +1,14 @@
-"""BTAD, beanTech Anomaly Detection: three products as they were published."""
+"""BTAD, beanTech Anomaly Detection: the three published products."""
 
 from typing import ClassVar
 
 from vtadl_jax.data.builders.base import LayoutBuilder
 from vtadl_jax.data.builders.config import category_config
-from vtadl_jax.data.layouts import BTAD
+from vtadl_jax.data.sources.layouts import BTAD
 
 
 class Btad(LayoutBuilder):
-    """BTAD, a product a config."""
+    """Builder of BTAD; one config per product."""
 
     TITLE = "BTAD"
     LAYOUTS = (BTAD,)

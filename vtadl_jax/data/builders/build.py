@@ -1,7 +1,7 @@
-"""From a source to finished folders of records: check all, then make what is not there yet.
+"""Makes record folders from a source: checks everything, then builds the missing categories.
 
-Each category is made in a hidden folder beside and moved into place by one rename, so that a
-process may be killed at any time.
+Builds each category in a hidden folder and moves it into place by one rename, so that a process may
+be killed at any time.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ Size = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Job:
-    """What to make, where, and how to say so."""
+    """Settings of a build: data set, output folder, size, and progress output."""
 
     builder: type[LayoutBuilder]
     data_dir: Path
@@ -44,17 +44,17 @@ class Job:
     say: Callable[[str], None] = lambda text: None
 
     def folder(self, category: str) -> Path:
-        """Where the records of a category belong."""
+        """Returns the folder for a category's records."""
         name = config_name(category, self.image_size)
         return self.data_dir / self.builder.name / name / str(self.builder.VERSION)
 
 
 def prepare(job: Job, source: Path, categories: Sequence[str] = ()) -> list[Path]:
-    """Make records of the categories (all, if none is named) that `source` holds; their folders.
+    """Makes records of categories (by default all) of `source`; returns their folders.
 
-    A category that is there already is verified and left. Raises UserError for faults in the
-    source before anything is written, for a source that is not the one finished records were made
-    of, for damaged records and for a full disk.
+    Verifies and keeps finished categories. Raises UserError for faults in the source before
+    anything is written, for a source other than that of finished records, for damaged records and
+    for a full disk.
     """
     remove_stale(job.data_dir)
     if not is_archive(source):
@@ -81,7 +81,7 @@ def prepare(job: Job, source: Path, categories: Sequence[str] = ()) -> list[Path
 
 
 def check_source(builder: type[LayoutBuilder], source: Path) -> Path:
-    """Raise UserError, with how to come by the data, unless `source` is a folder."""
+    """Raises UserError, with how to get the data, unless `source` is a folder."""
     if source.is_dir():
         return source
     why = "is neither a folder nor an archive" if source.exists() else "does not exist"
@@ -90,7 +90,7 @@ def check_source(builder: type[LayoutBuilder], source: Path) -> Path:
 
 
 def choose(root: Root, categories: Sequence[str]) -> list[str]:
-    """The categories to take. Raises UserError for one that `root` does not hold."""
+    """Returns the categories to prepare. Raises UserError for one that `root` does not hold."""
     for category in categories:
         if category not in root.names:
             near = difflib.get_close_matches(category, root.names, 1)
@@ -103,7 +103,7 @@ def choose(root: Root, categories: Sequence[str]) -> list[str]:
 
 
 def _survey_missing(job: Job, root: Root, categories: Sequence[str]) -> dict[str, Survey]:
-    """Check every category; those that are still to be made."""
+    """Surveys every category; returns the surveys of those without records."""
     missing = {}
     for category in choose(root, categories):
         found = survey(root, category, job.progress)
@@ -126,7 +126,7 @@ def _survey_missing(job: Job, root: Root, categories: Sequence[str]) -> dict[str
 def _finished_from(
     job: Job, digest: str, categories: Sequence[str]
 ) -> list[tuple[Path, manifests.Manifest]]:
-    """The folders that an archive was made into, if none that is wanted is missing."""
+    """Returns the folders that were made from an archive, if all wanted categories are finished."""
     found = {}
     for folder in manifests.find(job.data_dir / job.builder.name):
         manifest = manifests.read(folder)
@@ -149,7 +149,7 @@ def _verify(job: Job, folder: Path, manifest: manifests.Manifest) -> None:
 def _build_all(
     job: Job, missing: dict[str, Survey], archive: dict[str, Any] | None, work: Path
 ) -> None:
-    tfds.disable_progress_bar()  # ours goes over images
+    tfds.disable_progress_bar()  # our progress bar counts images
     with _without_warnings():
         builders = [
             job.builder(
@@ -172,14 +172,14 @@ def _build_all(
             builder.data_path.rename(folder)
         except OSError as error:
             raise UserError(
-                f"cannot write {folder} ({error.strerror or error}): mend that and run again, "
+                f"cannot write {folder} ({error.strerror or error}): fix that and run again, "
                 "finished categories are kept"
             ) from error
 
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """tensorflow-datasets warns of every category that its class does not list."""
+    """Suppresses the warning of tensorflow-datasets for categories that its class does not list."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -189,7 +189,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _config(job: Job, category: str, channels: int) -> CategoryConfig | str:
-    """tensorflow-datasets wants its own ones by their names."""
+    """Returns the config argument for tensorflow-datasets, which takes listed configs by name."""
     name = config_name(category, job.image_size)
     if name in job.builder.builder_configs:
         return name

@@ -1,4 +1,4 @@
-"""What is to be made of a data set: a category, at a size. No reading, no writing."""
+"""Builder config of a data set: a category at an image size. Reads and writes nothing."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 @dataclass(eq=False)
 class CategoryConfig(tfds.core.BuilderConfig):
-    """A category at its original size (`image_size` None) or at (height, width)."""
+    """Config of a category at its original size (`image_size` None) or at (height, width)."""
 
     category: str = ""
     image_size: tuple[int, int] | None = None
@@ -30,7 +30,7 @@ def category_config(
 
 
 def config_name(category: str, image_size: tuple[int, int] | None = None) -> str:
-    """A folder's name that tensorflow-datasets can parse, another for each category and size."""
+    """Returns a folder name that tensorflow-datasets can parse, unique per category and size."""
     safe = re.sub(r"[^\w+-]", "_", category)
     if safe != category or re.search(r"-\d+x\d+$", safe):
         safe += "-" + hashlib.sha256(category.encode()).hexdigest()[:8]

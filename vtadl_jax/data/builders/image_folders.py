@@ -1,11 +1,11 @@
-"""Any images in the layout of MVTec AD or of BTAD: a category is a folder."""
+"""Any images in the layout of MVTec AD or BTAD; a category is a folder."""
 
 from vtadl_jax.data.builders.base import LayoutBuilder
-from vtadl_jax.data.layouts import BTAD, MVTEC
+from vtadl_jax.data.sources.layouts import BTAD, MVTEC
 
 
 class ImageFolders(LayoutBuilder):
-    """Folders of images, a category a config: config=category_config(NAME)."""
+    """Builder of folders of images; one config per category: config=category_config(NAME)."""
 
     TITLE = "image folders"
     LAYOUTS = (MVTEC, BTAD)

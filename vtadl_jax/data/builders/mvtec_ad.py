@@ -1,16 +1,16 @@
-"""MVTec AD: the fifteen categories as they were published."""
+"""MVTec AD: the fifteen published categories."""
 
 from typing import ClassVar
 
 from vtadl_jax.data.builders.base import LayoutBuilder
 from vtadl_jax.data.builders.config import category_config
-from vtadl_jax.data.layouts import MVTEC
+from vtadl_jax.data.sources.layouts import MVTEC
 
 GREY = ("grid", "screw", "zipper")
 
 
 class MvtecAd(LayoutBuilder):
-    """MVTec AD, a category a config."""
+    """Builder of MVTec AD; one config per category."""
 
     TITLE = "MVTec AD"
     LAYOUTS = (MVTEC,)

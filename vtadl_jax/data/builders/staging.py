@@ -1,5 +1,5 @@
-"""A hidden folder to work in, beside what is made: gone at the end, and if a process was killed,
-gone when the next one starts."""
+"""Hidden temporary folder next to the output: removed at the end, or after a kill by the next
+process."""
 
 import contextlib
 import fcntl
@@ -17,8 +17,8 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def staging(data_dir: Path) -> Iterator[Path]:
-    """An empty folder in `data_dir`, which is made if need be, and what killed processes left there
-    is removed. Raises UserError if that is not allowed."""
+    """Yields an empty folder in `data_dir` (created if missing) and removes those of killed
+    processes. Raises UserError if `data_dir` cannot be written."""
     missing = [p for p in (data_dir, *data_dir.parents) if not p.exists()]
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -34,25 +34,25 @@ def staging(data_dir: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
-        for made in missing:  # if nothing was put there
+        for made in missing:  # only if it is empty
             with contextlib.suppress(OSError):
                 made.rmdir()
 
 
 def remove_stale(data_dir: Path) -> None:
-    """Remove the folders whose process is no more: its lock went with it."""
+    """Removes the folders of ended processes: the system released their locks."""
     for folder in data_dir.glob(f"{PREFIX}*"):
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR)
         except FileNotFoundError:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # killed before it could lock; if it just starts, it tries again
+                folder.rmdir()  # killed before it locked; a starting process tries again
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
-            pass  # at work
+            pass  # in use
         finally:
             os.close(lock)
 
@@ -67,4 +67,4 @@ def _locked(data_dir: Path) -> tuple[Path, int]:
                 return folder, lock
             os.close(lock)
         except FileNotFoundError:
-            pass  # another process took it for a killed one's
+            pass  # another process removed it as a killed process's

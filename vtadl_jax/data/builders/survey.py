@@ -1,5 +1,5 @@
-"""What a raw data set holds, found out before anything is written: where its root is, its images
-and masks with their checksums, sizes and whether they are grey.
+"""Surveys a raw data set before anything is written: its root, its images and masks with checksums
+and sizes, and whether they are grey.
 """
 
 import io
@@ -13,11 +13,11 @@ from PIL import Image
 
 from vtadl_jax.data.decode import image_size
 from vtadl_jax.data.files import list_entries
-from vtadl_jax.data.layouts import Layout, read_layout
 from vtadl_jax.data.records import Record, Splits, check_images, natural_key
+from vtadl_jax.data.sources.layouts import Layout, read_layout
 from vtadl_jax.errors import UserError
 
-DEPTH = 3  # folders that a data set may be nested in, in an archive or below --source
+DEPTH = 3  # largest nesting depth of a data set in an archive or below --source
 Progress = Callable[[Iterable, int, str], Iterable]
 
 
@@ -27,7 +27,7 @@ def silent(items: Iterable, total: int, what: str) -> Iterable:
 
 @dataclass(frozen=True)
 class Root:
-    """Where a data set begins, and its categories; a root that is one category holds ''."""
+    """Root folder of a data set, and its categories; [''] for a root that is one category."""
 
     path: Path
     layout: Layout
@@ -43,7 +43,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Survey:
-    """A category: its records, sha256 of each file (by name relative to the category), (height,
+    """Survey of a category: its records, sha256 of each file (by name relative to it), (height,
     width) of each image by record name, 1 channel if all are grey else 3, bytes of the files."""
 
     splits: Splits
@@ -53,7 +53,7 @@ class Survey:
     num_bytes: int
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images by split and defect, in the order of the records."""
+        """The numbers of images by split and defect, in the order of the records."""
         found: dict[str, dict[str, int]] = {}
         for name, records in (("train", self.splits.train), ("test", self.splits.test)):
             for record in records:
@@ -63,9 +63,9 @@ class Survey:
 
 
 def find_root(folder: Path, layouts: Sequence[Layout]) -> Root:
-    """The data set in `folder` or, at most DEPTH folders deep, below it: the least deep one.
+    """Finds the data set in `folder` or at most DEPTH folders below it; the least deep one.
 
-    Raises UserError when there is none, or two beside each other.
+    Raises UserError if there is none, or if there are several at that depth.
     """
     level = [folder]
     for _ in range(DEPTH + 1):
@@ -92,7 +92,7 @@ def _roots(path: Path, layouts: Sequence[Layout]) -> list[Root]:
 
 
 def survey(root: Root, category: str, progress: Progress = silent, workers: int = 4) -> Survey:
-    """Read every file of a category once. Raises UserError for faults in folders and files."""
+    """Reads every file of a category once. Raises UserError for faults in folders and files."""
     base = root.folder(category)
     splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
     check_images(splits)
@@ -114,13 +114,13 @@ def survey(root: Root, category: str, progress: Progress = silent, workers: int 
 
 
 def file_of(record: Record) -> Path:
-    """A layout's records are files."""
+    """Returns the image's path: a layout's records are files."""
     assert isinstance(record.image, Path)
     return record.image
 
 
 def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, int]]]:
-    """Size of the image, whether it is grey, and path, checksum and length of its files."""
+    """Returns the image's size, whether it is grey, and path, checksum and length of its files."""
     contents, grey = [], True
     for path in (record.image, record.mask):
         if not isinstance(path, Path):
@@ -136,7 +136,7 @@ def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, 
 
 
 def _is_grey(content: bytes) -> bool:
-    """Whether `load_image` will give one channel: no colours, palette or transparency."""
+    """Returns whether `load_image` gives one channel: no colours, palette or transparency."""
     with Image.open(io.BytesIO(content)) as image:
         plain = image.mode in ("1", "L") or image.mode.startswith(("I", "F"))
         return plain and not image.has_transparency_data

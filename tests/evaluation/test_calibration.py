@@ -1,0 +1,77 @@
+"""Scales and thresholds from normal images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config
+from vtadl_jax.detectors.contract import Detector, Scores
+from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.calibration import Calibration, calibrate, threshold_for
+from vtadl_jax.experiment import term_weights
+
+
+def test_calibrated_normals_have_zero_mean_and_unit_spread():
+    rng = np.random.default_rng(0)
+    terms = rng.normal((1e4, 0.1, -3), (100, 0.01, 5), size=(200, 3))
+    calib = calibrate(("a", "b", "c"), terms, rng.normal(size=(200, 4, 4)), weights=(0, 2, 1))
+    z = calib.standardise(terms)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(z.std(0, ddof=1), 1, rtol=1e-9)
+    np.testing.assert_allclose(calib.image_scores(terms), 2 * z[:, 1] + z[:, 2])
+
+
+@pytest.mark.parametrize("terms", [[[2.0, 0.0]], [[2.0, 0.0], [2.0, 0.0]]])
+def test_no_spread_still_gives_finite_scores(terms):
+    calib = calibrate(("a", "b"), np.array(terms), np.zeros((1, 2, 2)), weights=(1, 1))
+    assert np.isfinite(calib.standardise(np.array([[3.0, 1.0]]))).all()
+    assert calib.map_high > calib.map_low
+    assert np.isfinite([calib.image_threshold, calib.pixel_threshold]).all()
+
+
+def test_weights_must_match_the_terms():
+    detector = Detector(
+        lambda key: {}, lambda variables, images: Scores(images), ("a", "b"), (1, 2)
+    )
+    assert term_weights(tiny_config(), detector) == (1, 2)
+    with pytest.raises(UserError, match="give 2 numbers, for a, b"):
+        term_weights(tiny_config(eval__term_weights=(1.0,)), detector)
+
+
+def test_without_maps_there_is_no_pixel_threshold(tmp_path):
+    calib = calibrate(("a",), np.arange(9.0)[:, None], None, weights=(1,))
+    assert calib.pixel_threshold is None
+    assert calib.map_low < calib.map_high
+    calib.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json") == calib
+
+
+def test_a_threshold_keeps_its_rate_on_new_values():
+    """Split conformal prediction: over many draws, new values reach it at most at the rate."""
+    rng = np.random.default_rng(1)
+    alarms = [
+        (rng.normal(size=200) >= threshold_for(rng.normal(size=39), 0.1)).mean() for _ in range(500)
+    ]
+    assert 0.08 < np.mean(alarms) < 0.105
+
+
+@pytest.mark.parametrize(("rate", "rank"), [(0.5, 5), (0.2, 8), (0.1, 9), (0.01, 9)])
+def test_a_threshold_is_just_above_a_rank(rate, rank):
+    values = np.random.default_rng(2).permutation(np.arange(1.0, 10.0))
+    threshold = threshold_for(values, rate)
+    assert (values >= threshold).sum() == 9 - rank
+    assert threshold == np.nextafter(rank, np.inf)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    rng = np.random.default_rng(3)
+    calib = calibrate(
+        ("a", "b"), rng.normal(size=(9, 2)), rng.normal(size=(9, 3, 3)), weights=(1, 2)
+    )
+    path = tmp_path / "calibration.json"
+    dataclasses.replace(calib, step=7).save(path)
+    assert Calibration.load(path) == dataclasses.replace(calib, step=7)
+    path.write_text('{"step": 7}')
+    with pytest.raises(UserError, match=r"calibration.json is not a calibration .*evaluate"):
+        Calibration.load(path)

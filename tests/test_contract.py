@@ -1,0 +1,168 @@
+"""Every detector keeps the contract: init, fit or step, score, save, resume, predict.
+
+A detector that is not in `CASES` fails here: give it sizes that compile in seconds.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.factory import tiny_config, tiny_dataset, with_fields
+from vtadl_jax.detectors import DETECTORS
+from vtadl_jax.detectors.contract import Batch
+from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.evaluation.trained_run import load_run
+from vtadl_jax.experiment import base, make_detector, parse, term_weights
+from vtadl_jax.options import fields_of
+from vtadl_jax.run import run
+
+NO_STEPS = {"num_train_steps": 0, "num_epochs": 0}
+FITTED = {**NO_STEPS, "model__filters__sigmas": (1, 2)}
+CASES = {
+    "vtadl": {},
+    "official": None,  # exists at 512² only: tests/detectors/test_official.py
+    "autoencoder": {"model__latent_dim": 8},
+    "filter_mixture": FITTED,
+    "position_gaussian": NO_STEPS,
+    "image_mixture": NO_STEPS,
+    "context_mdn": {
+        "model__filters__sigmas": (1, 2),
+        "model__context__windows": (1, 2),
+        "model__context__radii": (1,),
+    },
+}
+RUN = [name for name, fields in CASES.items() if fields is not None]
+TRAINED = [name for name in RUN if "num_train_steps" not in CASES[name]]
+
+
+def config_of(name, root="", **fields):
+    return tiny_config(root, detector=name, eval__num_pictures=1, **{**CASES[name], **fields})
+
+
+def images(config, count=2):
+    shape = (count, *config.image_size, config.data.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def batch_of(detector, config) -> Batch:
+    """Two images, the second with a defect, and no more than the detector needs."""
+    batch = {"image": images(config)}
+    if "label" in detector.needs:
+        batch["label"] = np.array([0, 1], np.int32)
+    if "mask" in detector.needs:
+        batch["mask"] = np.zeros((2, *config.image_size), np.uint8)
+        batch["mask"][1, 4:9, 4:9] = 1
+        batch["has_mask"] = np.array([True, True])
+    return batch
+
+
+def test_every_detector_is_tested_here():
+    assert CASES.keys() == DETECTORS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_options_are_described_with_ranges_that_their_defaults_keep(name):
+    config = parse(base(name).to_dict())
+    assert isinstance(config.model, DETECTORS[name].options)
+    hash(config.model)  # frozen all through, so that it can be a static argument
+    for field, value, role in fields_of(config.model):
+        assert role.help, f"{field} has no description"
+        assert role.allows(value), f"{field} {value!r} is not in its own range {role.range}"
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_a_field_that_a_detector_does_not_read_is_refused_by_name(name):
+    values = base(name).to_dict()
+    values["model"]["no_such_field"] = 1
+    with pytest.raises(UserError, match=r"unknown field model\.no_such_field"):
+        parse(values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN)
+def test_variables_are_three_trees_and_scores_have_their_names(name):
+    config = config_of(name)
+    detector = make_detector(config)
+    variables = detector.init(jax.random.key(0))
+    assert variables.keys() <= {"params", "stats", "frozen"}
+    assert {"params", "stats"} <= variables.keys()
+    scores = jax.jit(detector.score)({"frozen": {}, **variables}, images(config))
+    assert scores.terms.shape == (2, len(detector.score_terms))
+    assert scores.terms.dtype == jnp.float32
+    assert len(term_weights(config, detector)) == len(detector.score_terms)
+    if scores.anomaly_map is not None:
+        assert scores.anomaly_map.shape == (2, *config.image_size)
+        assert scores.anomaly_map.dtype == jnp.float32
+    if scores.recon is not None:
+        assert scores.recon.shape == (2, *config.image_size, config.data.channels)
+        assert scores.recon.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_detector_trains_or_fits(name):
+    detector = make_detector(config_of(name))
+    assert detector.loss is not None or detector.fit is not None
+    if detector.loss is None:
+        assert not detector.needs  # nothing else reads labels or masks
+
+
+@pytest.mark.parametrize("name", [n for n in RUN if n not in ("patch_memory",)])
+def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
+    config = config_of(name)
+    detector = make_detector(config)
+    variables = {"frozen": {}, **detector.init(jax.random.key(0))}
+    batch, keys = batch_of(detector, config), jax.random.split(jax.random.key(1), 2)
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            return detector.loss({**variables, "params": params}, batch, keys)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, (terms, stats)), grads = step(variables["params"])
+    assert jnp.isfinite(loss)
+    assert terms
+    assert all(jnp.ndim(value) == 0 for value in terms.values())
+    assert jax.tree.map(jnp.shape, stats) == jax.tree.map(jnp.shape, variables["stats"])
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    assert any(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN)
+def test_a_run_trains_saves_resumes_and_predicts(name, dataset, tmp_path):
+    config = config_of(name, dataset, mesh__data=1)
+    results = run(config, tmp_path)
+    assert results["num_test_images"] > 0
+    assert (tmp_path / "report.html").is_file()
+    found = load_run(tmp_path)
+    assert found.config == dataclasses.replace(config)
+    predictor = Predictor.from_workdir(tmp_path)
+    prediction = predictor(images(config, 1)[0])
+    assert np.isfinite(prediction.score)
+    again = run(config, tmp_path)  # nothing left to do but to evaluate
+    assert again["image_auroc"] == results["image_auroc"]
+    if name in TRAINED:
+        longer = run(with_fields(config, num_train_steps=6), tmp_path)
+        assert longer["step"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_resumed_run_is_the_uninterrupted_one(name, dataset, tmp_path):
+    config = config_of(name, dataset, mesh__data=1)
+    run(with_fields(config, num_train_steps=2), tmp_path / "parts")
+    run(config, tmp_path / "parts")
+    run(config, tmp_path / "whole")
+    parts, whole = (load_run(tmp_path / n).variables for n in ("parts", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)

@@ -1,0 +1,1 @@
+"""Report of `prepare --check` on a folder of images or records."""

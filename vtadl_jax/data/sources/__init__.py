@@ -1,0 +1,130 @@
+"""Sources of a config's images: a dict from `data.source` to a reader of records."""
+
+import difflib
+import functools
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from vtadl_jax.config import Config
+from vtadl_jax.data.records import Splits, check_images, move_anomalies
+from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared
+from vtadl_jax.data.sources.layouts import (
+    BTAD,
+    MVTEC,
+    btad_layout,
+    folder_layout,
+    list_categories,
+    mvtec_layout,
+)
+from vtadl_jax.data.synthetic.dataset import make_dataset
+from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.console import track
+
+
+def _synthetic(config: Config) -> Splits:
+    make_dataset(Path(config.data.root), progress=functools.partial(track, what="draw parts"))
+    return mvtec_layout(config.data.root, config.data.category)
+
+
+def _folder(config: Config) -> Splits:
+    data = config.data
+    return folder_layout(
+        data.root, data.category, data.bad, data.masks, data.test_fraction, config.seed
+    )
+
+
+def _prepared(config: Config) -> Splits:
+    canvas = tuple(config.data.resize) or tuple(config.image_size)
+    return prepared.prepared(config.data.root, config.data.category, canvas, config.data.fit)
+
+
+def _coil100(config: Config) -> one_class.ClassSet:
+    return coil.read_coil100(config.data.root, config.data.test_fraction, config.seed)
+
+
+CLASS_SETS: dict[str, Callable[[Config], one_class.ClassSet]] = {
+    "mnist": lambda c: idx.read_idx(c.data.root, "mnist"),
+    "fashion_mnist": lambda c: idx.read_idx(c.data.root, "fashion_mnist"),
+    "kmnist": lambda c: idx.read_idx(c.data.root, "kmnist"),
+    "cifar10": lambda c: cifar.read_cifar10(c.data.root),
+    "coil100": _coil100,
+}
+
+
+def _one_class(config: Config) -> Splits:
+    data = config.data
+    return one_class.one_class_splits(
+        CLASS_SETS[data.source](config),
+        data.category,
+        data.anomaly_fraction,
+        config.seed,
+        data.balanced_test,
+    )
+
+
+def _elpv(config: Config) -> Splits:
+    data = config.data
+    return elpv.elpv_splits(data.root, data.category, data.test_fraction, config.seed)
+
+
+SOURCES: dict[str, Callable[[Config], Splits]] = {
+    "folder": _folder,
+    "mvtec_layout": lambda c: mvtec_layout(c.data.root, c.data.category),
+    "btad_layout": lambda c: btad_layout(c.data.root, c.data.category),
+    "prepared": _prepared,
+    **dict.fromkeys(CLASS_SETS, _one_class),
+    "elpv": _elpv,
+    "synthetic": _synthetic,
+}
+_CATEGORIES: dict[str, Callable[[Config], tuple[str, ...]]] = {
+    "mvtec_layout": lambda c: list_categories(MVTEC, c.data.root),
+    "btad_layout": lambda c: list_categories(BTAD, c.data.root),
+    "prepared": lambda c: prepared.list_categories(c.data.root),
+    **dict.fromkeys(CLASS_SETS, lambda c: CLASS_SETS[c.data.source](c).classes),
+}
+
+
+def all_categories(config: Config) -> tuple[str, ...]:
+    """Returns the values of `data.category` for a sweep over all. Raises UserError if the source
+    has no list of categories."""
+    if config.data.source not in _CATEGORIES:
+        known = ", ".join(_CATEGORIES)
+        raise UserError(
+            f"data.category 'all': data.source {config.data.source!r} has no list of categories, "
+            f"only {known} have"
+        )
+    return _CATEGORIES[config.data.source](config)
+
+
+def load_splits(config: Config, needs: Collection[str] = ()) -> Splits:
+    """Returns the images of a config, after a check of every header and every mask's size.
+
+    `data.defects` keeps only the named defects in the test set; `data.anomaly_fraction` moves some
+    of them to the training images, only those with a mask if `needs` has 'mask'. Raises UserError
+    for an unknown source or defect, and the errors of the source's reader.
+    """
+    name, wanted = config.data.source, tuple(config.data.defects)
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"data.source {name!r}: {hint}use one of {', '.join(SOURCES)}")
+    splits = SOURCES[name](config)
+    if wanted:
+        splits = _only(splits, wanted)
+    if config.data.anomaly_fraction and name not in CLASS_SETS:  # those draw their own
+        splits = move_anomalies(
+            splits, config.data.anomaly_fraction, config.seed, masked="mask" in needs
+        )
+    check_images(splits)
+    return splits
+
+
+def _only(splits: Splits, wanted: tuple[str, ...]) -> Splits:
+    known = list(dict.fromkeys(r.defect for r in splits.test if r.label))
+    for defect in wanted:
+        if defect not in known:
+            raise UserError(
+                f"data.defects {defect!r}: the test set has {', '.join(known) or 'none'}"
+            )
+    test = tuple(r for r in splits.test if r.label == 0 or r.defect in wanted)
+    return Splits(splits.train, test, splits.category)

@@ -1,0 +1,188 @@
+"""Lists folders of images as records: MVTec AD's layout, BTAD's, and a plain folder of good images.
+
+Reads folder listings only; `records.check_images` reads headers, `decode` pixels. Every mistake in
+a folder raises a `UserError` that names the file.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtadl_jax.data.files import list_entries, list_folders, list_images, match_masks
+from vtadl_jax.data.records import Record, Splits, split_holdout
+from vtadl_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders train/<good>, test/<good>, test/<defect>, ground_truth/<defect>/<stem>[_mask].*"""
+
+    good: str
+
+
+MVTEC = Layout("good")
+BTAD = Layout("ok")
+
+
+def mvtec_layout(root: str | Path, category: str = "") -> Splits:
+    """Reads MVTec AD's layout, good images in folders named 'good'; see `read_layout`."""
+    return read_layout(MVTEC, root, category)
+
+
+def btad_layout(root: str | Path, category: str = "") -> Splits:
+    """Reads BTAD's layout, good images in 'ok' and all defects in 'ko'; see `read_layout`."""
+    return read_layout(BTAD, root, category)
+
+
+def read_layout(layout: Layout, root: str | Path, category: str = "") -> Splits:
+    """Lists the images in `root/category`, or in `root` itself if `category` is ''.
+
+    A mask has its image's stem, with or without '_mask', or is absent. Good images get the defect
+    'good' whatever their folder's name. Records are in natural order (2 before 10).
+    Raises UserError for a missing folder, an unknown category, a stray file, a mask without its
+    image and for two images or masks that share a stem.
+    """
+    base = _category_folder(layout, root, category)
+    good = base / "train" / layout.good
+    train = [_record(base, image) for image in list_images(good)]
+    if not train:
+        raise UserError(f"no training images in {good}: put images of good parts there")
+    test: list[Record] = []
+    for folder in list_folders(base / "test"):
+        normal = folder.name == layout.good
+        images, where = list_images(folder), f"test/{folder.name}"
+        masks = match_masks(base / "ground_truth" / folder.name, images, where, normal)
+        if normal:
+            test += [_record(base, image) for image in images]
+        else:
+            test += [_record(base, image, folder.name, masks.get(image)) for image in images]
+    for folder in list_folders(base / "ground_truth"):
+        if not (base / "test" / folder.name).is_dir():
+            match_masks(folder, [], f"test/{folder.name}")  # raises: masks without images
+    return Splits(tuple(train), tuple(test), category or base.resolve().name)
+
+
+def folder_layout(
+    root: str | Path,
+    category: str = "",
+    bad: str | Path = "",
+    masks: str | Path = "",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Splits:
+    """Reads any folder: in one of the layouts above, or with good images only.
+
+    All images of a plain folder are training images, unless `bad` names a folder of defective
+    images (or of one folder per defect): then these and `test_fraction` of the good ones, chosen by
+    `seed`, are test images. `masks` mirrors `bad`; masks have their image's name, with or without
+    '_mask'. Raises UserError as `read_layout`.
+    """
+    path = _root_folder(root)
+    bases = [path / category] if category else [path, *filter(Path.is_dir, list_entries(path))]
+    for layout in (MVTEC, BTAD):
+        if any((base / "train" / layout.good).is_dir() for base in bases):
+            if bad or masks:
+                raise UserError(
+                    f"data.bad and data.masks are for a plain folder of good images, but {path} "
+                    f"holds train/{layout.good}: leave them empty"
+                )
+            return read_layout(layout, root, category)
+    base = path / category
+    if not base.is_dir():
+        raise UserError(f"no folder {base}: check --config.data.root and the category")
+    good = [Record(image, None, 0, "good", f"good/{image.name}") for image in list_images(base)]
+    if not good:
+        raise UserError(f"no images in {base}: put images of good parts there")
+    test = _bad_records(bad, masks)
+    kept: tuple[Record, ...] = ()
+    train = tuple(good)
+    if test:
+        train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
+    return Splits(train, (*kept, *test), category or base.resolve().name)
+
+
+def _bad_records(bad: str | Path, masks: str | Path) -> list[Record]:
+    if not bad:
+        if masks:
+            raise UserError(f"data.masks {masks} needs data.bad, the folder of their images")
+        return []
+    folder, mask_folder = _existing("data.bad", bad), None
+    if masks:
+        mask_folder = _existing("data.masks", masks)
+    kinds = [entry for entry in list_entries(folder) if entry.is_dir()]
+    for kind in kinds and list_entries(folder):
+        if not kind.is_dir():
+            raise UserError(f"{kind} is beside folders of defects: move it into one of them")
+    found: list[Record] = []
+    for kind in kinds or [folder]:
+        images, defect = list_images(kind), kind.name if kinds else "bad"
+        owned: dict[Path, Path] = {}
+        if mask_folder is not None:
+            owned = match_masks(
+                mask_folder / kind.name if kinds else mask_folder, images, str(kind)
+            )
+        found += [Record(i, owned.get(i), 1, defect, f"{defect}/{i.name}") for i in images]
+    if not found:
+        raise UserError(f"data.bad {folder} holds no images: put defective ones there or leave it")
+    return found
+
+
+def _existing(field: str, value: str | Path) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        why = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"{field} {path} {why}: set --config.{field}=DIR")
+    return path
+
+
+def _root_folder(root: str | Path) -> Path:
+    if not str(root).strip():
+        raise UserError("data.root is empty: set --config.data.root=DIR to the folder of the data")
+    return _existing("data.root", root)
+
+
+def list_categories(layout: Layout, root: str | Path) -> tuple[str, ...]:
+    """Lists the folders in `root` with good training images. Raises UserError if there are none."""
+    path, inside = _root_folder(root), Path("train") / layout.good
+    known = tuple(entry.name for entry in list_entries(path) if (entry / inside).is_dir())
+    if not known:
+        raise UserError(f"none of the folders in {path} holds {inside}: check --config.data.root")
+    return known
+
+
+def _category_folder(layout: Layout, root: str | Path, category: str) -> Path:
+    """Returns the folder that holds train/good. Raises UserError with the folders that do."""
+    path, inside = _root_folder(root), Path("train") / layout.good
+    base = path / category
+    if (base / inside).is_dir():
+        return base
+    if category and base.is_dir():
+        raise UserError(f"no folder {base / inside}: put images of good parts there")
+    known = [entry.name for entry in list_entries(path) if (entry / inside).is_dir()]
+    if category:
+        raise UserError(
+            f"unknown category '{category}' in {path}: {_suggest(path / inside, category, known)}"
+        )
+    if known:
+        raise UserError(
+            f"no folder {path / inside}: choose a category with --config.data.category=NAME "
+            f"out of {', '.join(known)}"
+        )
+    raise UserError(f"no folder {path / inside}: put images of good parts there")
+
+
+def _suggest(inside: Path, category: str, known: Sequence[str]) -> str:
+    if inside.is_dir():
+        return f"the folder itself holds train/{inside.name}, leave the category empty"
+    if not known:
+        return f"none of its sub-folders holds train/{inside.name}, check --config.data.root"
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(category.lower(), lowered, n=1)
+    hint = f"did you mean '{lowered[near[0]]}'? " if near else ""
+    return f"{hint}known categories are {', '.join(known)}"
+
+
+def _record(base: Path, image: Path, defect: str = "good", mask: Path | None = None) -> Record:
+    label = 0 if defect == "good" else 1
+    return Record(image, mask, label, defect, image.relative_to(base).as_posix())

@@ -1,0 +1,1 @@
+"""Procedural data sets: rendered images of machined parts."""

@@ -1,0 +1,41 @@
+"""Detectors, one file each: a method and its options. Pure: no files, no optimizer, no mesh."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
+from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
+from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
+from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
+from vtadl_jax.detectors.official import OfficialOptions, official
+from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
+from vtadl_jax.errors import UserError
+from vtadl_jax.options import nearest
+
+
+class Method(NamedTuple):
+    """A detector's options dataclass and the function that builds the detector from them."""
+
+    options: type
+    make: Callable[[Any, Inputs], Detector]
+
+
+DETECTORS: dict[str, Method] = {
+    "vtadl": Method(VTADLOptions, vtadl),
+    "official": Method(OfficialOptions, official),
+    "autoencoder": Method(AutoencoderOptions, autoencoder),
+    "filter_mixture": Method(FilterMixtureOptions, filter_mixture),
+    "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
+    "context_mdn": Method(ContextOptions, context_mdn),
+    "image_mixture": Method(ImageMixtureOptions, image_mixture),
+}
+
+
+def find_method(name: str) -> Method:
+    """Returns the registry entry of a detector. Raises UserError for an unknown name."""
+    if name not in DETECTORS:
+        known = ", ".join(sorted(DETECTORS))
+        raise UserError(f"detector {name!r}{nearest(name, DETECTORS)}: known are {known}")
+    return DETECTORS[name]

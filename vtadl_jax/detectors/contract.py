@@ -1,0 +1,118 @@
+"""The interface between a method and training, evaluation, compile studies and export."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import numpy as np
+
+from vtadl_jax.networks.parallel import Parallel
+
+# A dict of trees. 'params': trained by the optimizer. 'stats': written by fit and loss (running
+# means, whitening, memory banks). 'frozen': pretrained, never trained, saved once per run.
+Variables = dict[str, Any]
+Array = Any  # jax.Array on the device, numpy.ndarray once fetched
+Terms = dict[str, jax.Array]
+
+
+class Batch(TypedDict, total=False):
+    """Images of a step and their annotations; has only the keys that the detector needs.
+
+    image: uint8 [B, H, W, C]. label: int32 [B], 1 anomalous. mask: uint8 [B, H, W], 1 defective.
+    has_mask: bool [B], False for anomalous images without ground truth.
+    """
+
+    image: Array
+    label: Array
+    mask: Array
+    has_mask: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Settings that every detector receives in addition to its own options.
+
+    image_size: (H, W) of the images. channels: 1 or 3. dtype: compute dtype of matrix products.
+    map_sigma: of the Gaussian that smooths maps, in pixels. microbatches: number of parts that a
+    batch is processed in. parallel: 'jit' or 'pmap', how the step is distributed over devices.
+    """
+
+    image_size: tuple[int, int]
+    channels: int = 3
+    dtype: str = "float32"
+    map_sigma: float = 4.0
+    microbatches: int = 1
+    parallel: str = "jit"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """A detector's output for a batch; everything is float32 except the reconstruction.
+
+    terms: [B, T], one column per score term, larger is more anomalous, each on its own scale.
+    anomaly_map: [B, H, W] at the input's size, larger is more anomalous; None for methods that do
+    not localize. recon: [B, H, W, C] uint8, the reconstruction; None for methods without one.
+    """
+
+    terms: Array
+    anomaly_map: Array | None = None
+    recon: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """One pass over the training images before the first step, for methods that are fitted.
+
+    gather: (variables, images uint8 [B, H, W, C], key) → a tree of arrays, one row per image.
+        Compiled, runs on the device.
+    solve: (variables, the same tree of numpy arrays over all N images, rng) → variables of the same
+        shapes. Runs on the host, which has float64 and LAPACK.
+    """
+
+    gather: Callable[[Variables, jax.Array, jax.Array], Any]
+    solve: Callable[[Variables, Any, np.random.Generator], Variables]
+
+
+class Part(NamedTuple):
+    """A part of a train step as a function: value(variables, *inputs) → scalar, and the shapes of
+    its variables and inputs."""
+
+    value: Callable[..., jax.Array]
+    variables: Any
+    inputs: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """An anomaly detector as pure functions of its variables; has a loss, a fit or both.
+
+    init: key → variables.
+    score: (variables, images uint8 [B, H, W, C]) → `Scores`. Evaluation mode, no randomness.
+    score_terms: the names of `Scores.terms`, in order.
+    term_weights: default weights of the sum of standardized terms.
+    loss: (variables, batch, keys [B], parallel) → (scalar loss, (terms: name → scalar, new stats)).
+        Training mode. Randomness comes from the key of each image, so it does not depend on how a
+        batch is split.
+    fit: for methods that are fitted or start from statistics of the data; training follows it.
+    needs: subset of {'label', 'mask'} that `loss` reads from a batch in addition to the images. A
+        detector that needs either is supervised: it is trained on defects, too.
+    load_pretrained: (variables, arrays by name) → variables with the pretrained weights. Raises
+        UserError that names the arrays that do not fit. This is the only source of variables under
+        'frozen', so a detector that has any requires a file from the user.
+    parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
+    """
+
+    init: Callable[[jax.Array], Variables]
+    score: Callable[[Variables, jax.Array], Scores]
+    score_terms: tuple[str, ...]
+    term_weights: tuple[float, ...]
+    loss: (
+        Callable[[Variables, Batch, jax.Array, Parallel], tuple[jax.Array, tuple[Terms, Any]]]
+        | None
+    ) = None
+    fit: Fit | None = None
+    needs: frozenset[str] = frozenset()
+    load_pretrained: Callable[[Variables, Mapping[str, np.ndarray]], Variables] | None = None
+    parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Evaluation: scores, thresholds and metrics of a trained state; writes no reports."""

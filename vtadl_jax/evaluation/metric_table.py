@@ -1,0 +1,163 @@
+"""Table of all metrics of an evaluation, one row each.
+
+results.json, the log line, the report page and the tables over categories read `METRICS`. To add a
+metric, write its function in `vtadl_jax/metrics` and add a row here. This file computes numbers; it
+draws and writes nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from vtadl_jax import metrics
+from vtadl_jax.evaluation.scoring import EvalOutputs, flat
+
+SMALL_FPR = 0.05  # AU-PRO is also computed up to this false-positive rate
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Scores, labels, maps and masks of test images, as metrics read them.
+
+    scores: [N], one per image; labels: [N], 1 anomalous. maps, masks: of the images with ground
+    truth, [h, w] each; empty for a detector without maps. fpr_limit: of AU-PRO.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    maps: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray]
+    fpr_limit: float
+
+    @classmethod
+    def of(cls, outputs: EvalOutputs, scores: np.ndarray, fpr_limit: float) -> "View":
+        """Returns the view of scored images. scores: [N], the calibrated scores."""
+        return cls(scores, outputs.labels, *outputs.with_truth(), fpr_limit)
+
+    @functools.cached_property
+    def has_both_labels(self) -> bool:
+        """Whether there are both good and anomalous images."""
+        return bool(0 < self.labels.sum() < len(self.labels))
+
+    @functools.cached_property
+    def has_both_pixels(self) -> bool:
+        """Whether there are maps, with both defect pixels and background pixels."""
+        return any(mask.any() for mask in self.masks) and not all(mask.all() for mask in self.masks)
+
+    def defines(self, kind: str) -> bool:
+        """Returns whether metrics of a kind, 'image' or 'pixel', can be computed."""
+        return self.has_both_labels if kind == "image" else self.has_both_pixels
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """All values of the maps, [M]."""
+        return flat(self.maps)
+
+    @functools.cached_property
+    def truth(self) -> np.ndarray:
+        """All values of the masks, [M]."""
+        return flat(self.masks)
+
+    @functools.cached_property
+    def aupro_at(self) -> dict[float, float]:
+        """AU-PRO at `fpr_limit` and `SMALL_FPR`, limit → value, in one pass over the maps."""
+        limits = sorted({self.fpr_limit, SMALL_FPR})
+        return dict(zip(limits, metrics.aupro(self.maps, self.masks, limits), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    name: its key in results.json; title: its name in tables; meaning: one line of explanation.
+    kind: 'image' metrics need good and anomalous images, 'pixel' metrics need maps with defect and
+    background pixels; `compute` is called only if these exist. largest_is_best: whether larger
+    values are better. shown: whether the log line, the report page and the tables over categories
+    show it; results.json holds all metrics.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    kind: Literal["image", "pixel"]
+    compute: Callable[[View], float | None]
+    largest_is_best: bool = True
+    shown: bool = False
+
+
+METRICS = (
+    Metric(
+        "image_auroc",
+        "image AUROC",
+        "probability that a defective image scores above a good one",
+        "image",
+        lambda view: metrics.auroc(view.scores, view.labels),
+        shown=True,
+    ),
+    Metric(
+        "image_average_precision",
+        "image AP",
+        "area under the precision-recall curve of images, by steps",
+        "image",
+        lambda view: metrics.average_precision(view.scores, view.labels),
+        shown=True,
+    ),
+    Metric(
+        "image_pr_auc",
+        "image PR AUC",
+        "area under the precision-recall curve of images, by trapezoids",
+        "image",
+        lambda view: metrics.pr_auc(view.scores, view.labels),
+    ),
+    Metric(
+        "image_f1_max",
+        "image F1 max",
+        "largest F1 of images over all thresholds; the threshold is chosen on the test images",
+        "image",
+        lambda view: metrics.f1_max(view.scores, view.labels)[0],
+    ),
+    Metric(
+        "image_balanced_accuracy_max",
+        "image balanced accuracy max",
+        "largest mean of both classes' accuracies over all thresholds; the threshold is chosen on "
+        "the test images",
+        "image",
+        lambda view: metrics.balanced_accuracy_max(view.scores, view.labels)[0],
+    ),
+    Metric(
+        "pixel_auroc",
+        "pixel AUROC",
+        "probability that a defect pixel scores above a background pixel",
+        "pixel",
+        lambda view: metrics.auroc(view.pixels, view.truth),
+        shown=True,
+    ),
+    Metric(
+        "pixel_average_precision",
+        "pixel AP",
+        "area under the precision-recall curve of pixels, by steps",
+        "pixel",
+        lambda view: metrics.average_precision(view.pixels, view.truth),
+    ),
+    Metric(
+        "aupro",
+        "AU-PRO",
+        "mean overlap with each defect region, regions weighted equally",
+        "pixel",
+        lambda view: view.aupro_at[view.fpr_limit],
+        shown=True,
+    ),
+)
+SHOWN = tuple(metric for metric in METRICS if metric.shown)
+TITLES = {metric.name: metric.title for metric in METRICS}
+
+
+def compute_metrics(view: View) -> dict[str, float | None]:
+    """Returns all metrics of the table by name, None if undefined."""
+    return {
+        metric.name: metric.compute(view) if view.defines(metric.kind) else None
+        for metric in METRICS
+    }

@@ -1,0 +1,169 @@
+"""Scores test sets and new images with one jitted step. Computes no metrics, writes no files."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vtadl_jax.config import Config
+from vtadl_jax.data.decode import load_mask, size_of
+from vtadl_jax.data.pipeline import eval_batches
+from vtadl_jax.data.records import Record
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector, Scores, Variables
+from vtadl_jax.evaluation import calibration
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.experiment import term_weights
+from vtadl_jax.runtime import sharding
+from vtadl_jax.runtime.console import track
+from vtadl_jax.runtime.distributed import barrier
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOutputs:
+    """Detector outputs for N images, and their ground truth.
+
+    terms: [N, T] float32; maps: N of float32 [h, w], empty for a detector without maps; masks: N of
+    uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
+    images without ground truth. Maps and masks have the network's size, or with `original_size`
+    that of each image.
+    """
+
+    terms: np.ndarray
+    maps: list[np.ndarray]
+    masks: list[np.ndarray]
+    labels: np.ndarray
+    has_mask: np.ndarray
+
+    def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns maps and masks of the images with ground truth; empty without maps."""
+        kept = np.flatnonzero(self.has_mask).tolist() if self.maps else []
+        return [self.maps[i] for i in kept], [self.masks[i] for i in kept]
+
+
+def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns all values of a list of maps, [M]."""
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+class Scorer:
+    """Jitted scoring step of a detector, for batches of one size, sharded over a mesh.
+
+    Compiles once, at the first batch; a barrier makes all processes wait for each other's compile.
+    """
+
+    def __init__(
+        self, detector: Detector, image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh
+    ):
+        self.batch_size, self.mesh = batch_size, mesh
+        self._shape, self._everywhere = image_shape, sharding.replicated(mesh)
+        self._step: Any = jax.jit(detector.score, out_shardings=self._everywhere)
+        self._gather = jax.jit(lambda batch: batch, out_shardings=self._everywhere)
+
+    def place(self, variables: Variables) -> Variables:
+        """Returns variables replicated over the mesh, as the step takes them."""
+        return jax.device_put(variables, self._everywhere)
+
+    def compile(self, variables: Variables) -> None:
+        """Compiles the step, unless it is compiled already."""
+        if isinstance(self._step, jax.stages.Compiled):
+            return
+        split = sharding.batch_sharding(self.mesh)
+        shape = (self.batch_size, *self._shape)
+        images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
+        self._step = self._step.lower(variables, images).compile()
+        barrier("score")
+
+    def __call__(self, variables: Variables, images: np.ndarray) -> Scores:
+        """Returns the scores of the global batch, in numpy. images: this process's rows of it."""
+        self.compile(variables)
+        return jax.device_get(self._step(variables, sharding.put_batch(self.mesh, images)))
+
+    def gather(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All-gathers a batch that is sharded over processes; every process gets all rows."""
+        if jax.process_count() == 1:
+            return batch
+        return jax.device_get(self._gather(sharding.put_batch(self.mesh, batch)))
+
+
+class Evaluator:
+    """Scorer of lists of records, with a config's data options."""
+
+    def __init__(self, config: Config, detector: Detector, geometry: Geometry, mesh: Mesh):
+        self.config, self.detector, self.geometry = config, detector, geometry
+        shape = (*geometry.size, config.data.channels)
+        self.scorer = Scorer(detector, shape, config.eval.batch_size, mesh)
+
+    def batches(
+        self, variables: Variables, records: Sequence[Record], what: str
+    ) -> Iterator[tuple[dict[str, np.ndarray], Scores]]:
+        """Yields (batch, scores) of every batch without padding; every process gets all rows."""
+        size, data = self.config.eval.batch_size, self.config.data
+        total = -(-len(records) // size)
+        variables = self.scorer.place(variables)
+        self.scorer.compile(variables)
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        loader = eval_batches(
+            records, self.geometry, data.channels, size, data.num_threads, **share
+        )
+        for batch in track(loader, total, what):
+            scores = self.scorer(variables, batch["image"])
+            batch = self.scorer.gather(batch)
+            valid = np.asarray(batch["valid"])
+            yield jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores))
+
+    def run(
+        self,
+        variables: Variables,
+        records: Sequence[Record],
+        what: str,
+        on_batch: Callable[[dict, Scores], None] | None = None,
+    ) -> EvalOutputs:
+        """Scores all records. on_batch: called with every (batch, scores) of `batches`."""
+        terms, maps, masks, labels, has_mask = [], [], [], [], []
+        for batch, scores in self.batches(variables, records, what):
+            if on_batch is not None:
+                on_batch(batch, scores)
+            terms.append(scores.terms)
+            labels.append(batch["label"])
+            has_mask.append(batch["has_mask"])
+            if scores.anomaly_map is None:
+                masks += list(batch["mask"])
+            elif self.config.eval.original_size:
+                chosen = [records[i] for i in batch["index"].tolist()]
+                with ThreadPoolExecutor(max(self.config.data.num_threads, 1)) as pool:
+                    pairs = list(pool.map(self._original, chosen, scores.anomaly_map))
+                maps += [pair[0] for pair in pairs]
+                masks += [pair[1] for pair in pairs]
+            else:
+                maps += list(scores.anomaly_map)
+                masks += list(batch["mask"])
+        columns = (np.concatenate(column) for column in (labels, has_mask))
+        return EvalOutputs(np.concatenate(terms), maps, masks, *columns)
+
+    def _original(self, record: Record, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns map and mask at the image's own size."""
+        if record.label and record.mask is not None:
+            mask = load_mask(record.mask).astype(np.uint8)
+        else:
+            mask = np.zeros(size_of(record.image), np.uint8)
+        height, width = mask.shape
+        return self.geometry.invert(anomaly_map, (height, width)), mask
+
+    def calibrate(self, variables: Variables, holdout: Sequence[Record], step: int) -> Calibration:
+        """Returns the calibration of these variables on held-out good images."""
+        outputs = self.run(variables, holdout, "calibrate")
+        settings = self.config.eval
+        return calibration.calibrate(
+            self.detector.score_terms,
+            outputs.terms,
+            flat(outputs.maps) if outputs.maps else None,
+            weights=term_weights(self.config, self.detector),
+            step=step,
+            image_false_alarm_rate=settings.image_false_alarm_rate,
+            pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
+        )

@@ -1,0 +1,85 @@
+"""Loads a trained run from its workdir, for evaluation and prediction.
+
+Writes nothing and reads no images.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from vtadl_jax.config import Config
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.runtime import sharding
+from vtadl_jax.training.assembly import assemble
+from vtadl_jax.training.checkpoint import Checkpoints
+from vtadl_jax.training.stored import load_config, make_geometry
+
+CALIBRATION = "calibration.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run. variables: of the checkpoint at `step`, replicated over the mesh."""
+
+    workdir: Path
+    config: Config
+    detector: Detector
+    geometry: Geometry
+    variables: Variables
+    step: int
+    calibration: dict | None  # stored in the checkpoint
+
+
+def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = None) -> Run:
+    """Loads the checkpoint of `step`, or the newest undamaged one, with config and detector.
+
+    mesh: the devices for its variables; by default the first. Raises UserError if the workdir holds
+    no checkpoint, and for a run of a newer version.
+    """
+    workdir = Path(workdir)
+    mesh = sharding.make_mesh(1) if mesh is None else mesh
+    config = load_config(workdir)
+    assembly = assemble(config, num_steps=1)
+    everywhere = sharding.replicated(mesh)
+    state_like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(assembly.make_state),
+    )
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: train first")
+    checkpoints = Checkpoints(workdir, writable=False)
+    try:
+        found = checkpoints.restore(state_like, step=step)
+    finally:
+        checkpoints.close()
+    return Run(
+        workdir=workdir,
+        config=config,
+        detector=assembly.detector,
+        geometry=make_geometry(config),
+        variables=found.state.variables,
+        step=found.step,
+        calibration=found.about["calibration"],
+    )
+
+
+def load_calibration(run: Run) -> Calibration:
+    """Returns the calibration of the last evaluation if it used this checkpoint, else the
+    checkpoint's own.
+
+    Raises UserError if there is neither.
+    """
+    path = run.workdir / CALIBRATION
+    if path.is_file() and (calibration := Calibration.load(path)).step == run.step:
+        return calibration
+    if run.calibration is None:
+        raise UserError(
+            f"checkpoint {run.step} of {run.workdir} is not calibrated: run python -m "
+            f"vtadl_jax.evaluate --workdir {run.workdir}"
+        )
+    return Calibration.from_dict(run.calibration)

@@ -1,0 +1,111 @@
+"""Imports weights that the authors' PyTorch code trained, as a run of this program.
+
+python -m vtadl_jax.import_weights --autoencoder VT_AE.pt --mixture G_estimate.pt --workdir W
+
+Reads two state dicts (PyTorch files of both formats, or .safetensors) without executing code in
+them, checks every name and shape and writes W as a run at step 0, which evaluate and predict read
+and main trains further. --config, by default configs/official.py, and --config.field=value say
+where the images are and how they are resized, as in training: --config configs/official.py:cable.
+Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
+"""
+
+import dataclasses
+import functools
+import shutil
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from vtadl_jax import experiment
+from vtadl_jax.config import Config
+from vtadl_jax.data import pipeline
+from vtadl_jax.detectors import official_names as names
+from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.console import say
+from vtadl_jax.training.assembly import assemble
+from vtadl_jax.training.checkpoint import Checkpoints
+from vtadl_jax.training.state import TrainState
+from vtadl_jax.training.stored import CONFIG, save_config
+from vtadl_jax.weights.files import read_arrays
+
+FLAGS = flags.FlagValues()
+_define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_AUTOENCODER = _define("autoencoder", "", "State dict of the auto-encoder.")
+_MIXTURE = _define("mixture", "", "State dict of the mixture density network.")
+_WORKDIR = _define("workdir", "", "Folder of the new run; must be new or empty.")
+DEFAULT_CONFIG = "configs/official.py"
+
+
+def import_run(config: Config, autoencoder: Path, mixture: Path, workdir: Path) -> int:
+    """Writes the run and returns the number of imported values.
+
+    Writes nothing until both files are fully checked. Raises UserError for files that do not fit.
+    """
+    if config.detector != "official":
+        raise UserError(f"detector {config.detector!r}: start from {DEFAULT_CONFIG}")
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"workdir {workdir} exists and is not an empty folder: give another")
+    detector = experiment.make_detector(config)
+    entries: list[names.Entry] = []
+    arrays: names.Arrays = {}
+    for path, part in (
+        (autoencoder, names.autoencoder_entries(config.model)),
+        (mixture, names.mixture_entries(config.model)),
+    ):
+        found = read_arrays(path)
+        names.check_arrays(part, found, str(path))
+        entries += part
+        arrays |= found
+    variables = names.to_variables(entries, arrays)
+    detector = dataclasses.replace(detector, init=lambda _: variables)
+    _write_run(workdir, config, assemble(config, 1, detector).make_state())
+    return sum(arrays[entry.name].size for entry in entries)
+
+
+def _write_run(workdir: Path, config: Config, state: TrainState) -> None:
+    """Writes a checkpoint of step 0, before the first batch; the config last, as it marks a run."""
+    size = config.batch_size
+    # The iterator's state is a number of batches and does not depend on the data.
+    start = pipeline.train_iterator(pipeline.index_loader, size, size, config.seed, prefetch=0)
+    existed = workdir.exists()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        try:
+            checkpoints.save(0, state, start, config=config.to_dict())
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+        save_config(config, workdir / CONFIG)
+    except BaseException as error:
+        shutil.rmtree(workdir / "checkpoints" if existed else workdir, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"workdir {workdir}: {error.strerror}: give another") from error
+        raise
+
+
+def run(text: str, overrides: list[str]) -> None:
+    """Imports the files that the command line names."""
+    for flag in (_AUTOENCODER, _MIXTURE, _WORKDIR):
+        if not flag.value:
+            raise UserError(f"no --{flag.name}: see --help")
+    config = experiment.assume_color(experiment.load(text, overrides)[0])
+    workdir = Path(_WORKDIR.value).expanduser()
+    autoencoder, mixture = (Path(f.value).expanduser() for f in (_AUTOENCODER, _MIXTURE))
+    count = import_run(config, autoencoder, mixture, workdir)
+    data = "" if config.data.root else " --data_root DIR"
+    say(
+        f"{count:,} numbers, every name and shape as expected; next: "
+        f"python -m vtadl_jax.evaluate --workdir {workdir}{data}"
+    )
+
+
+def main(argv: list[str]) -> int:
+    return experiment.run_experiment_command(
+        FLAGS, argv, __doc__, run, "nothing was written", DEFAULT_CONFIG
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,98 @@
+"""Evaluates a state and writes all files of its report. Computes no metrics itself."""
+
+import csv
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vtadl_jax.data.records import Record
+from vtadl_jax.detectors.contract import Variables
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.metric_table import SHOWN
+from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
+from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
+from vtadl_jax.evaluation.trained_run import CALIBRATION
+from vtadl_jax.options import write_json
+from vtadl_jax.report.gallery import Gallery
+from vtadl_jax.report.page import EncodedCard, write_page
+from vtadl_jax.report.summary import make_report
+from vtadl_jax.runtime.console import say
+
+
+def evaluate(
+    evaluator: Evaluator,
+    variables: Variables,
+    calibration: Calibration,
+    test: Sequence[Record],
+    *,
+    train: Sequence[Record] = (),
+    out: Path | None = None,
+) -> Results:
+    """Scores `test` and returns the results; with `out`, writes the report's files there.
+
+    These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png.
+    calibration: of these variables. train: the training records, for the counts.
+    """
+    start = time.perf_counter()
+    if out is not None:
+        calibration.save(out / CALIBRATION)
+    if not test:
+        return Results(step=calibration.step, num_calibration_images=calibration.num_images)
+    gallery = None if out is None else Gallery(out, test, calibration, evaluator.config)
+    outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
+    results = measure(outputs, test, calibration, evaluator.config, train)
+    results = dataclasses.replace(results, seconds=time.perf_counter() - start)
+    if out is not None and gallery is not None:
+        gallery.finish()
+        _write(out, evaluator, results, outputs, test, calibration, gallery.cards)
+    return results
+
+
+def _write(
+    out: Path,
+    evaluator: Evaluator,
+    results: Results,
+    outputs: EvalOutputs,
+    test: Sequence[Record],
+    calibration: Calibration,
+    cards: Sequence[EncodedCard],
+) -> None:
+    """Writes all files but the pictures; results.json last, as it marks a complete report."""
+    scores = calibration.image_scores(outputs.terms)
+    _write_scores(out / "scores.csv", test, scores, outputs.terms, calibration.terms)
+    metrics_file = out / "metrics.jsonl"
+    report = make_report(
+        evaluator.config, results, outputs, scores, calibration, cards, metrics_file
+    )
+    write_page(out / "report.html", report)
+    write_json(out / RESULTS_FILE, results.to_dict())
+
+
+def _write_scores(
+    path: Path,
+    test: Sequence[Record],
+    scores: np.ndarray,
+    terms: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(("name", "label", "defect", "score", *names))
+        for record, score, row in zip(test, scores, terms, strict=True):
+            values = (f"{v:.7g}" for v in (score, *row))
+            writer.writerow((record.name, record.label, record.defect, *values))
+    temporary.replace(path)
+
+
+def say_results(results: Results) -> None:
+    """Prints the metrics on one line."""
+    if results.num_test_images == 0:
+        say("no test images: calibrated only")
+        return
+    values = ((metric.name, results.metrics.get(metric.name)) for metric in SHOWN)
+    shown = (f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in values)
+    say(f"step {results.step}  {'  '.join(shown)}  on {results.num_test_images} images")

@@ -1,0 +1,245 @@
+"""Runs one experiment, in reading order: set up, resume, train, evaluate, report."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vtadl_jax.config import Config
+from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.results import Results
+from vtadl_jax.evaluation.scoring import Evaluator
+from vtadl_jax.report.write import evaluate, say_results
+from vtadl_jax.runtime import sharding
+from vtadl_jax.runtime.allocator import reuse_host_buffers
+from vtadl_jax.runtime.compilation_cache import Stopwatch, watching_cache
+from vtadl_jax.runtime.console import MetricWriter, NoWriter, say
+from vtadl_jax.runtime.distributed import barrier, broadcast_from_main, is_main
+from vtadl_jax.runtime.preemption import StopRequest
+from vtadl_jax.runtime.profiling import Profiler
+from vtadl_jax.training.checkpoint import Checkpoints
+from vtadl_jax.training.compiled_steps import compile_train_step
+from vtadl_jax.training.fitting import fit_variables
+from vtadl_jax.training.loop import train_loop
+from vtadl_jax.training.setup import RESULTS, TrainSetup, make_setup
+from vtadl_jax.training.state import TrainState, with_variables
+from vtadl_jax.training.stored import CONFIG, save_config
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains, then evaluates; returns what results.json holds.
+
+    Continues from the newest checkpoint of `workdir`. Raises UserError, TrainingDiverged, and
+    Preempted after SIGTERM.
+    """
+    watch = Stopwatch()
+    watch.lap("imports")
+    reuse_host_buffers()
+    setup = make_setup(config, workdir)
+    if is_main():
+        open_workdir(workdir, setup.config)
+    broadcast_from_main(None)  # all processes wait until the workdir exists
+    announce(setup)
+    watch.lap("data")
+    with contextlib.ExitStack() as open_things:
+        cache_use = open_things.enter_context(watching_cache())
+        session = open_things.enter_context(Session.opened(setup))
+        state, step_fn = prepare_training(setup, session.checkpoints, watch)
+        if step_fn is not None:
+
+            def on_first_step() -> None:
+                watch.lap("first batch and step")
+                say(f"{watch}; {cache_use}")
+
+            state = session.train(state, step_fn, on_first_step)
+        elif not session.checkpoints.steps:
+            session.save(state, int(state.step))  # a fitted detector has no steps
+            session.checkpoints.wait()
+        results = session.evaluate(state, int(state.step), report=True)
+    say_where(workdir)
+    return results.to_dict()
+
+
+def open_workdir(workdir: Path, config: Config) -> None:
+    """Creates the folder of a run. Raises UserError if it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(config, workdir / CONFIG)
+    except OSError as e:
+        raise UserError(f"workdir {workdir}: {e.strerror}: give another --workdir") from e
+
+
+def announce(setup: TrainSetup) -> None:
+    """Prints the numbers of images, steps and devices before training."""
+    anomalous = sum(record.label for record in setup.records)
+    if anomalous and not setup.assembly.detector.needs:
+        say(
+            f"note: {anomalous} of the training images are anomalous; detector "
+            f"{setup.config.detector!r} trains on them as good images"
+        )
+    count = jax.process_count()
+    processes = f" in {count} processes" if count > 1 else ""
+    say(
+        f"{setup.category}: {len(setup.records)} images to train, {len(setup.holdout)} to "
+        f"calibrate, {len(setup.test)} to test; {setup.num_steps} steps on {setup.mesh.size} "
+        f"{jax.default_backend()} device(s){processes}; workdir {setup.workdir}"
+    )
+
+
+def say_where(workdir: Path) -> None:
+    """Prints which files to open next."""
+    names = ("report.html", "overview.png", "results.json", "scores.csv")
+    written = [str(workdir / name) for name in names if (workdir / name).is_file()]
+    if written:
+        say(f"see {', '.join(written)}")
+    else:  # no test images
+        say(f"score images with python -m vtadl_jax.predict --workdir {workdir} --input DIR")
+
+
+def prepare_training(
+    setup: TrainSetup, checkpoints: Checkpoints, watch: Stopwatch
+) -> tuple[TrainState, Callable | None]:
+    """Returns the state to continue from and the compiled step, None if no step is left.
+
+    Compiles in a thread while the state and the first batch are made or read.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        compiling = None
+        if max(checkpoints.steps, default=0) < setup.num_steps:
+            compiling = pool.submit(compile_step, setup, watch)
+        state = setup.assembly.make_state()
+        if not checkpoints.steps and setup.assembly.detector.fit is not None:
+            state = fit_state(setup, state)
+        state = sharding.put_state(setup.mesh, state, setup.assembly.shard_optimizer)
+        watch.lap("state")
+        if checkpoints.steps:
+            state = checkpoints.restore(state, setup.feed.iterator).state
+            say(f"continuing from step {int(state.step)}")
+            watch.lap("checkpoint")
+        if int(state.step) >= setup.num_steps:
+            return state, None
+        setup.feed.start()
+        # Not compiled yet if the newest checkpoint was complete but damaged: steps are left.
+        step_fn = compiling.result() if compiling else compile_step(setup, watch)
+    barrier("compiled")
+    watch.lap("waiting for the compiler")
+    return state, step_fn
+
+
+def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:
+    """Returns the initial state with its variables fitted to the training images."""
+    detector, tx = setup.assembly.detector, setup.assembly.tx
+    variables = fit_variables(
+        detector, state.variables, setup.records, setup.geometry, setup.config
+    )
+    return with_variables(state, variables, tx)
+
+
+def compile_step(setup: TrainSetup, watch: Stopwatch) -> Callable:
+    """Returns the train step, compiled from shapes alone."""
+    with watch.aside("compile"):
+        shapes = setup.assembly.state_shapes(setup.mesh)
+        step = setup.assembly.make_step(setup.mesh, shapes)
+        return compile_train_step(step, shapes, setup.feed.shapes)
+
+
+@dataclasses.dataclass
+class Session:
+    """Open files of a run, with calibration and results of its newest state.
+
+    Calibrates a state once, whether it is evaluated, saved or both.
+    """
+
+    setup: TrainSetup
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    writer: MetricWriter | NoWriter
+    profiler: Profiler
+    stop: StopRequest
+    calibration: Calibration | None = None
+    results: Results | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, setup: TrainSetup):
+        """Opens a workdir for writing, and closes it."""
+        config, workdir, stop = setup.config, setup.workdir, StopRequest()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stop.listening())
+            checkpoints = Checkpoints(workdir, config.keep_checkpoints, setup.best)
+            stack.callback(checkpoints.close)
+            writer = MetricWriter(workdir) if is_main() else NoWriter()
+            stack.callback(writer.close)
+            profiler = Profiler(workdir, config.profile)
+            stack.callback(profiler.close)
+            evaluator = Evaluator(config, setup.assembly.detector, setup.geometry, setup.mesh)
+            yield cls(setup, evaluator, checkpoints, writer, profiler, stop)
+
+    def train(
+        self, state: TrainState, step_fn: Callable, on_first_step: Callable[[], None]
+    ) -> TrainState:
+        """Trains to the last step, as `train_loop`."""
+        config = self.setup.config
+        with self.stop.at_steps():
+            return train_loop(
+                state,
+                step_fn,
+                self.setup.feed,
+                num_steps=self.setup.num_steps,
+                batch_size=config.batch_size,
+                log_every=config.log_every_steps,
+                eval_every=config.eval_every_steps,
+                checkpoint_every=config.checkpoint_every_steps,
+                writer=self.writer,
+                checkpoints=self.checkpoints,
+                save=self.save,
+                on_eval=self.evaluate,
+                stop=self.stop,
+                profiler=self.profiler,
+                on_first_step=on_first_step,
+            )
+
+    def calibrate(self, state: TrainState, step: int) -> Calibration:
+        """Returns the calibration of a state; measures it at the first call."""
+        if self.calibration is None or self.calibration.step != step:
+            self.calibration = self.evaluator.calibrate(state.variables, self.setup.holdout, step)
+        return self.calibration
+
+    def evaluate(self, state: TrainState, step: int, report: bool = False) -> Results:
+        """Evaluates a state on the test images; with `report` also writes the report's files."""
+        results = self.results = evaluate(
+            self.evaluator,
+            state.variables,
+            self.calibrate(state, step),
+            self.setup.test,
+            train=self.setup.records,
+            out=self.setup.workdir if report and is_main() else None,
+        )
+        say_results(results)
+        numbers = {**results.metrics, "seconds": results.seconds}
+        known = {name: value for name, value in numbers.items() if value is not None}
+        self.writer.write(step, known, "eval")
+        return results
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Saves a state with its calibration, or without it after SIGTERM, to exit in time."""
+        calibration, numbers = None, {}
+        if not self.stop.requested:
+            calibration = self.calibrate(state, step)
+            numbers = dict(zip(calibration.terms, calibration.mean, strict=True))
+            if self.results is not None and self.results.step == step:
+                measured = {name: self.results.metrics.get(name) for name in RESULTS}
+                numbers |= {name: v for name, v in measured.items() if v is not None}
+        self.checkpoints.save(
+            step,
+            state,
+            self.setup.feed.iterator,
+            config=self.setup.config.to_dict(),
+            calibration=dataclasses.asdict(calibration) if calibration else None,
+            numbers=numbers,
+        )

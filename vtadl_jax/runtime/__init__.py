@@ -1,0 +1,1 @@
+"""Devices, processes, signals, caches, profiles and the console: no model, no data."""

@@ -1,0 +1,53 @@
+"""Fits a detector in one pass over the training images, before the first step."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from vtadl_jax.config import Config
+from vtadl_jax.data.pipeline import eval_batches
+from vtadl_jax.data.records import Record
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.console import say, track
+
+
+def check_steps(detector: Detector, num_steps: int) -> None:
+    """Raises UserError for a run that neither fits nor trains, and for steps without a loss."""
+    if num_steps == 0 and detector.fit is None:
+        raise UserError(
+            "num_train_steps 0 and num_epochs 0: this detector is trained, not fitted: set one"
+        )
+    if num_steps > 0 and detector.loss is None:
+        raise UserError(
+            f"{num_steps} training steps: this detector is fitted, not trained: use "
+            f"--config.num_train_steps=0 --config.num_epochs=0"
+        )
+
+
+def fit_variables(
+    detector: Detector,
+    variables: Variables,
+    records: Sequence[Record],
+    geometry: Geometry,
+    config: Config,
+) -> Variables:
+    """Returns the detector's variables fitted to all records.
+
+    variables: in this process's memory. Every process reads all images and gets the same result.
+    """
+    assert detector.fit is not None, "nothing to fit"
+    data, size = config.data, min(config.eval.batch_size, len(records))
+    gather = jax.jit(detector.fit.gather)
+    batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
+    rows = []
+    for number, batch in enumerate(track(batches, -(-len(records) // size), "fit")):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        found = jax.device_get(gather(variables, batch["image"], key))
+        rows.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found))
+    gathered = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    variables = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
+    say(f"fitted to {len(records)} images")
+    return variables

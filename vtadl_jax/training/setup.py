@@ -1,0 +1,183 @@
+"""Builds a run from a config and checks all of it, before anything is written."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vtadl_jax import config as config_lib
+from vtadl_jax import options as options_lib
+from vtadl_jax.config import Config
+from vtadl_jax.data.decode import is_grey
+from vtadl_jax.data.records import Record, repeat_anomalies, split_holdout
+from vtadl_jax.data.sources import load_splits
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector
+from vtadl_jax.errors import UserError
+from vtadl_jax.experiment import make_detector, term_weights
+from vtadl_jax.runtime import sharding
+from vtadl_jax.training.assembly import Assembly, assemble
+from vtadl_jax.training.checkpoint import Best
+from vtadl_jax.training.feed import TrainFeed, make_feed
+from vtadl_jax.training.fitting import check_steps
+from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
+from vtadl_jax.weights.files import read_arrays
+
+LOOKED_AT = 16  # number of images that decide between grey and colour
+RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may name
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """Everything that a run needs.
+
+    records: training images; holdout: good images for calibration; test: test images; best: the
+    metric that selects one more checkpoint to keep.
+    """
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    geometry: Geometry
+    assembly: Assembly
+    best: Best | None
+    category: str
+    records: Sequence[Record]
+    holdout: Sequence[Record]
+    test: Sequence[Record]
+    num_steps: int
+    feed: TrainFeed
+
+
+def make_setup(config: Config, workdir: Path) -> TrainSetup:
+    """Checks a config, the devices, the data and the workdir, and returns the set-up of the run.
+
+    Raises UserError; for mistakes in the config before any data are read or drawn.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    sharding.check_parallel(config.train.parallel, mesh)
+    sharding.check_batch("batch_size", config.batch_size, mesh, config.train.accumulate)
+    sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
+    geometry = make_geometry(config)
+    check_workdir(workdir, config)
+    detector = make_detector(config)
+    term_weights(config, detector)
+    best = best_by(config.keep_best, detector.score_terms)
+    if config.num_train_steps or not config.num_epochs:
+        check_steps(detector, config.num_train_steps)
+    pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
+    splits = load_splits(config, detector.needs)
+    if config.data.channels == 0:
+        config = with_channels(config, splits.train)
+        detector = make_detector(config)
+    check_workdir(workdir, config)
+    check_supervision(detector, config, splits.train)
+    records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
+    if config.data.repeat_anomalies:
+        records = repeat_anomalies(records)
+    num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
+    check_steps(detector, num_steps)
+    if pretrained is not None:
+        detector = start_from(detector, pretrained, config.init_from)
+    return TrainSetup(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        geometry=geometry,
+        assembly=assemble(config, num_steps, detector),
+        best=best,
+        category=splits.category,
+        records=records,
+        holdout=holdout,
+        test=splits.test,
+        num_steps=num_steps,
+        feed=make_feed(config, records, geometry, mesh, detector.needs),
+    )
+
+
+def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarray] | None:
+    """Returns the arrays of `init_from`, None if it is empty.
+
+    Raises UserError for a file that can't be read or does not fit the detector, for a detector that
+    takes no weights, and if the detector needs weights and `init_from` is empty.
+    """
+    if not config.init_from:
+        if jax.tree.leaves(jax.eval_shape(detector.init, jax.random.key(0)).get("frozen", {})):
+            raise UserError(
+                f"init_from is empty: detector {config.detector!r} with these options needs "
+                f"pretrained weights: give --config.init_from=FILE (docs/weights.md)"
+            )
+        return None
+    if detector.load_pretrained is None:
+        raise UserError(
+            f"init_from: detector {config.detector!r} takes no pretrained weights: leave it empty"
+        )
+    arrays = read_arrays(Path(config.init_from).expanduser())
+    # From shapes alone, so that a wrong file fails before data are read.
+    check_pretrained(detector, arrays, config.init_from)
+    return arrays
+
+
+def start_from(detector: Detector, arrays: Mapping[str, np.ndarray], path: str) -> Detector:
+    """Returns the detector with an `init` that loads the pretrained arrays."""
+    return dataclasses.replace(
+        detector, init=lambda key: _with_pretrained(detector, detector.init(key), arrays, path)
+    )
+
+
+def check_pretrained(detector: Detector, arrays: Mapping[str, np.ndarray], path: str) -> None:
+    """Raises UserError for arrays that do not fit the detector; computes nothing."""
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))
+    _with_pretrained(detector, shapes, arrays, path)
+
+
+def _with_pretrained(detector: Detector, variables, arrays, path: str):
+    assert detector.load_pretrained is not None, "checked by read_pretrained"
+    try:
+        return detector.load_pretrained(variables, arrays)
+    except UserError as e:
+        raise UserError(f"init_from {path}: {e}") from e
+
+
+def check_supervision(detector: Detector, config: Config, records: Sequence[Record]) -> None:
+    """Raises UserError if a detector learns from defects and the training images have none."""
+    if detector.needs and not any(record.label for record in records):
+        needed = " and ".join(f"{name}s" for name in sorted(detector.needs))
+        raise UserError(
+            f"detector {config.detector!r} learns from {needed} of defects, and all training "
+            f"images are good: use --config.data.anomaly_fraction=0.1, which moves that many of "
+            f"the defective test images per good image to training"
+        )
+
+
+def with_channels(config: Config, records: Sequence[Record]) -> Config:
+    """Returns the config with `data.channels` 0 replaced: by 1 if all of a few images, spread over
+    the data set, are grey, else by 3."""
+    few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
+    grey = all(is_grey(records[i].image) for i in few)
+    return options_lib.replace(config, {"data.channels": 1 if grey else 3})
+
+
+def check_workdir(workdir: Path, config: Config) -> None:
+    """Raises UserError if the workdir holds another run or other files."""
+    if (workdir / CONFIG).exists():
+        stored = load_config(workdir)
+        if config.data.channels == 0:  # not decided yet
+            stored = options_lib.replace(stored, {"data.channels": 0})
+        config_lib.check_same_run(config, stored, workdir)
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"workdir {workdir} exists and is not a run: give another --workdir")
+
+
+def best_by(name: str, terms: Sequence[str]) -> Best | None:
+    """Returns the metric that `keep_best` names. Raises UserError for an unknown name."""
+    name = name or terms[0]
+    if name == "none":
+        return None
+    if name not in (*terms, *RESULTS):
+        known = ", ".join((*terms, *RESULTS))
+        raise UserError(f"keep_best {name!r}: use one of {known}, or 'none'")
+    return Best(name, largest=name in RESULTS)

@@ -1,0 +1,131 @@
+"""Files of a run beside its checkpoints: its config and frozen weights, stamped with versions."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtadl_jax import __version__, legacy
+from vtadl_jax.config import Config
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors import find_method
+from vtadl_jax.errors import UserError
+from vtadl_jax.experiment import parse
+from vtadl_jax.options import fields_of, write_json
+from vtadl_jax.runtime.versions import code_digest, compiler_versions
+
+CONFIG, FROZEN = "config.json", "frozen.npz"
+
+
+def stamp() -> dict[str, Any]:
+    """Returns format and versions, which every stored config, checkpoint and result holds."""
+    versions = {"vtadl_jax": __version__, "code": code_digest(), **compiler_versions()}
+    return {"format": legacy.FORMAT, "versions": versions}
+
+
+def check_format(stored: Mapping[str, Any], where: Path) -> int:
+    """Returns the format number of stored data. Raises UserError for a newer version's format."""
+    found = stored.get("format", 1)
+    if not isinstance(found, int) or found > legacy.FORMAT:
+        version = dict(stored.get("versions") or {}).get("vtadl_jax", "unknown")
+        raise UserError(
+            f"{where} was written by a newer version of vtadl_jax ({version}, format {found}; this "
+            f"is {__version__}, format {legacy.FORMAT}): install that version"
+        )
+    return found
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes a config with format and versions, atomically."""
+    write_json(path, {**stamp(), **config.to_dict()})
+
+
+def load_config(workdir: Path) -> Config:
+    """Returns the config of a run.
+
+    Raises UserError if the folder holds no run, and for a config of a newer version.
+    """
+    path = workdir / CONFIG
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise UserError(f"{workdir} is not a run, it has no {CONFIG}: train first") from e
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} can't be read ({e}): give the workdir of a run") from e
+    return read_config(stored, path)
+
+
+def read_config(stored: Any, where: Path) -> Config:
+    """Returns a stored config of this or an earlier version in today's schema."""
+    detector = stored.get("detector") if isinstance(stored, dict) else None
+    if not isinstance(detector, str):
+        raise UserError(f"{where} is not the config of a run: give the workdir of a run")
+    try:
+        if check_format(stored, where) == legacy.FORMAT:
+            return parse({k: v for k, v in stored.items() if k not in ("format", "versions")})
+        name = legacy.DETECTORS.get(detector, detector)
+        default = Config(detector=name, model=find_method(name).options())
+        return parse(legacy.upgrade(stored, {field: v for field, v, _ in fields_of(default)}))
+    except UserError as e:
+        raise UserError(f"{where}: {str(e).removeprefix(f'{where} ')}") from e
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Returns whether the workdir has a checkpoint; writes nothing."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def make_geometry(config: Config) -> Geometry:
+    """Returns the geometry that resizes images to the network's size."""
+    resize = (config.data.resize[0], config.data.resize[1]) if config.data.resize else None
+    return Geometry(config.image_size, resize, config.data.fit)
+
+
+def save_frozen(workdir: Path, frozen: Any) -> None:
+    """Writes frozen weights, unless the run has them already; atomically."""
+    path = workdir / FROZEN
+    if path.is_file() or not jax.tree.leaves(frozen):
+        return
+    arrays = {_name(keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(frozen)}
+    temporary = path.with_name(f".{FROZEN}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    temporary.replace(path)
+
+
+def load_frozen(workdir: Path, like: Any) -> Any:
+    """Returns frozen weights with the shapes and shardings of `like`.
+
+    Raises UserError if the file is missing, damaged or from another network.
+    """
+    if not jax.tree.leaves(like):
+        return like
+    path = workdir / FROZEN
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(
+            f"{path}, the run's frozen weights, can't be read ({e}): train again with "
+            f"--config.init_from and another --workdir"
+        ) from e
+
+    def leaf(keys, wanted):
+        array = arrays.get(_name(keys))
+        if array is None or array.shape != wanted.shape:
+            raise UserError(f"{path} is from another network: {_name(keys)} does not fit")
+        sharding = getattr(wanted, "sharding", None)
+        if sharding is None:
+            return array.astype(wanted.dtype)
+        array = array.astype(wanted.dtype)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _name(keys) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
