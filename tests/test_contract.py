@@ -34,6 +34,12 @@ CASES = {
         "model__context__windows": (1, 2),
         "model__context__radii": (1,),
     },
+    "patch_memory": {**FITTED, "model__memory__size": 16},
+    "unet": {
+        "data__anomaly_fraction": 0.2,
+        "model__network__width": 4,
+        "model__network__levels": 2,
+    },
 }
 RUN = [name for name, fields in CASES.items() if fields is not None]
 TRAINED = [name for name in RUN if "num_train_steps" not in CASES[name]]

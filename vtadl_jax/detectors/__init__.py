@@ -9,7 +9,9 @@ from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
 from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
+from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
 from vtadl_jax.errors import UserError
 from vtadl_jax.options import nearest
@@ -29,6 +31,8 @@ DETECTORS: dict[str, Method] = {
     "filter_mixture": Method(FilterMixtureOptions, filter_mixture),
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
+    "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }
 
