@@ -127,7 +127,7 @@ def test_resident_rows_are_shared_out(count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [QUICK, pytest.param({}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fields", [QUICK, pytest.param({}, marks=pytest.mark.optimized)])
 def test_a_resident_run_survives_interruption_and_ends_where_a_streaming_one_does(
     dataset, tmp_path, fields
 ):
