@@ -324,6 +324,7 @@ def test_a_workdir_belongs_to_one_config():
     stored, where = tiny_config("here"), Path("run")
     moved = tiny_config("moved", num_train_steps=99, eval__batch_size=2, data__cache="host")
     schema.check_same_run(moved, stored, where)
+    schema.check_same_run(tiny_config("here", data__channels=0), stored, where)  # as it found them
     with pytest.raises(UserError, match=r"model\.vit\.width is 16 there and 32 here"):
         schema.check_same_run(tiny_config("here", model__vit__width=32), stored, where)
     other = tiny_config("here", detector="context_mdn")

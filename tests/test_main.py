@@ -62,9 +62,10 @@ def test_a_run_leaves_pictures_logs_and_config(finished):
 
 
 @pytest.mark.slow
-def test_rerunning_a_finished_run_only_evaluates(finished, tmp_path, capsys):
-    config, there, results = finished
-    workdir = shutil.copytree(there, tmp_path / "run")
+def test_rerunning_a_finished_run_only_evaluates(dataset, tmp_path, capsys):
+    config, workdir = tiny_config(dataset, **QUICK), tmp_path / "run"
+    results = run.run(config, workdir)
+    assert "compiled the train step" in capsys.readouterr().err
     again = run.run(config, workdir)
     assert "compiled the train step" not in capsys.readouterr().err
     assert again["image_auroc"] == results["image_auroc"]

@@ -273,11 +273,14 @@ class Config:
 
 
 def check_same_run(config: Config, stored: Config, workdir: Path) -> None:
-    """Raises UserError unless both configs are of one experiment: only resumable fields differ."""
+    """Raises UserError unless both configs are of one experiment: only resumable fields differ.
+
+    `data.channels` 0 stands for what the stored run found in its images.
+    """
     there = {name: value for name, value, _ in fields_of(stored)}
     differing = []
     for name, value, role in fields_of(config):
-        if role.resumable:
+        if role.resumable or (name == "data.channels" and value == 0):
             continue
         if name not in there or there[name] != value:
             differing.append(f"{name} is {there.get(name)!r} there and {value!r} here")

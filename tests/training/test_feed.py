@@ -132,7 +132,7 @@ def test_a_resident_run_survives_interruption_and_ends_where_a_streaming_one_doe
     dataset, tmp_path, fields
 ):
     def final(cache, *lengths):
-        config = tiny_config(dataset, **fields, mesh__data=1, data__cache=cache)
+        config = tiny_config(dataset, **QUICK, mesh__data=1, data__cache=cache)
         return final_state(config, tmp_path / cache, *lengths)
 
     streamed = final("none", 6)

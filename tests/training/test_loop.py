@@ -33,9 +33,9 @@ def final_state(config, workdir, *lengths):
     return jax.tree.leaves(state)
 
 
-@pytest.mark.parametrize("fields", [QUICK, pytest.param({}, marks=pytest.mark.slow)])
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(dataset, tmp_path, fields):
-    config = tiny_config(dataset, **fields, mesh__data=1, optimizer__ema_decay=0.5)
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(dataset, tmp_path):
+    """Of every detector: tests/test_contract.py."""
+    config = tiny_config(dataset, **LOOP, optimizer__ema_decay=0.5)
     whole = final_state(config, tmp_path / "whole", 6)
     parts = final_state(config, tmp_path / "parts", 3, 6)
     for a, b in zip(whole, parts, strict=True):

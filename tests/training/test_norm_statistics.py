@@ -16,9 +16,9 @@ IMAGES[4:] //= 8  # dark: the halves have statistics of their own
 def one_step(devices, statistics, images=IMAGES):
     """The running statistics and the metrics after a step."""
     config = tiny_config(
+        detector="autoencoder",
         train__parallel="pmap",
         model__decoder__norm_statistics=statistics,
-        model__mdn__noise_std=0.0,
     )
     state, step, batch = make_step(config, devices, image=images)
     state, metrics = step(state, batch)

@@ -164,10 +164,7 @@ def with_channels(config: Config, records: Sequence[Record]) -> Config:
 def check_workdir(workdir: Path, config: Config) -> None:
     """Raises UserError if the workdir holds another run or other files."""
     if (workdir / CONFIG).exists():
-        stored = load_config(workdir)
-        if config.data.channels == 0:  # not decided yet
-            stored = options_lib.replace(stored, {"data.channels": 0})
-        config_lib.check_same_run(config, stored, workdir)
+        config_lib.check_same_run(config, load_config(workdir), workdir)
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"workdir {workdir} exists and is not a run: give another --workdir")
 
