@@ -17,6 +17,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.experiment import base, make_detector, parse, term_weights
+from vtadl_jax.networks.features import FeatureOptions, FilterOptions
 from vtadl_jax.options import fields_of
 from vtadl_jax.run import run
 
@@ -42,6 +43,8 @@ CASES = {
     },
 }
 RUN = [name for name, fields in CASES.items() if fields is not None]
+WITH_FEATURES = [n for n, method in DETECTORS.items() if issubclass(method.options, FeatureOptions)]
+PRETRAINED = {"model__features": "efficientnet_lite0", "model__filters": FilterOptions()}
 TRAINED = [name for name in RUN if "num_train_steps" not in CASES[name]]
 
 
@@ -106,6 +109,16 @@ def test_variables_are_three_trees_and_scores_have_their_names(name):
     if scores.recon is not None:
         assert scores.recon.shape == (2, *config.image_size, config.data.channels)
         assert scores.recon.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [*((name, {}) for name in RUN), *((name, PRETRAINED) for name in WITH_FEATURES)],
+)
+def test_frozen_variables_require_a_file(name, fields):
+    detector = make_detector(config_of(name, **fields))
+    frozen = jax.eval_shape(detector.init, jax.random.key(0)).get("frozen", {})
+    assert detector.pretrained_required == bool(jax.tree.leaves(frozen))
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -25,7 +25,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
-from vtadl_jax.training.state import TrainState
+from vtadl_jax.training.state import TrainState, create_state
 from vtadl_jax.training.stored import CONFIG, save_config
 from vtadl_jax.weights.files import read_arrays
 
@@ -59,7 +59,8 @@ def import_run(config: Config, autoencoder: Path, mixture: Path, workdir: Path) 
         arrays |= found
     variables = names.to_variables(entries, arrays)
     detector = dataclasses.replace(detector, init=lambda _: variables)
-    _write_run(workdir, config, assemble(config, 1, detector).make_state())
+    tx = assemble(config, 1, detector).tx
+    _write_run(workdir, config, create_state(detector, tx, config.seed, config.optimizer.ema_decay))
     return sum(arrays[entry.name].size for entry in entries)
 
 

@@ -108,10 +108,11 @@ def prepare_training(
 
     Compiles in a thread while the state and the first batch are made or read.
     """
+    shapes = setup.assembly.state_shapes(setup.mesh)  # before the thread starts: traced once
     with ThreadPoolExecutor(1) as pool:
         compiling = None
         if max(checkpoints.steps, default=0) < setup.num_steps:
-            compiling = pool.submit(compile_step, setup, watch)
+            compiling = pool.submit(compile_step, setup, shapes, watch)
         state = setup.assembly.make_state()
         if not checkpoints.steps and setup.assembly.detector.fit is not None:
             state = fit_state(setup, state)
@@ -125,7 +126,7 @@ def prepare_training(
             return state, None
         setup.feed.start()
         # Not compiled yet if the newest checkpoint was complete but damaged: steps are left.
-        step_fn = compiling.result() if compiling else compile_step(setup, watch)
+        step_fn = compiling.result() if compiling else compile_step(setup, shapes, watch)
     barrier("compiled")
     watch.lap("waiting for the compiler")
     return state, step_fn
@@ -140,10 +141,9 @@ def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:
     return with_variables(state, variables, tx)
 
 
-def compile_step(setup: TrainSetup, watch: Stopwatch) -> Callable:
-    """Returns the train step, compiled from shapes alone."""
+def compile_step(setup: TrainSetup, shapes: Any, watch: Stopwatch) -> Callable:
+    """Returns the train step, compiled for the shapes and shardings of a state."""
     with watch.aside("compile"):
-        shapes = setup.assembly.state_shapes(setup.mesh)
         step = setup.assembly.make_step(setup.mesh, shapes)
         return compile_train_step(step, shapes, setup.feed.shapes)
 

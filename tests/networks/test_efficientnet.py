@@ -9,7 +9,8 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.networks import efficientnet
 from vtadl_jax.networks.efficientnet import BLOCKS, TAPS, image_features, weight_shapes
-from vtadl_jax.training.setup import read_pretrained, start_from
+from vtadl_jax.training.assembly import assemble
+from vtadl_jax.training.setup import read_pretrained
 
 
 def state_dict(seed=0):
@@ -102,9 +103,9 @@ def config_of(**fields):
 @pytest.mark.slow
 def test_a_detector_starts_with_the_weights_and_fitting_keeps_them(file):
     config = config_of(init_from=str(file))
-    plain = make_detector(config)
-    detector = start_from(plain, read_pretrained(config, plain), config.init_from)
-    variables = detector.init(jax.random.key(0))
+    detector = make_detector(config)
+    arrays = read_pretrained(config, detector)
+    variables = assemble(config, 1, detector, arrays).make_state().variables
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
     gathered = jax.device_get(detector.fit.gather(variables, images, jax.random.key(1)))
     assert gathered["window_1"].shape == (4, 16, 176)

@@ -24,7 +24,8 @@ from vtadl_jax.experiment import make_detector
 from vtadl_jax.networks import resample
 from vtadl_jax.networks.vit import PatchViT
 from vtadl_jax.networks.vit_weights import load_encoder, read_encoder
-from vtadl_jax.training.setup import read_pretrained, start_from
+from vtadl_jax.training.assembly import load_pretrained
+from vtadl_jax.training.setup import read_pretrained
 from vtadl_jax.weights.files import read_arrays
 
 
@@ -255,9 +256,9 @@ def test_a_run_starts_from_the_file_and_only_its_encoder(tmp_path):
     detector = make_detector(config)
     plain = detector.init(jax.random.key(0))
     arrays = read_pretrained(config, detector)
-    init = start_from(detector, arrays, config.init_from).init
-    started = init(jax.random.key(0))
-    shapes = jax.eval_shape(init, jax.random.key(0))  # it resizes positions and patches
+    started = load_pretrained(detector, plain, arrays, config.init_from)
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))
+    shapes = load_pretrained(detector, shapes, arrays, config.init_from)  # resizes positions, too
     assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, started)
     assert jax.tree.structure(started) == jax.tree.structure(plain)
     assert jax.tree.map(np.shape, started) == jax.tree.map(np.shape, plain)

@@ -87,7 +87,7 @@ def test_recomputing_blocks_takes_less_memory(fsdp):
 @pytest.mark.slow
 def test_each_device_holds_its_share_of_the_papers_state():
     assembly = assemble(parse(base("vtadl").to_dict()), 1)
-    state, mesh = jax.eval_shape(assembly.make_state), sharding.make_mesh(1, 8)
+    state, mesh = assembly.shapes, sharding.make_mesh(1, 8)
     shares = jax.tree.map(
         lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize,
         state,

@@ -147,7 +147,9 @@ def pretrained_method():
             raise UserError("kernel is missing")
         return {**variables, "frozen": {"kernel": jnp.asarray(arrays["kernel"])}}
 
-    return dataclasses.replace(plain, init=init, load_pretrained=load_pretrained)
+    return dataclasses.replace(
+        plain, init=init, load_pretrained=load_pretrained, pretrained_required=True
+    )
 
 
 def test_frozen_weights_come_from_a_file_and_are_told_before_data_are_drawn(

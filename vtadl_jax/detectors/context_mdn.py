@@ -247,6 +247,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         loss,
         Fit(gather, solve),
         load_pretrained=load_frozen(features),
+        pretrained_required=features.load is not None,
     )
 
 

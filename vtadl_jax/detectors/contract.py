@@ -99,8 +99,9 @@ class Detector:
     needs: subset of {'label', 'mask'} that `loss` reads from a batch in addition to the images. A
         detector that needs either is supervised: it is trained on defects, too.
     load_pretrained: (variables, arrays by name) → variables with the pretrained weights. Raises
-        UserError that names the arrays that do not fit. This is the only source of variables under
-        'frozen', so a detector that has any requires a file from the user.
+        UserError that names the arrays that do not fit.
+    pretrained_required: whether there are variables under 'frozen'. They come from
+        `load_pretrained` only, so the user has to give a file.
     parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
     """
 
@@ -115,4 +116,5 @@ class Detector:
     fit: Fit | None = None
     needs: frozenset[str] = frozenset()
     load_pretrained: Callable[[Variables, Mapping[str, np.ndarray]], Variables] | None = None
+    pretrained_required: bool = False
     parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)

@@ -105,4 +105,5 @@ def filter_mixture(options: FilterMixtureOptions, inputs: Inputs) -> Detector:
         loss,
         Fit(gather, solve),
         load_pretrained=load_frozen(features),
+        pretrained_required=features.load is not None,
     )

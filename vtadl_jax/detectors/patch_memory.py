@@ -107,4 +107,5 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         (1.0, 0.0),
         fit=Fit(gather, solve),
         load_pretrained=load_frozen(features),
+        pretrained_required=features.load is not None,
     )

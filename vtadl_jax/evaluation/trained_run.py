@@ -48,7 +48,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
     everywhere = sharding.replicated(mesh)
     state_like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(assembly.make_state),
+        assembly.shapes,
     )
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint: train first")

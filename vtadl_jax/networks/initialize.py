@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+INITIALIZER_OPTIONS = {"xla_backend_optimization_level": 0}
+
 
 def initializer(init: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `init` compiled at XLA's optimization level 0.
@@ -17,6 +19,6 @@ def initializer(init: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
             return jax.jit(init)(*args)  # only the outermost jit may have compiler options
-        return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(*args)
+        return jax.jit(init, compiler_options=INITIALIZER_OPTIONS)(*args)
 
     return run

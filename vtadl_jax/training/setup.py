@@ -19,7 +19,7 @@ from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector, term_weights
 from vtadl_jax.runtime import sharding
-from vtadl_jax.training.assembly import Assembly, assemble
+from vtadl_jax.training.assembly import Assembly, assemble, load_pretrained
 from vtadl_jax.training.checkpoint import Best
 from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
@@ -80,14 +80,12 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         records = repeat_anomalies(records)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
     check_steps(detector, num_steps)
-    if pretrained is not None:
-        detector = start_from(detector, pretrained, config.init_from)
     return TrainSetup(
         config=config,
         workdir=workdir,
         mesh=mesh,
         geometry=geometry,
-        assembly=assemble(config, num_steps, detector),
+        assembly=assemble(config, num_steps, detector, pretrained),
         best=best,
         category=splits.category,
         records=records,
@@ -105,7 +103,7 @@ def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarr
     takes no weights, and if the detector needs weights and `init_from` is empty.
     """
     if not config.init_from:
-        if jax.tree.leaves(jax.eval_shape(detector.init, jax.random.key(0)).get("frozen", {})):
+        if detector.pretrained_required:
             raise UserError(
                 f"init_from is empty: detector {config.detector!r} with these options needs "
                 f"pretrained weights: give --config.init_from=FILE (docs/weights.md)"
@@ -121,25 +119,10 @@ def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarr
     return arrays
 
 
-def start_from(detector: Detector, arrays: Mapping[str, np.ndarray], path: str) -> Detector:
-    """Returns the detector with an `init` that loads the pretrained arrays."""
-    return dataclasses.replace(
-        detector, init=lambda key: _with_pretrained(detector, detector.init(key), arrays, path)
-    )
-
-
 def check_pretrained(detector: Detector, arrays: Mapping[str, np.ndarray], path: str) -> None:
     """Raises UserError for arrays that do not fit the detector; computes nothing."""
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
-    _with_pretrained(detector, shapes, arrays, path)
-
-
-def _with_pretrained(detector: Detector, variables, arrays, path: str):
-    assert detector.load_pretrained is not None, "checked by read_pretrained"
-    try:
-        return detector.load_pretrained(variables, arrays)
-    except UserError as e:
-        raise UserError(f"init_from {path}: {e}") from e
+    load_pretrained(detector, shapes, arrays, path)
 
 
 def check_supervision(detector: Detector, config: Config, records: Sequence[Record]) -> None:
