@@ -62,7 +62,7 @@ def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") 
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
     evaluator = Evaluator(config, found.detector, found.geometry, mesh)
-    calibration = evaluator.calibrate(found.variables, holdout, found.step)
+    calibration = evaluator.calibrate(found.variables, holdout, found.step, train)
     results = evaluate(
         evaluator, found.variables, calibration, splits.test, train=train, out=workdir
     )

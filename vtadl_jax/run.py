@@ -207,7 +207,9 @@ class Session:
     def calibrate(self, state: TrainState, step: int) -> Calibration:
         """Returns the calibration of a state; measures it at the first call."""
         if self.calibration is None or self.calibration.step != step:
-            self.calibration = self.evaluator.calibrate(state.variables, self.setup.holdout, step)
+            self.calibration = self.evaluator.calibrate(
+                state.variables, self.setup.holdout, step, self.setup.records
+            )
         return self.calibration
 
     def evaluate(self, state: TrainState, step: int, report: bool = False) -> Results:
@@ -240,6 +242,6 @@ class Session:
             state,
             self.setup.feed.iterator,
             config=self.setup.config.to_dict(),
-            calibration=dataclasses.asdict(calibration) if calibration else None,
+            calibration=calibration.to_dict() if calibration else None,
             numbers=numbers,
         )

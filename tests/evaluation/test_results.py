@@ -11,6 +11,7 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import calibrate
 from vtadl_jax.evaluation.metric_table import METRICS
+from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.results import Results, count_anomalous, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs
 
@@ -30,9 +31,10 @@ def measured(maps=True, unmarked=(), **options):
     masks[labels == 1, 2:4, 2:4] = 1
     known = np.array([i not in unmarked for i in range(5)])
     masks[~known] = 0
+    described = describe(np.full((5, 8, 8, 1), 100, np.uint8))
     heat = list(rng.normal(masks, 1).astype(np.float32)) if maps else []
     terms = rng.normal(labels[:, None], 1, (5, 2)).astype(np.float32)
-    outputs = EvalOutputs(terms, heat, list(masks), labels, known)
+    outputs = EvalOutputs(terms, heat, list(masks), labels, known, described)
     normal = rng.normal(size=(9, 8, 8)).astype(np.float32) if maps else None
     calibration = calibrate(("a", "b"), rng.normal(size=(9, 2)), normal, weights=(1, 1), step=4)
     train = [record(i, "good") for i in range(20)] + [record(0, "stain"), record(1, "dent")]
@@ -57,7 +59,7 @@ def test_the_keys_of_the_file_are_those_of_the_first_version_and_the_new_ones():
         *("by_defect", "by_defect_pixels", "at_threshold", "num_test_images", "num_anomalous"),
         *("num_without_mask", "num_calibration_images", "seconds", "format", "versions"),
     }
-    new = {"num_train_images", "num_train_anomalous"}
+    new = {"num_train_images", "num_train_anomalous", "num_unlike_training"}
     assert measured().to_dict().keys() == first | metrics | new
 
 

@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
+
+# A term of negative weight counts off the overall level of an image, as new light changes it: no
+# more than this many standard deviations, so that nothing is good because it is strange all over.
+CREDIT_LIMIT = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +31,9 @@ class Calibration:
     of the sum of the standardised terms. An image is defective if its score is image_threshold or
     more, a pixel if the map is pixel_threshold or more (None for a detector without maps).
     *_false_alarm_rate: target rates of the thresholds. map_low, map_high: ends of the colour scale.
-    num_images: number of calibration images.
+    num_images: number of calibration images. credit_limit: the most that a term of negative weight
+    counts, standardised; None for no limit. novelty: the range of good images; an image outside it
+    is defective whatever its terms. None in runs of older versions.
     """
 
     step: int
@@ -41,14 +48,37 @@ class Calibration:
     map_low: float
     map_high: float
     num_images: int
+    credit_limit: float | None = None
+    novelty: Novelty | None = None
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
         return (np.asarray(terms, np.float64) - np.array(self.mean)) / np.array(self.spread)
 
-    def image_scores(self, terms: np.ndarray) -> np.ndarray:
-        """Returns the weighted sum of the standardised terms, [N, T] → [N] float64."""
-        return self.standardise(terms) @ np.asarray(self.weights, np.float64)
+    def image_scores(self, terms: np.ndarray, descriptions: np.ndarray | None = None) -> np.ndarray:
+        """Returns the weighted sum of the standardised terms, [N, T] → [N] float64.
+
+        descriptions: [N, D] of `novelty.describe`. Images outside the range of good images score
+        the threshold or more, the more they are outside.
+        """
+        terms, weights = self.standardise(terms), np.asarray(self.weights, np.float64)
+        if self.credit_limit is not None:
+            terms = np.where(weights < 0, np.minimum(terms, self.credit_limit), terms)
+        scores = terms @ weights
+        if descriptions is None or self.novelty is None:
+            return scores
+        amounts = self.novelty.amounts(descriptions).max(-1)
+        return np.where(amounts > 1, np.maximum(scores, self.image_threshold) + amounts - 1, scores)
+
+    def unlike(self, descriptions: np.ndarray) -> np.ndarray:
+        """Returns whether images are outside the range of good images, [N, D] → [N] bool."""
+        if self.novelty is None:
+            return np.zeros(len(descriptions), bool)
+        return self.novelty.amounts(descriptions).max(-1) > 1
+
+    def reason(self, description: np.ndarray) -> str:
+        """Returns what is unlike all good images about an image, [D]; '' if nothing is."""
+        return (self.novelty and self.novelty.reason(description)) or ""
 
     def by_name(self, terms: np.ndarray) -> dict[str, float]:
         """Returns the raw terms of one image, [T], by name."""
@@ -57,7 +87,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Writes the calibration as JSON, atomically."""
         temporary = path.with_suffix(".tmp")
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
@@ -69,11 +99,18 @@ class Calibration:
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise UserError(f"{path} is not a calibration ({e}): evaluate the run again") from e
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `from_dict` reads, ready for JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {"novelty": self.novelty and self.novelty.to_dict()}
+
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Calibration":
-        """Returns the calibration from a dict of `dataclasses.asdict`, also after JSON."""
+        """Returns the calibration from a dict of `to_dict`, also after JSON."""
         values: dict[str, Any] = {}
         values |= {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        if values.get("novelty") is not None:
+            values["novelty"] = Novelty.from_dict(values["novelty"])
         return cls(**values)
 
 
@@ -99,18 +136,21 @@ def calibrate(
     step: int = 0,
     image_false_alarm_rate: float = 0.05,
     pixel_false_alarm_rate: float = 0.01,
+    descriptions: np.ndarray | None = None,
 ) -> Calibration:
     """Returns the calibration from held-out normal images.
 
     terms: [N, T]. maps: all values of their anomaly maps, any shape; None for a detector without
-    maps.
+    maps. descriptions: [M, D] of `novelty.describe`, of these and of training images.
     """
     terms = np.asarray(terms, np.float64)
     mean, spread = terms.mean(0), terms.std(0, ddof=min(1, len(terms) - 1))
     # The spread is 0 for one image or identical images: fall back to the mean's magnitude.
     spread = np.where(spread > 0, spread, np.maximum(np.abs(mean), 1.0))
     low, top = (0.0, 0.0) if maps is None else np.quantile(maps, (0.5, 0.999))
-    scores = (terms - mean) / spread @ np.asarray(weights, np.float64)
+    standardised, weighted = (terms - mean) / spread, np.asarray(weights, np.float64)
+    limited = np.where(weighted < 0, np.minimum(standardised, CREDIT_LIMIT), standardised)
+    scores = limited @ weighted
     return Calibration(
         step=step,
         terms=tuple(names),
@@ -124,4 +164,6 @@ def calibrate(
         map_low=float(low),
         map_high=float(low + max(2 * (top - low), 1e-6)),  # normal pixels fill the lower half
         num_images=len(terms),
+        credit_limit=CREDIT_LIMIT,
+        novelty=None if descriptions is None else fit_novelty(descriptions),
     )

@@ -31,7 +31,8 @@ class Results:
     the metric 'aupro'. image_auroc_by_term: of each score term alone. intervals: 95 % intervals
     (low, high) of some metrics. by_defect, by_defect_pixels: metrics of each kind of defect.
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
-    num_without_mask: defective test images without ground truth. num_train_images: all training
+    num_without_mask: defective test images without ground truth. num_unlike_training: test images
+    outside the range of good training images (`novelty`), by label. num_train_images: all training
     images; num_train_anomalous: the defective ones among them, by kind. seconds: of scoring and
     metrics. format, versions: of the program that evaluated.
     """
@@ -50,6 +51,7 @@ class Results:
     num_anomalous: int = 0
     num_without_mask: int = 0
     num_calibration_images: int = 0
+    num_unlike_training: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_train_images: int | None = None
     num_train_anomalous: Mapping[str, int] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
@@ -101,7 +103,10 @@ def measure(
     outputs: of the records `test`, in their order. train: the training records.
     """
     settings = config.eval
-    scores = calibration.image_scores(outputs.terms)
+    unlike = calibration.unlike(outputs.descriptions)
+    scores = calibration.image_scores(outputs.terms, outputs.descriptions)
+    if settings.image_threshold is not None:  # an image unlike all training images is defective
+        scores = np.where(unlike, np.maximum(scores, settings.image_threshold), scores)
     view = View.of(outputs, scores, settings.fpr_limit)
     decisions = decide(view, calibration, settings)
     defects = [record.defect for record in test]
@@ -122,6 +127,10 @@ def measure(
         num_anomalous=int(outputs.labels.sum()),
         num_without_mask=int((~outputs.has_mask).sum()),
         num_calibration_images=calibration.num_images,
+        num_unlike_training={
+            "good": int(unlike[outputs.labels == 0].sum()),
+            "anomalous": int(unlike[outputs.labels == 1].sum()),
+        },
         num_train_images=len(train) or None,
         num_train_anomalous=count_anomalous(train),
         **stamp(),

@@ -17,6 +17,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores, Variables
 from vtadl_jax.evaluation import calibration
 from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.novelty import describe, spread_over
 from vtadl_jax.experiment import term_weights
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.console import track
@@ -29,8 +30,8 @@ class EvalOutputs:
 
     terms: [N, T] float32; maps: N of float32 [h, w], empty for a detector without maps; masks: N of
     uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
-    images without ground truth. Maps and masks have the network's size, or with `original_size`
-    that of each image.
+    images without ground truth; descriptions: [N, D] of `novelty.describe`. Maps and masks have the
+    network's size, or with `original_size` that of each image.
     """
 
     terms: np.ndarray
@@ -38,6 +39,7 @@ class EvalOutputs:
     masks: list[np.ndarray]
     labels: np.ndarray
     has_mask: np.ndarray
+    descriptions: np.ndarray
 
     def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns maps and masks of the images with ground truth; empty without maps."""
@@ -97,11 +99,15 @@ class Evaluator:
         self.config, self.detector, self.geometry = config, detector, geometry
         shape = (*geometry.size, config.data.channels)
         self.scorer = Scorer(detector, shape, config.eval.batch_size, mesh)
+        self._described: list[np.ndarray] | None = None  # of training images
 
     def batches(
         self, variables: Variables, records: Sequence[Record], what: str
     ) -> Iterator[tuple[dict[str, np.ndarray], Scores]]:
-        """Yields (batch, scores) of every batch without padding; every process gets all rows."""
+        """Yields (batch, scores) of every batch without padding; every process gets all rows.
+
+        A batch also has the 'description' of each image.
+        """
         size, data = self.config.eval.batch_size, self.config.data
         total = -(-len(records) // size)
         variables = self.scorer.place(variables)
@@ -113,6 +119,7 @@ class Evaluator:
         for batch in track(loader, total, what):
             scores = self.scorer(variables, batch["image"])
             batch = self.scorer.gather(batch)
+            batch["description"] = describe(np.asarray(batch["image"]))
             valid = np.asarray(batch["valid"])
             yield jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores))
 
@@ -124,13 +131,14 @@ class Evaluator:
         on_batch: Callable[[dict, Scores], None] | None = None,
     ) -> EvalOutputs:
         """Scores all records. on_batch: called with every (batch, scores) of `batches`."""
-        terms, maps, masks, labels, has_mask = [], [], [], [], []
+        terms, maps, masks, labels, has_mask, descriptions = [], [], [], [], [], []
         for batch, scores in self.batches(variables, records, what):
             if on_batch is not None:
                 on_batch(batch, scores)
             terms.append(scores.terms)
             labels.append(batch["label"])
             has_mask.append(batch["has_mask"])
+            descriptions.append(batch["description"])
             if scores.anomaly_map is None:
                 masks += list(batch["mask"])
             elif self.config.eval.original_size:
@@ -142,7 +150,7 @@ class Evaluator:
             else:
                 maps += list(scores.anomaly_map)
                 masks += list(batch["mask"])
-        columns = (np.concatenate(column) for column in (labels, has_mask))
+        columns = (np.concatenate(column) for column in (labels, has_mask, descriptions))
         return EvalOutputs(np.concatenate(terms), maps, masks, *columns)
 
     def _original(self, record: Record, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,10 +162,21 @@ class Evaluator:
         height, width = mask.shape
         return self.geometry.invert(anomaly_map, (height, width)), mask
 
-    def calibrate(self, variables: Variables, holdout: Sequence[Record], step: int) -> Calibration:
-        """Returns the calibration of these variables on held-out good images."""
+    def calibrate(
+        self,
+        variables: Variables,
+        holdout: Sequence[Record],
+        step: int,
+        train: Sequence[Record] = (),
+    ) -> Calibration:
+        """Returns the calibration of these variables on held-out good images.
+
+        train: the training images; the good ones widen the range outside which an image is new.
+        """
         outputs = self.run(variables, holdout, "calibrate")
         settings = self.config.eval
+        if self._described is None:
+            self._described = self.describe([record for record in train if not record.label])
         return calibration.calibrate(
             self.detector.score_terms,
             outputs.terms,
@@ -166,4 +185,15 @@ class Evaluator:
             step=step,
             image_false_alarm_rate=settings.image_false_alarm_rate,
             pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
+            descriptions=np.concatenate([*self._described, outputs.descriptions]),
         )
+
+    def describe(self, records: Sequence[Record]) -> list[np.ndarray]:
+        """Returns the descriptions of a selection of images, spread over the records, in batches.
+
+        Every process reads all of them.
+        """
+        chosen = [records[i] for i in spread_over(len(records))]
+        size, data = self.config.eval.batch_size, self.config.data
+        loader = eval_batches(chosen, self.geometry, data.channels, size, data.num_threads)
+        return [describe(batch["image"][batch["valid"]]) for batch in loader]

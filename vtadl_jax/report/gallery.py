@@ -36,7 +36,7 @@ class Gallery:
 
     def add(self, batch: dict[str, np.ndarray], scores: Scores) -> None:
         """Draws the images of a batch that were chosen for the page, the sheet or an overlay."""
-        values = self._calib.image_scores(scores.terms)
+        values = self._calib.image_scores(scores.terms, batch["description"])
         low, high = self._calib.map_low, self._calib.map_high
         self._has_maps = scores.anomaly_map is not None
         for i, index in enumerate(batch["index"].tolist()):

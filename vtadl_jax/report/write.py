@@ -61,7 +61,7 @@ def _write(
     cards: Sequence[EncodedCard],
 ) -> None:
     """Writes all files but the pictures; results.json last, as it marks a complete report."""
-    scores = calibration.image_scores(outputs.terms)
+    scores = calibration.image_scores(outputs.terms, outputs.descriptions)
     _write_scores(out / "scores.csv", test, scores, outputs.terms, calibration.terms)
     metrics_file = out / "metrics.jsonl"
     report = make_report(

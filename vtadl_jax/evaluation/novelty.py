@@ -1,0 +1,206 @@
+"""Tells whether an image is unlike all training images, whatever the detector makes of it.
+
+A detector is trained on good images only, and what it says of an image far from all of them means
+nothing: a black frame has no defect. A few statistics of the pixels are compared with their range
+over good images, and a coarse picture with the most similar of them. The limits are wide: new light
+or another batch of material stays inside, a failed lamp, a covered camera or another product does
+not. Finds no defects.
+"""
+
+import base64
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CELLS = 8  # rows and columns of the coarse picture
+MAX_IMAGES = 512  # number of good images that are compared with
+DARK, BRIGHT = 4, 251  # grey values from which a pixel counts as black or white
+# An image may be outside the range of good images by this share of the range, and by more if there
+# are few good images, whose range is too narrow.
+RANGE_SHARE, FEW = 0.5, 5.0
+# The coarse picture may be this much farther from the most similar good image than good images are.
+DISTANCE_FACTOR, DISTANCE_SLACK = 1.5, 0.03
+
+
+class Statistic(NamedTuple):
+    """A statistic of an image, in percent or as the logarithm of it.
+
+    slack: what it may be outside the range of good images, in addition to a share of the range.
+    below, above: what an image is if it is too low or too high.
+    """
+
+    name: str
+    slack: float
+    below: str
+    above: str
+    is_log: bool = False
+
+    def shown(self, value: float) -> str:
+        """Returns the value as it is printed."""
+        return f"{100 * (math.exp(value) if self.is_log else value):.3g}"
+
+
+STATISTICS = (
+    Statistic("mean brightness", 0.1, "darker than the darkest", "brighter than the brightest"),
+    Statistic("contrast", 0.6, "flatter than the flattest", "more contrast than any", True),
+    Statistic("black pixels", 0.15, "fewer black pixels than any", "more black pixels than any"),
+    Statistic("white pixels", 0.15, "fewer white pixels than any", "over-exposed, more than any"),
+    Statistic(
+        "fine detail", 0.6, "more blurred than any", "noisier or more detailed than any", True
+    ),
+    Statistic("red minus green", 0.08, "greener than the greenest", "redder than the reddest"),
+    Statistic("yellow minus blue", 0.08, "bluer than the bluest", "yellower than the yellowest"),
+)
+LAYOUT = "coarse picture unlike that of any"
+
+
+def describe(images: np.ndarray) -> np.ndarray:
+    """Describes images by a few numbers: uint8 [B, H, W, 1 or 3] → [B, S + cells] float32.
+
+    First the values of `STATISTICS`, in [0, 1] or as logarithms; then the mean brightness of the
+    cells of a coarse picture, row by row, less that of the image. Sums of integers: equal images
+    have equal descriptions whatever the batch.
+    """
+    images = np.asarray(images)
+    wide = images.astype(np.int32)
+    if images.shape[-1] == 3:
+        red, green, blue = (wide[..., i] for i in range(3))
+        grey = (77 * red + 150 * green + 29 * blue) >> 8
+        tints = [(red - green).mean((1, 2)), ((red + green) / 2 - blue).mean((1, 2))]
+    else:
+        grey = wide[..., 0]
+        tints = [np.zeros(len(images))] * 2
+    mean = grey.mean((1, 2))
+    steps = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey, axis=2)).mean((1, 2))
+    columns = [
+        mean / 255,
+        np.log((grey.std((1, 2)) + 1) / 255),
+        (grey <= DARK).mean((1, 2)),
+        (grey >= BRIGHT).mean((1, 2)),
+        np.log((steps + 0.5) / 255),
+        tints[0] / 255,
+        tints[1] / 255,
+    ]
+    cells = _cell_means(grey) - mean[:, None]
+    return np.concatenate([np.stack(columns, -1), cells / 255], -1).astype(np.float32)
+
+
+def _cell_means(grey: np.ndarray) -> np.ndarray:
+    """Returns means of the cells: [B, H, W] → [B, cells]; fewer for sides of fewer pixels."""
+    for axis in (1, 2):
+        side = grey.shape[axis]
+        starts = np.linspace(0, side, min(CELLS, side), endpoint=False).astype(int)
+        sums = np.add.reduceat(grey, starts, axis)
+        counts = np.diff(np.append(starts, side))
+        grey = sums / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    return grey.reshape(len(grey), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Novelty:
+    """Range of the descriptions of good images.
+
+    low, high: [S] of each statistic. cells: uint8 [N, cells], the coarse pictures, in steps of
+    1 / 127 from -1. distance: the largest root mean square difference of a good image from the most
+    similar other one.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    cells: np.ndarray
+    distance: float
+
+    def amounts(self, descriptions: np.ndarray) -> np.ndarray:
+        """Returns how far images are outside, [B, S + 1]: 0 inside the range, 1 at the limit.
+
+        The last column is that of the coarse picture; 0 if there are not two good images.
+        """
+        values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
+        low, high = np.array(self.low), np.array(self.high)
+        share = RANGE_SHARE + FEW / len(self.cells)
+        allowed = share * (high - low) + np.array([s.slack for s in STATISTICS])
+        outside = np.maximum(np.maximum(low - values, values - high), 0) / allowed
+        farther = self.nearest(cells) - self.distance
+        limit = (DISTANCE_FACTOR - 1 + FEW / len(self.cells)) * self.distance + DISTANCE_SLACK
+        layout = np.maximum(farther, 0) / limit if len(self.cells) > 1 else np.zeros(len(cells))
+        return np.concatenate([outside, layout[:, None]], -1)
+
+    def nearest(self, cells: np.ndarray) -> np.ndarray:
+        """Returns the distance of coarse pictures [B, cells] from the most similar good image."""
+        return np.array([np.sqrt(((_unpack(self.cells) - x) ** 2).mean(-1).min()) for x in cells])
+
+    def reason(self, description: np.ndarray) -> str | None:
+        """Returns what is unlike all good images, the most striking first; None if nothing is."""
+        amounts = self.amounts(description[None])[0]
+        found = [i for i in np.argsort(-amounts) if amounts[i] > 1]
+        return "; ".join(self._sentence(i, description) for i in found) or None
+
+    def _sentence(self, number: int, description: np.ndarray) -> str:
+        if number == len(STATISTICS):
+            away = self.nearest(description[None, len(STATISTICS) :])[0]
+            return (
+                f"{LAYOUT} training image ({100 * away:.3g} % from the most similar, training "
+                f"images at most {100 * self.distance:.3g} %)"
+            )
+        statistic, value = STATISTICS[number], float(description[number])
+        low, high = self.low[number], self.high[number]
+        what = statistic.below if value < low else statistic.above
+        values = [statistic.shown(x) for x in (value, low, high)]
+        return (
+            f"{what} training image ({statistic.name} {values[0]} %, training {values[1]} to "
+            f"{values[2]} %)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `from_dict` reads, ready for JSON."""
+        packed = base64.b64encode(self.cells.tobytes()).decode()
+        return {
+            "low": list(self.low),
+            "high": list(self.high),
+            "cells": packed,
+            "num_images": len(self.cells),
+            "distance": self.distance,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "Novelty":
+        """Reads a dict of `to_dict`. Raises ValueError, TypeError or KeyError for anything else."""
+        low, high = (tuple(map(float, stored[name])) for name in ("low", "high"))
+        numbers = np.array([*low, *high, stored["distance"]], float)
+        if len(low) != len(STATISTICS) or len(high) != len(low) or not np.isfinite(numbers).all():
+            raise ValueError("novelty: low, high and distance are not those of this version")
+        cells = np.frombuffer(base64.b64decode(stored["cells"], validate=True), np.uint8)
+        return cls(low, high, cells.reshape(int(stored["num_images"]), -1), float(numbers[-1]))
+
+
+def fit_novelty(descriptions: np.ndarray) -> Novelty:
+    """Returns the range of good images from their `describe` values, [N, S + cells]."""
+    values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
+    packed = np.clip(np.rint(127 * (cells + 1)), 0, 254).astype(np.uint8)
+    return Novelty(
+        low=tuple(values.min(0).tolist()),
+        high=tuple(values.max(0).tolist()),
+        cells=packed,
+        distance=_largest_distance(_unpack(packed)),
+    )
+
+
+def spread_over(count: int, limit: int = MAX_IMAGES) -> Sequence[int]:
+    """Returns the indices of at most `limit` of `count` images, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
+
+
+def _unpack(cells: np.ndarray) -> np.ndarray:
+    return cells / 127.0 - 1
+
+
+def _largest_distance(cells: np.ndarray) -> float:
+    """Returns the largest distance of a coarse picture from the most similar other one."""
+    if len(cells) < 2:
+        return 0.0
+    squared = np.array([((cells - x) ** 2).mean(-1) for x in cells])
+    np.fill_diagonal(squared, np.inf)
+    return float(np.sqrt(squared.min(-1).max()))
