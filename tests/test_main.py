@@ -89,13 +89,6 @@ def test_a_folder_that_is_no_run_is_refused(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_grey_networks(dataset, tmp_path):
-    results = run.run(tiny_config(dataset, data__channels=1, num_train_steps=2), tmp_path / "run")
-    assert results["aupro"] is not None
-    assert (tmp_path / "run" / "overview.png").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
 def test_channels_as_the_images_are(dataset, tmp_path, mode, channels):
     for name in ("train", "test"):

@@ -30,7 +30,6 @@ def train(detector, images, steps=300):
     tx = optax.adam(3e-3)
     keys = jax.random.split(jax.random.key(0), len(images))
 
-    @jax.jit
     def step(carry, _):
         params, stats, state = carry
 
@@ -41,15 +40,19 @@ def train(detector, images, steps=300):
         updates, state = tx.update(grads, state)
         return (optax.apply_updates(params, updates), stats, state), loss
 
+    # Optimized, whatever the tests are compiled with: it computes longer than it compiles.
+    run = jax.jit(
+        lambda carry: jax.lax.scan(step, carry, length=steps),
+        compiler_options={"xla_backend_optimization_level": 3},
+    )
     carry = (variables["params"], variables["stats"], tx.init(variables["params"]))
-    (params, stats, _), losses = jax.lax.scan(step, carry, length=steps)
+    (params, stats, _), losses = run(carry)
     return {"params": params, "stats": stats}, losses
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ssim_weight", [0.0, 0.5])
-def test_it_learns_normal_images_and_marks_anomalies(ssim_weight):
-    detector = make_detector(config_of(model__loss__ssim_weight=ssim_weight))
+def test_it_learns_normal_images_and_marks_anomalies():
+    detector = make_detector(config_of(model__loss__ssim_weight=0.5))
     variables, losses = train(detector, draw_images(16))
     assert losses[-1] < 0.2 * losses[0]
     spoilt = draw_images(4, seed=1)

@@ -1,11 +1,13 @@
 """Pretrained encoders: same tokens as the original network, at any grid and patch size."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.factory import tiny_config, tiny_dataset, with_fields
+from tests.factory import tiny_config, with_fields
 from tests.networks.vit_files import (
     DEPTH,
     GRID,
@@ -18,14 +20,14 @@ from tests.networks.vit_files import (
     reference,
     timm_arrays,
 )
-from vtadl_jax import run
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.networks import resample
 from vtadl_jax.networks.vit import PatchViT
 from vtadl_jax.networks.vit_weights import load_encoder, read_encoder
 from vtadl_jax.training.assembly import load_pretrained
-from vtadl_jax.training.setup import read_pretrained
+from vtadl_jax.training.setup import make_setup, read_pretrained
+from vtadl_jax.training.stored import CONFIG, save_config
 from vtadl_jax.weights.files import read_arrays
 
 
@@ -279,15 +281,13 @@ def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(tmp_path):
         read_pretrained(config, make_detector(config))
 
 
-@pytest.mark.slow
-def test_the_file_is_read_at_a_fresh_start_only(tmp_path):
-    data = tiny_dataset(tmp_path / "parts")
-    path = save(tmp_path / "vit.npz", timm_arrays())
-    fields = {"data__root": str(data), "data__category": "gear"}
+def test_the_file_is_read_at_a_fresh_start_only(finished, tmp_path):
+    config, workdir, _ = finished
+    config = with_fields(config, init_from=str(tmp_path / "none.npz"))
     with pytest.raises(UserError, match=r"none\.npz: no such file"):
-        run.run(start_config(tmp_path / "none.npz", **fields), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-    run.run(start_config(path, num_train_steps=2, **fields), tmp_path / "run")
-    path.unlink()
-    results = run.run(start_config(path, num_train_steps=4, **fields), tmp_path / "run")
-    assert results["step"] == 4
+        make_setup(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    continued = tmp_path / "run"
+    shutil.copytree(workdir, continued)
+    save_config(config, continued / CONFIG)
+    assert make_setup(config, continued).assembly.pretrained is None

@@ -19,8 +19,6 @@ from vtadl_jax.training.state import TrainState
 
 FIELDS = {"model__mdn__noise_std": 0.2, "model__vit__width": 64, "model__vit__mlp_dim": 128}
 FORMS = {
-    "two devices": {"devices": 2},
-    "four": {"devices": 4},
     "eight": {"devices": 8},
     "four, each updating all": {"devices": 4, "train__shard_optimizer": False},
     "4 x 2, shared weights": {"devices": 4, "fsdp": 2},

@@ -19,6 +19,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scoring import Scorer
 from vtadl_jax.evaluation.trained_run import load_calibration, load_run
 from vtadl_jax.runtime import sharding
@@ -28,10 +29,11 @@ from vtadl_jax.runtime import sharding
 class Prediction:
     """Prediction for one image.
 
-    score: calibrated, larger is more anomalous. is_defective: score ≥ threshold. anomaly_map:
-    float32 [h, w] at the image's own size, None for a detector without maps. terms: the raw score
-    terms by name. recon: uint8 [H, W, C], the reconstruction at the network's size, None for a
-    detector without reconstruction.
+    score: calibrated, larger is more anomalous. is_defective: score ≥ threshold, or the image is
+    unlike all good ones. anomaly_map: float32 [h, w] at the image's own size, None for a detector
+    without maps. terms: the raw score terms by name. recon: uint8 [H, W, C], the reconstruction at
+    the network's size, None for a detector without reconstruction. unlike_training: what is unlike
+    all training images, as "darker than the darkest …"; '' if nothing is.
     """
 
     score: float
@@ -40,6 +42,7 @@ class Prediction:
     anomaly_map: np.ndarray | None
     terms: dict[str, float]
     recon: np.ndarray | None
+    unlike_training: str = ""
 
 
 class Predictor:
@@ -138,20 +141,22 @@ class Predictor:
         batch = [self._geometry.image(image, self.channels) for image in images]
         blank = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
         scores = self._scorer(self._variables, np.stack(batch + blank))
-        values = self.calibration.image_scores(scores.terms[: len(batch)])
+        descriptions = describe(np.stack(batch))
+        values = self.calibration.image_scores(scores.terms[: len(batch)], descriptions)
         found = []
         for i, (image, value) in enumerate(zip(images, values, strict=True)):
-            anomaly_map = None
+            anomaly_map, reason = None, self.calibration.reason(descriptions[i])
             if scores.anomaly_map is not None:
                 anomaly_map = self._geometry.invert(scores.anomaly_map[i], image.shape[:2])
             found.append(
                 Prediction(
                     score=float(value),
                     threshold=float(self.threshold),
-                    is_defective=bool(value >= self.threshold),
+                    is_defective=bool(value >= self.threshold or reason),
                     anomaly_map=anomaly_map,
                     terms=self.calibration.by_name(scores.terms[i]),
                     recon=None if scores.recon is None else scores.recon[i],
+                    unlike_training=reason,
                 )
             )
         return found
