@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.factory import tiny_config, tiny_dataset, with_fields
+from tests.factory import tiny_config, with_fields
 from vtadl_jax.detectors import DETECTORS
 from vtadl_jax.detectors.contract import Batch
 from vtadl_jax.errors import UserError
@@ -165,11 +165,6 @@ def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     assert jax.tree.map(jnp.shape, stats) == jax.tree.map(jnp.shape, variables["stats"])
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert any(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.slow

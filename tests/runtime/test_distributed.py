@@ -83,16 +83,22 @@ BRIEF = {
 }
 
 
-@pytest.fixture(scope="module")
-def two_processes(dataset, tmp_path_factory):
+@pytest.fixture(scope="session")
+def two_processes(dataset, shared):
     """A run of two processes with two devices each: its folders and its output."""
     if sys.platform == "win32":
         pytest.skip("launch/local.sh needs bash")
-    folder = tmp_path_factory.mktemp("two")
-    place = Place(folder, dataset, processes=2, devices=2, settings=BRIEF)
-    program = place.start()
-    assert program.wait() == 0, program.text
-    return place, program.text
+
+    def place_in(folder):
+        return Place(folder, dataset, processes=2, devices=2, settings=BRIEF)
+
+    def train(folder):
+        program = place_in(folder).start()
+        assert program.wait() == 0, program.text
+        return folder, program.text
+
+    folder, text = shared("two processes", train)
+    return place_in(folder), text
 
 
 def stored(place, step=None):

@@ -39,9 +39,9 @@ def one_step(devices=1, fsdp=1, **fields):
     return jax.device_get((state.params, state.stats, metrics))
 
 
-@pytest.fixture(scope="module")
-def alone():
-    return one_step()
+@pytest.fixture(scope="session")
+def alone(shared):
+    return shared("one device", lambda _: one_step())
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def _zip_entries(archive: Path) -> Iterator[_Entry]:
             if info.flag_bits & 1:
                 raise UserError(f"{archive} is encrypted: unpack it and give that folder")
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
+            if info.filename.endswith("/"):  # is_dir() fails for an empty name
                 yield _Entry(info.filename, "folder")
             elif kind == stat.S_IFLNK:
                 link = content.read(info).decode(errors="surrogateescape")

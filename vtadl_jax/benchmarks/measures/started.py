@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOCAL = ROOT / "launch" / "local.sh"
 CATEGORY, NUM_STEPS, SAVE_EVERY = "gear", 30, 5
 PATIENCE = 300  # timeout for every event of a run
+DEVICE_COUNT = "--xla_force_host_platform_device_count"
 SETTINGS = {
     "image_size": "32,32",
     "batch_size": 8,
@@ -136,11 +137,15 @@ class Place:
 
     def program(self, command: Sequence[str]) -> Program:
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        environment |= {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={self.devices}"
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        flags = [flag for flag in flags if not flag.startswith(DEVICE_COUNT)]
+        added = {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHON": sys.executable,
+            "XLA_FLAGS": " ".join([*flags, f"{DEVICE_COUNT}={self.devices}"]),
+        }
         number = len(list(self.folder.glob("*.log")))
-        return Program(command, self.folder / f"{number}.log", environment)
+        return Program(command, self.folder / f"{number}.log", {**os.environ, **added})
 
     def whole_steps(self) -> list[int]:
         """Returns the steps of the complete checkpoints, oldest first."""
