@@ -122,9 +122,9 @@ def test_an_image_unlike_all_good_ones_is_defective_whatever_its_terms():
 def test_a_term_of_negative_weight_counts_off_no_more_than_the_limit():
     calibration = calibrated()
     mean, spread = np.array(calibration.mean), np.array(calibration.spread)
-    z = np.array([[20.0, 20.0, level] for level in (0, 4, CREDIT_LIMIT, 1000)])
+    z = np.array([[20.0, 20.0, level] for level in (0, 2, CREDIT_LIMIT, 1000)])
     scores = calibration.image_scores(mean + spread * z)
-    np.testing.assert_allclose(scores, [40, 36, 40 - CREDIT_LIMIT, 40 - CREDIT_LIMIT])
+    np.testing.assert_allclose(scores, [40, 38, 40 - CREDIT_LIMIT, 40 - CREDIT_LIMIT])
 
 
 def test_novelty_survives_json_and_older_calibrations_have_none():

@@ -20,7 +20,7 @@ from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
 
 # A term of negative weight counts off the overall level of an image, as new light changes it: no
 # more than this many standard deviations, so that nothing is good because it is strange all over.
-CREDIT_LIMIT = 8.0
+CREDIT_LIMIT = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
