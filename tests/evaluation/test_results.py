@@ -57,7 +57,7 @@ def test_the_keys_of_the_file_are_those_of_the_first_version_and_the_new_ones():
         *("by_defect", "by_defect_pixels", "at_threshold", "num_test_images", "num_anomalous"),
         *("num_without_mask", "num_calibration_images", "seconds", "format", "versions"),
     }
-    new = {"num_train_images", "num_train_anomalous"}
+    new = {"num_train_images", "num_train_anomalous", "num_thin_regions"}
     assert measured().to_dict().keys() == first | metrics | new
 
 

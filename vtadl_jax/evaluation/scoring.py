@@ -30,7 +30,7 @@ class EvalOutputs:
     terms: [N, T] float32; maps: N of float32 [h, w], empty for a detector without maps; masks: N of
     uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
     images without ground truth. Maps and masks have the network's size, or with `original_size`
-    that of each image.
+    that of each image. num_thin: marked regions that are too thin for the network's size.
     """
 
     terms: np.ndarray
@@ -38,6 +38,7 @@ class EvalOutputs:
     masks: list[np.ndarray]
     labels: np.ndarray
     has_mask: np.ndarray
+    num_thin: int = 0
 
     def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns maps and masks of the images with ground truth; empty without maps."""
@@ -124,7 +125,7 @@ class Evaluator:
         on_batch: Callable[[dict, Scores], None] | None = None,
     ) -> EvalOutputs:
         """Scores all records. on_batch: called with every (batch, scores) of `batches`."""
-        terms, maps, masks, labels, has_mask = [], [], [], [], []
+        terms, maps, masks, labels, has_mask, num_thin = [], [], [], [], [], 0
         for batch, scores in self.batches(variables, records, what):
             if on_batch is not None:
                 on_batch(batch, scores)
@@ -132,7 +133,7 @@ class Evaluator:
             labels.append(batch["label"])
             has_mask.append(batch["has_mask"])
             if scores.anomaly_map is None:
-                masks += list(batch["mask"])
+                masks += list(batch["mask"])  # no pixel metrics
             elif self.config.eval.original_size:
                 chosen = [records[i] for i in batch["index"].tolist()]
                 with ThreadPoolExecutor(max(self.config.data.num_threads, 1)) as pool:
@@ -142,8 +143,9 @@ class Evaluator:
             else:
                 maps += list(scores.anomaly_map)
                 masks += list(batch["mask"])
-        columns = (np.concatenate(column) for column in (labels, has_mask))
-        return EvalOutputs(np.concatenate(terms), maps, masks, *columns)
+                num_thin += int(batch["num_thin"].sum())
+        truth = np.concatenate(labels), np.concatenate(has_mask)
+        return EvalOutputs(np.concatenate(terms), maps, masks, *truth, num_thin)
 
     def _original(self, record: Record, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns map and mask at the image's own size."""
