@@ -57,7 +57,7 @@ def understand(mask: np.ndarray, lossy: bool = False, name: str = "mask array") 
     if few and not _crowded(above, half) and (above.size == 1 or _apart(pixels, high)):
         if values[0] > 0:
             raise UserError(
-                f"{name} has no value 0, only {_list(values)}, so what is normal is not known: "
+                f"{name} has no value 0, only {listed(values)}, so what is normal is not known: "
                 "save it with 0 for normal and 255 for defect"
             )
         return Marked(pixels > 0, "classes", tuple(values.tolist()))
@@ -150,7 +150,7 @@ def describe(found: Sequence[tuple[object, Marked]]) -> list[str]:
     if classes:
         values = sorted({value for _, mask in classes for value in mask.values})
         lines.append(
-            f"note: {len(classes)} of {len(found)} masks hold class numbers ({_list(values)}; for "
+            f"note: {len(classes)} of {len(found)} masks hold class numbers ({listed(values)}; for "
             f"example {classes[0][0]}): every value above 0 counts as defect"
         )
     soft = [(place, mask) for place, mask in found if mask.kind == "soft"]
@@ -169,6 +169,7 @@ def describe(found: Sequence[tuple[object, Marked]]) -> list[str]:
     return lines
 
 
-def _list(values: Iterable[int]) -> str:
+def listed(values: Iterable[int]) -> str:
+    """Returns numbers in words, the middle ones left out if they are many."""
     texts = [str(value) for value in values]
     return ", ".join(texts if len(texts) <= 8 else (*texts[:6], "…", texts[-1]))

@@ -162,6 +162,18 @@ def check_images(splits: Splits, workers: int = 8, size: Geometry | None = None)
     return lines
 
 
+def missing_masks(splits: Splits) -> list[str]:
+    """Returns a line on defective images without a mask, if others have one."""
+    defective = [record for record in splits.test + splits.train if record.label]
+    without = [record for record in defective if record.mask is None]
+    if not without or len(without) == len(defective):
+        return []
+    return [
+        f"note: {len(without)} of {len(defective)} defective images have no mask (for example "
+        f"{without[0].name}): pixel metrics leave them out"
+    ]
+
+
 def thin_regions(count: int, size: tuple[int, int]) -> str:
     """Returns in words what became of regions that `Geometry.mask_and_thin` counts."""
     return (

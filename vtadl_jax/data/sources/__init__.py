@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
-from vtadl_jax.data.records import Splits, check_images, move_anomalies
+from vtadl_jax.data.records import Splits, check_images, missing_masks, move_anomalies
 from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared
 from vtadl_jax.data.sources.layouts import (
     BTAD,
@@ -158,18 +158,6 @@ def unread_fields(config: Config) -> list[str]:
     if not given or data.source == "folder":
         return []
     return [f"note: {' and '.join(given)} not read: data.source {data.source!r} has its own"]
-
-
-def missing_masks(splits: Splits) -> list[str]:
-    """Returns a line on defective images without a mask, if others have one."""
-    defective = [record for record in splits.test + splits.train if record.label]
-    without = [record for record in defective if record.mask is None]
-    if not without or len(without) == len(defective):
-        return []
-    return [
-        f"note: {len(without)} of {len(defective)} defective images have no mask (for example "
-        f"{without[0].name}): pixel metrics leave them out"
-    ]
 
 
 def _only(splits: Splits, wanted: tuple[str, ...]) -> Splits:
