@@ -145,7 +145,7 @@ def test_package():
 
 @installed
 def test_the_package_is_not_imported():
-    code = "import sys; from vtadl_jax.data import elpv; elpv.elpv_splits(); "
+    code = "import sys; from vtadl_jax.data.sources import elpv; elpv.elpv_splits(); "
     code += "sys.exit('elpv_dataset' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

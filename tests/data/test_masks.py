@@ -154,9 +154,7 @@ def test_a_region_keeps_at_least_one_pixel(geometry):
     assert num_thin > 0
     for number in range(1, count + 1):
         one = np.where(labels == number, 255, 0).astype(np.uint8)
-        seen = geometry.image(one).max() > 0
-        assert geometry.mask(one).any() == bool(seen) or not seen
-        if geometry.fit != "crop" and geometry.resize is None:
+        if geometry.fit != "crop" and geometry.resize is None:  # those cut regions away
             assert geometry.mask(one).any()
 
 
