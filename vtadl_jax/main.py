@@ -19,7 +19,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.run import run
 from vtadl_jax.runtime import compilation_cache, distributed
 from vtadl_jax.runtime.console import say, silence
-from vtadl_jax.sweep import is_sweep, run_all
+from vtadl_jax.sweep import resolve_all, run_all
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
@@ -56,7 +56,8 @@ def train(text: str, overrides: list[str]) -> None:
     if not distributed.is_main():
         silence()
     compilation_cache.use_compilation_cache(workdir.parent)
-    if is_sweep(config):
+    config, every = resolve_all(config)
+    if every:
         run_all(config, workdir, run)
     else:
         run(config, workdir)

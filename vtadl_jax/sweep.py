@@ -7,7 +7,7 @@ from vtadl_jax import config as config_lib
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
 from vtadl_jax.data.manifest import is_name
-from vtadl_jax.data.sources import all_categories, is_category
+from vtadl_jax.data.sources import all_categories, has_categories, is_category
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results
 from vtadl_jax.report.published import PUBLISHED
@@ -19,17 +19,21 @@ ALL = "all"  # value of data.category for every category
 PUBLISHED_SETS = {"mvtec_layout": "mvtec_ad", "btad_layout": "btad", "mnist": "mnist"}
 
 
-def is_sweep(config: Config) -> bool:
-    """Returns whether the config asks for a run of every category; says so if that is in doubt.
+def resolve_all(config: Config) -> tuple[Config, bool]:
+    """Returns the config, and whether it asks for a run of every category; says what it took.
 
-    `data.category` 'all' does, unless the data have a folder or category of that name.
+    `data.category` 'all' does, unless the data have a folder or category of that name. A plain
+    folder named so is read by source 'folder', whatever the config file's argument chose.
     """
     if config.data.category != ALL:
-        return False
-    if not is_category(config, ALL):
-        return True
+        return config, False
+    taken = config
+    if config.data.source == "mvtec_layout" and not has_categories(config):
+        taken = options_lib.replace(config, {"data.source": "folder"})
+    if not is_category(taken, ALL):
+        return config, True
     say(f"note: data.category 'all' is the one of that name in {config.data.root}, not every one")
-    return False
+    return taken, False
 
 
 def run_all(config: Config, workdir: Path, run: Callable[[Config, Path], dict]) -> None:

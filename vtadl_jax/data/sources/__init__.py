@@ -96,6 +96,12 @@ def is_category(config: Config, name: str) -> bool:
     return data.source == "folder" and bool(data.root) and here.is_dir()
 
 
+def has_categories(config: Config) -> bool:
+    """Returns whether a root in MVTec AD's layout has folders of categories."""
+    root = Path(config.data.root).expanduser()
+    return bool(config.data.root) and any(root.glob(f"*/train/{MVTEC.good}/"))
+
+
 def all_categories(config: Config) -> tuple[str, ...]:
     """Returns the values of `data.category` for a sweep over all. Raises UserError if the source
     has no list of categories."""
