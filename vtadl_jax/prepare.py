@@ -96,11 +96,12 @@ def run() -> int:
 
 
 def report(found) -> int:
-    print(found.text())
+    # Names of files need not be UTF-8.
+    print(found.text().encode(errors="backslashreplace").decode())
     if _JSON.value:
         text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
         try:
-            Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+            Path(_JSON.value).write_bytes(f"{text}\n".encode(errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"--json {_JSON.value}: {error.strerror}, give another") from error
     return 2 if found.errors else 0

@@ -94,6 +94,8 @@ def test_no_list(tmp_path):
         ("images/a.png high mono", "probability high"),
         ("images/a.png 1.0 thin", "type 'thin'"),
         ("images/cell0000.png 1.0 mono", "listed twice"),
+        ("../cell.png 1.0 mono", "leads out of the folder"),
+        ("/tmp/cell.png 1.0 mono", "leads out of the folder"),
     ],
 )
 def test_lines_that_make_no_sense(tmp_path, line, why):

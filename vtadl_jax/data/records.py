@@ -123,7 +123,11 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
 
     Sorts by a hash, not by numpy's generator: the order is the same under every version of numpy.
     """
-    return sorted(records, key=lambda r: hashlib.sha256(f"{seed}:{r.name}".encode()).digest())
+
+    def digest(record: Record) -> bytes:  # names need not be UTF-8
+        return hashlib.sha256(f"{seed}:{record.name}".encode(errors="surrogateescape")).digest()
+
+    return sorted(records, key=digest)
 
 
 def check_images(splits: Splits, workers: int = 8, size: Geometry | None = None) -> list[str]:

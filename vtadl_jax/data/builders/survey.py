@@ -111,6 +111,14 @@ def survey(
     splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
     lines = check_images(splits, size=Geometry(size) if size else None)
     records = splits.train + splits.test
+    for record in records:
+        try:
+            record.name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{base}: the file name {record.name!r} is not UTF-8, so records cannot hold it: "
+                "rename it"
+            ) from error
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     grey, num_bytes = True, 0
