@@ -166,7 +166,7 @@ def test_a_plain_folder_with_defects(plain):
 
 def test_a_plain_folder_by_category_and_one_that_is_none(plain):
     assert inspect_source(ImageFolders, plain, ["good"]).categories[0].counts["train"]["good"] == 4
-    with fails("no folder train/good or train/ok", plain, "images of good parts"):
+    with fails("no folder train/good or train/ok", plain, "of good parts; ", "good, masks"):
         inspect_source(ImageFolders, plain)
     with fails("no folder train/good"):
         inspect_source(MvtecAd, plain / "good")

@@ -176,6 +176,18 @@ def test_thin_regions_stay_regions_of_their_own():
     assert ndimage.label(reduced, np.ones((3, 3)))[1] >= count
 
 
+def test_regions_that_fall_into_pieces_are_counted():
+    mask = np.zeros((128, 128), np.uint8)
+    for i in range(100):
+        mask[10 + i, 20 + i // 3] = 255
+    geometry = Geometry((32, 32))
+    reduced, num_thin = geometry.mask_and_thin(mask)
+    assert ndimage.label(reduced, np.ones((3, 3)))[1] > 1
+    assert num_thin == 1
+    wide = mask.repeat(4, 0).repeat(4, 1)
+    assert Geometry((128, 128)).mask_and_thin(wide)[1] == 0
+
+
 def test_a_region_outside_the_crop_is_not_marked():
     mask = np.zeros((128, 128), np.uint8)
     mask[1, 3:9] = 255

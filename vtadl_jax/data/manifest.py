@@ -90,6 +90,7 @@ def _is_sound(manifest: Manifest) -> bool:
         and isinstance(shards, dict)
         and all(map(_is_shard, shards.values()))
         and isinstance(source, dict)
+        and _is_archive(source.get("archive", 0))
         and isinstance(source.get("files"), dict)
         and all(isinstance(digest, str) for digest in source["files"].values())
         and isinstance(manifest["records"], dict)
@@ -98,6 +99,14 @@ def _is_sound(manifest: Manifest) -> bool:
             for rows in manifest["records"].values()
         )
     )
+
+
+def _is_archive(archive: Any) -> bool:
+    if not isinstance(archive, dict):
+        return archive is None
+    categories = archive.get("categories")
+    named = isinstance(categories, list) and all(isinstance(name, str) for name in categories)
+    return named and isinstance(archive.get("sha256"), str)
 
 
 def _is_shard(shard: Any) -> bool:

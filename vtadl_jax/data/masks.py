@@ -132,6 +132,12 @@ def lost_regions(marked: np.ndarray, labels_there: np.ndarray, labels: np.ndarra
     return marked & ~there[labels]
 
 
+def num_apart(labels_there: np.ndarray, pieces: np.ndarray) -> int:
+    """Counts regions that fell into several pieces. Both [H, W], numbered from 1; 0: none."""
+    pairs = np.unique(np.stack([labels_there, pieces])[:, labels_there > 0], axis=1)
+    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+
+
 def regions_of(marked: np.ndarray) -> np.ndarray:
     """Returns the 8-connected regions of a mask [h, w], numbered from 1, int32."""
     from scipy import ndimage

@@ -181,8 +181,8 @@ def missing_masks(splits: Splits) -> list[str]:
 def thin_regions(count: int, size: tuple[int, int]) -> str:
     """Returns in words what became of regions that `Geometry.mask_and_thin` counts."""
     return (
-        f"{count} marked regions are too thin for {size[1]}×{size[0]} (width×height) and are kept "
-        f"as lines of one pixel"
+        f"{count} marked regions are too thin for {size[1]}×{size[0]} (width×height): where no "
+        f"pixel is left, they are kept as lines of one pixel, others fall into pieces"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vtadl_jax.data.masks import lost_regions, regions_of, understand
+from vtadl_jax.data.masks import lost_regions, num_apart, regions_of, understand
 from vtadl_jax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -84,7 +84,7 @@ class Geometry:
         Marks defects first, then takes the nearest pixel: resizing before would enlarge them.
         Padding is 0. A region of which no pixel would be left, because it is thinner than the step
         from pixel to pixel, marks every pixel that it touches; its shape is then at least one pixel
-        wide. Also returns the number of these thin regions.
+        wide. Also returns the number of thin regions: these, and those that fall into pieces.
         """
         if isinstance(mask, Image.Image) and not mask.mode.startswith(("1", "L", "I")):
             raise UserError(f"mask mode {mask.mode} is not 1, L or I;16: convert it first")
@@ -93,7 +93,7 @@ class Geometry:
         return moved, self._mark_thin(marked, moved)
 
     def _mark_thin(self, marked: np.ndarray, moved: np.ndarray) -> int:
-        """Marks regions in `moved` of which it has no pixel; returns how many these are."""
+        """Marks regions in `moved` of which it has no pixel; returns the number of thin regions."""
         size = (marked.shape[0], marked.shape[1])
         scaled = self._scaled(size)
         if (scaled[0] >= size[0] and scaled[1] >= size[1]) or not marked.any():
@@ -105,7 +105,8 @@ class Geometry:
         y, x = rows * scaled[0] // size[0] - top, columns * scaled[1] // size[1] - left
         inside = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
         moved[y[inside], x[inside]] = 1
-        return np.unique(labels[rows[inside], columns[inside]]).size
+        num_lost = np.unique(labels[rows[inside], columns[inside]]).size
+        return num_lost + num_apart(there, regions_of(moved))
 
     def invert(self, anomaly_map: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         """Resizes a map float32 [H, W] to the original image, float32 `original_size` = [h, w].

@@ -32,9 +32,9 @@ class Results:
     (low, high) of some metrics. by_defect, by_defect_pixels: metrics of each kind of defect.
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
     num_without_mask: defective test images without ground truth. num_thin_regions: marked regions
-    that are too thin for the network's size, kept as lines of one pixel. num_train_images: all
-    training images; num_train_anomalous: the defective ones among them, by kind. seconds: of
-    scoring and metrics. format, versions: of the program that evaluated.
+    that are too thin for the network's size, kept as lines of one pixel or in pieces.
+    num_train_images: all training images; num_train_anomalous: the defective ones among them, by
+    kind. seconds: of scoring and metrics. format, versions: of the program that evaluated.
     """
 
     step: int = 0

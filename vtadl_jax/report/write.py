@@ -100,7 +100,7 @@ def say_results(results: Results) -> None:
     say(f"step {results.step}  {'  '.join(shown)}  on {results.num_test_images} images")
     if results.num_thin_regions:
         say(
-            f"note: {results.num_thin_regions} marked regions are too thin for the network's size "
-            f"and count as lines of one pixel there; pixel metrics at the images' own size: "
-            f"{ORIGINAL_SIZE}"
+            f"note: {results.num_thin_regions} marked regions are too thin for the network's size: "
+            f"where no pixel was left, they count as lines of one pixel, others are in pieces; for "
+            f"pixel metrics at the images' own size: {ORIGINAL_SIZE}"
         )

@@ -134,8 +134,10 @@ def _inspect_plain(
     reports = []
     for name in categories or [""]:
         base = source / name
-        if not any(entry.suffix.lower() in EXTENSIONS for entry in list_entries(base)):
-            raise UserError(f"{error}, or one with images of good parts") from error
+        if not _has_images(base):
+            inside = [e.name for e in list_entries(base) if e.is_dir() and _has_images(e)]
+            hint = f"; images are in its folders {', '.join(inside[:SHOWN])}" if inside else ""
+            raise UserError(f"{error}, or one with images of good parts{hint}") from error
         report = CategoryReport(name or source.resolve().name)
         _inspect(report, list_plain_items(base, bad, masks, report.issues), progress, size)
         reports.append(report)
@@ -159,6 +161,10 @@ def _format_issues(issues: Sequence[Issue]) -> list[str]:
         if len(texts) > SHOWN:
             lines.append(f"  … and {len(texts) - SHOWN} more warnings of {kind}, see --json")
     return lines
+
+
+def _has_images(folder: Path) -> bool:
+    return any(entry.suffix.lower() in EXTENSIONS for entry in list_entries(folder))
 
 
 def _inspect(
