@@ -130,11 +130,11 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
     return sorted(records, key=digest)
 
 
-def check_images(splits: Splits, workers: int = 8, size: Geometry | None = None) -> list[str]:
+def check_images(splits: Splits, workers: int = 8, geometry: Geometry | None = None) -> list[str]:
     """Reads every image's header and end and every mask, with `workers` threads.
 
     Returns lines on what a user should know about the masks: how their values were understood and,
-    with `size`, how many regions are too thin for it. Raises UserError with the files that are
+    with `geometry`, how many regions are too thin for it. Raises UserError with the files that are
     unreadable or truncated, or masks that do not fit their image. Fast enough for each start.
     Damage in the middle of an image is found at decoding.
     """
@@ -147,7 +147,7 @@ def check_images(splits: Splits, workers: int = 8, size: Geometry | None = None)
             mask = checked_mask(record)
         except UserError as error:
             return str(error), None, 0
-        thin = 0 if mask is None or size is None else size.mask_and_thin(mask.pixels)[1]
+        thin = 0 if mask is None or geometry is None else geometry.mask_and_thin(mask.pixels)[1]
         return None, mask and replace(mask, pixels=np.zeros((0, 0), bool)), thin
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -161,8 +161,8 @@ def check_images(splits: Splits, workers: int = 8, size: Geometry | None = None)
             understood.append((record.mask, mask))
         num_thin += thin
     lines = describe(understood)
-    if num_thin and size is not None:
-        lines.append(f"note: {thin_regions(num_thin, size.size)}")
+    if num_thin and geometry is not None:
+        lines.append(f"note: {thin_regions(num_thin, geometry.size)}")
     return lines
 
 

@@ -109,7 +109,7 @@ def survey(
     UserError for faults in folders and files."""
     base = root.folder(category)
     splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
-    lines = check_images(splits, size=Geometry(size) if size else None)
+    lines = check_images(splits, geometry=Geometry(size) if size else None)
     records = splits.train + splits.test
     for record in records:
         try:

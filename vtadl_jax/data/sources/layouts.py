@@ -86,7 +86,7 @@ def good_notes(folder: Path, count: int, usual: str = "") -> list[str]:
     the layout's usual one."""
     if folder.name == usual or not count:
         return []
-    return [f"note: the {count} images in {folder} count as good test images, by its name"]
+    return [f"note: the {count} images in {folder} count as good test images by its name"]
 
 
 def unused_masks(masks: Mapping[Path, Path]) -> list[str]:
