@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.cli import run_cli, run_main
 from tests.factory import tiny_config, with_fields
 from tests.training.steps import QUICK
 from vtadl_jax import metrics, run
+from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 
 NUM_TEST = 4 + 5 * 2
@@ -168,6 +170,40 @@ def test_bad_folders_are_one_line_that_names_the_file(dataset, tmp_path, spoil):
     assert named in str(error.value)
     assert "\n" not in str(error.value)
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("needs", "repeats", "steps", "said"),
+    [
+        ((), 1, 7, "3 images to train, 1 to calibrate, 3 to test (1 good, 2 defective, 1 with a"),
+        ((), 1, 7, "; 7 steps on "),
+        ((), 1, 0, "; fitted in one pass, no steps, on "),
+        (
+            ("mask",),
+            2,
+            7,
+            "4 images to train (1 of them defective, 1 with a mask, defective ones",
+        ),
+        (("label",), 1, 7, "4 images to train (1 of them defective), 1 to calibrate"),
+    ],
+)
+def test_the_first_line_has_the_numbers(capsys, needs, repeats, steps, said):
+    good, bare = (Record(np.zeros((2, 2), np.uint8), None, n, "x", str(n)) for n in (0, 1))
+    marked = Record(good.image, good.image, 1, "x", "marked")
+    train = [Record(good.image, None, 0, "good", f"train/{i}") for i in range(3)]
+    setup = SimpleNamespace(
+        records=[*train, *[marked] * repeats] if needs else train,
+        holdout=[good],
+        test=[good, bare, marked],
+        category="nut",
+        num_steps=steps,
+        workdir="w",
+        mesh=SimpleNamespace(size=1),
+        config=SimpleNamespace(detector="x"),
+        assembly=SimpleNamespace(detector=SimpleNamespace(needs=needs)),
+    )
+    run.announce(setup)
+    assert said in capsys.readouterr().err
 
 
 def test_unknown_category_lists_the_known_ones(dataset):

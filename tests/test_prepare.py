@@ -1,12 +1,14 @@
 """The prepare command: reruns, archives, kills, and its messages."""
 
 import json
+import os
 import shutil
 import tarfile
 
+import numpy as np
 import pytest
 
-from tests.cli import run_cli
+from tests.cli import run_cli, run_main
 from tests.data.factory import noise, truncate, write
 from tests.data.test_archives import pack
 from tests.data.trees import btad_tree, mvtec_tree, snapshot
@@ -259,3 +261,58 @@ def test_as_a_user_runs_it(raw, tmp_path):
         f"write {tmp_path / 'out' / RECORDS}",
         f"{tmp_path / 'out' / 'image_folders'} holds screw",
     ]
+
+
+@pytest.fixture
+def latin1(tmp_path):
+    """A data set with a file name of Windows, which is not UTF-8."""
+    mvtec_tree(tmp_path / "raw")
+    odd = os.fsencode(tmp_path / "raw/screw/train/good") + b"/gr\xfcn.png"
+    try:
+        shutil.copy(tmp_path / "raw/screw/train/good/000.png", odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    return tmp_path
+
+
+def test_names_that_are_not_utf8(latin1, capsys):
+    flags = ("--check", f"--source={latin1 / 'raw'}", f"--json={latin1 / 'found.json'}")
+    done = run_main(capsys, "vtadl_jax.prepare", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "train: 6 (good 6)" in done.stdout
+    assert (latin1 / "found.json").is_file()
+    more = (f"--source={latin1 / 'raw'}", f"--data_dir={latin1 / 'out'}")
+    done = run_main(capsys, "vtadl_jax.prepare", *more)
+    assert done.returncode == 2
+    assert "gr\\udcfcn.png' is not UTF-8" in done.stderr
+    assert not (latin1 / "out").exists()
+
+
+def test_the_check_of_a_plain_folder(tmp_path, capsys):
+    tree = mvtec_tree(tmp_path / "raw") / "screw"
+    places = (f"--bad={tree / 'test'}", f"--masks={tree / 'ground_truth'}", "--image_size=3")
+    source = f"--source={tree / 'train/good'}"
+    done = run_main(capsys, "vtadl_jax.prepare", "--check", source, *places)
+    assert done.returncode == 0, done.stderr
+    for part in ("10 images, 7 good, 3 defective, 3 masks", "count as good test images"):
+        assert part in done.stdout
+    truncate(tree / "train/good/003.png")
+    done = run_main(capsys, "vtadl_jax.prepare", "--check", source)
+    assert done.returncode == 2
+    assert "003.png" in done.stdout
+    done = run_main(capsys, "vtadl_jax.prepare", source, places[0], f"--data_dir={tmp_path}/out")
+    assert done.returncode == 2
+    assert "--bad and --masks are for --check" in done.stderr
+
+
+def test_class_numbers_are_told_when_records_are_made(tmp_path, capsys):
+    raw = mvtec_tree(tmp_path / "raw")
+    mask = raw / "screw/ground_truth/scratch_head/001_mask.png"
+    classes = np.zeros((24, 32), np.uint8)
+    classes[3:9, 3:9], classes[20, 1:30] = 1, 2
+    write(mask, classes)
+    more = (f"--source={raw}", f"--data_dir={tmp_path / 'out'}", "--image_size=8")
+    done = run_main(capsys, "vtadl_jax.prepare", *more)
+    assert done.returncode == 0, done.stderr
+    assert "note: 1 of 3 masks hold class numbers (0, 1, 2; for example" in done.stderr
+    assert "marked regions are too thin for 8×8" in done.stderr

@@ -46,10 +46,14 @@ class DataOptions:
     bad: str = option(
         "",
         "source 'folder': folder of defective images, if root holds only good ones",
+        resumable=True,
         compiled=False,
     )
     masks: str = option(
-        "", "source 'folder': folder of their masks, in the same sub-folders", compiled=False
+        "",
+        "source 'folder': folder of their masks, all in it or in the same sub-folders",
+        resumable=True,
+        compiled=False,
     )
     test_fraction: float = option(
         0.2,

@@ -3,12 +3,14 @@
 python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
 
 Evaluates the newest checkpoint again: calibrates on the held-out good images, scores the test
-images and replaces results and calibration in the workdir. A false-alarm rate given as a flag also
+images and replaces results and calibration in the workdir. Images that have moved since training
+are given with --data_root, --data_bad and --data_masks. A false-alarm rate given as a flag also
 applies to later predictions; a threshold applies to these results only.
 Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
 """
 
 import functools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from absl import flags
 
 from vtadl_jax import options as config_lib
 from vtadl_jax import sweep
-from vtadl_jax.data.records import split_holdout
+from vtadl_jax.data.records import Splits, split_holdout
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.scoring import Evaluator
@@ -27,13 +29,18 @@ from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
-from vtadl_jax.training.stored import load_config
+from vtadl_jax.training.known_images import describe, differences, load_marks, marks_of
+from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _number = functools.partial(flags.DEFINE_float, default=None, flag_values=FLAGS)
 _WORKDIR = _define("workdir", "", "Folder of the run.")
-_ROOT = _define("data_root", "", "Folder of the images now. Default: as in training.")
+_PLACES = {
+    "root": _define("data_root", "", "Folder of the images now. Default: as in training."),
+    "bad": _define("data_bad", "", "Folder of defective images now. Default: as in training."),
+    "masks": _define("data_masks", "", "Folder of their masks now. Default: as in training."),
+}
 _CATEGORY = _define("category", "", "In a sweep's workdir: a category, or 'all' for the table too.")
 _OVERRIDES = {
     "image_threshold": _number("image_threshold", help="Defect if image score >= threshold."),
@@ -45,18 +52,37 @@ _OVERRIDES = {
         "pixel_false_alarm_rate",
         help="Share of good images' pixels above the calibrated threshold.",
     ),
+    "original_size": flags.DEFINE_bool(
+        "original_size",
+        None,
+        "Pixel metrics at each image's original size, as eval.original_size.",
+        flag_values=FLAGS,
+    ),
 }
 
 
-def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") -> dict[str, Any]:
+def evaluate_run(
+    workdir: Path,
+    overrides: dict[str, Any],
+    data_root: str = "",
+    data_bad: str = "",
+    data_masks: str = "",
+) -> dict[str, Any]:
     """Calibrates and evaluates the newest checkpoint of a workdir; returns what results.json holds.
 
     overrides: values of fields of the config's `eval`, for these results and their calibration.
+    data_root, data_bad, data_masks: where the images are now; '': as in training.
     """
     config = load_config(workdir)
-    fields = {f"eval.{name}": value for name, value in overrides.items()}
-    config = config_lib.replace(config, {"data.root": data_root or config.data.root, **fields})
-    splits = load_splits(config, make_detector(config).needs)
+    fields: dict[str, Any] = {f"eval.{name}": value for name, value in overrides.items()}
+    places = {"root": data_root, "bad": data_bad, "masks": data_masks}
+    fields |= {f"data.{name}": place for name, place in places.items() if place}
+    config = config_lib.replace(config, fields)
+    try:
+        splits = load_splits(config, make_detector(config).needs, draw=False)
+    except UserError as error:
+        raise UserError(with_own_flags(str(error))) from error
+    compare_images(workdir, splits)
     train, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
@@ -70,17 +96,38 @@ def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") 
     return results.to_dict()
 
 
+def with_own_flags(text: str) -> str:
+    """Returns a message with the flags of this command in place of those of training."""
+    text = text.replace("--config.data.category=NAME", "--data_root=DIR/NAME")
+    return re.sub(r"--config\.data\.(root|bad|masks)\b", r"--data_\1", text)
+
+
+def compare_images(workdir: Path, splits: Splits) -> None:
+    """Prints how the images differ from those that the run was trained and tested on."""
+    before = load_marks(workdir)
+    if before is None:
+        say(f"note: {workdir} has no list of its images, so they are not compared")
+        return
+    text = describe(differences(before, marks_of(splits)))
+    if text:
+        say(f"warning: since this run was started, images have changed: {text}")
+
+
 def run() -> int:
     """Evaluates the runs that the flags name."""
     if not _WORKDIR.value:
         raise UserError("no --workdir: give the folder of a run")
     workdir, category = Path(_WORKDIR.value).expanduser(), _CATEGORY.value
     overrides = {n: f.value for n, f in _OVERRIDES.items() if f.value is not None}
-    runs = sweep.runs_in(workdir) if category == sweep.ALL else [workdir / category]
+    every = category == sweep.ALL and not (workdir / category / CONFIG).is_file()
+    if category == sweep.ALL and not every:
+        say(f"note: --category=all is the run {workdir / category}, not every one")
+    runs = sweep.runs_in(workdir) if every else [workdir / category]
     for folder in runs:
         say(str(folder))
-        evaluate_run(folder, overrides, _ROOT.value)
-    if category == sweep.ALL:
+        places = {f"data_{name}": flag.value for name, flag in _PLACES.items()}
+        evaluate_run(folder, overrides, **places)
+    if every:
         sweep.tabulate(workdir, show=True)
     return 0
 

@@ -4,24 +4,32 @@ Exit codes: 0 done, 2 a mistake the user can fix (one line says which), 3 the lo
 75 stopped by SIGTERM after a checkpoint, 76 another process of the run was lost, 130 interrupted.
 """
 
+import contextlib
 import functools
+import re
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from vtadl_jax import experiment
+from vtadl_jax.config import Config
+from vtadl_jax.data.files import product_name
 from vtadl_jax.errors import UserError
 from vtadl_jax.run import run
 from vtadl_jax.runtime import compilation_cache, distributed
 from vtadl_jax.runtime.console import say, silence
-from vtadl_jax.sweep import ALL, run_all
+from vtadl_jax.sweep import resolve_all, run_all
+from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 _WORKDIR = _string(
-    "workdir", "", "Folder of the run; rerunning continues it. Default: runs/<config>-<category>."
+    "workdir",
+    "",
+    "Folder of the run; rerunning continues it. Default: runs/<config>-<category>, or without a "
+    "category runs/<config>-<folder of the data>.",
 )
 _COORDINATOR = _string(
     "coordinator", "", "HOST:PORT of process 0, to train with several processes."
@@ -43,17 +51,33 @@ def train(text: str, overrides: list[str]) -> None:
     if _SERIALIZE.value:
         say("note: --serialize has no effect any more: JAX's compilation cache replaces it")
     config, name = experiment.load(text, overrides)
-    category = config.data.category or Path(config.data.root).name
-    default = f"runs/{name}-{category}" if category else f"runs/{name}"
-    workdir = Path(_WORKDIR.value or default)
+    workdir = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else default_workdir(config, name)
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not distributed.is_main():
         silence()
     compilation_cache.use_compilation_cache(workdir.parent)
-    if category == ALL:
+    config, every = resolve_all(config)
+    if every:
         run_all(config, workdir, run)
     else:
         run(config, workdir)
+
+
+def default_workdir(config: Config, name: str) -> Path:
+    """Returns runs/NAME-CATEGORY, of which the category or the data's folder names the product.
+
+    Continues in the folder that earlier versions named by the last folder alone, if the run in it
+    has the same data.root.
+    """
+    product = config.data.category or product_name(config.data.root)
+    found = Path("runs", "-".join(filter(None, (name, re.sub(r"[\\/]+", "-", product)))))
+    old = Path("runs", f"{name}-{Path(config.data.root).name}")
+    if config.data.category or old == found or not (old / CONFIG).is_file():
+        return found
+    with contextlib.suppress(UserError):
+        if load_config(old).data.root == config.data.root:
+            return old
+    return found
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,7 @@
 python -m vtadl_jax.prepare --dataset mvtec_ad --source DIR_OR_ARCHIVE --data_dir OUT
 
 Rerunning continues: finished categories are verified and kept. With --check it writes no records
-and reports on --source, or verifies the records in --data_dir.
+and reports on --source, also a plain folder of good images, or verifies the records in --data_dir.
 Exit codes: 0 done, 2 a mistake or fault that can be fixed, 130 interrupted.
 """
 
@@ -30,6 +30,8 @@ _CATEGORY = flags.DEFINE_list(
     "category", [], "Categories to prepare, separated by commas; empty: all.", flag_values=FLAGS
 )
 _CHECK = flags.DEFINE_bool("check", False, "Report only; write no records.", flag_values=FLAGS)
+_BAD = _define("bad", "", "With --check of a plain folder: folder of defective images.")
+_MASKS = _define("masks", "", "With --check of a plain folder: folder of the masks of --bad.")
 _JSON = _define("json", "", "With --check: also write the report to this file.")
 
 
@@ -80,7 +82,12 @@ def run() -> int:
     if not _SOURCE.value:
         raise UserError(f"no --source: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     if _CHECK.value:
-        return report(inspect.inspect_source(builder, source, _CATEGORY.value, track))
+        plain = {"bad": _BAD.value, "masks": _MASKS.value}
+        return report(
+            inspect.inspect_source(builder, source, _CATEGORY.value, track, size, **plain)
+        )
+    if _BAD.value or _MASKS.value:
+        raise UserError("--bad and --masks are for --check: a plain folder cannot be prepared")
     if not _DATA_DIR.value:
         raise UserError("no --data_dir: give the folder for the records")
     folders = prepare(_DATASET.value, source, data_dir, size, _CATEGORY.value)
@@ -89,11 +96,12 @@ def run() -> int:
 
 
 def report(found) -> int:
-    print(found.text())
+    # Names of files need not be UTF-8.
+    print(found.text().encode(errors="backslashreplace").decode())
     if _JSON.value:
         text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
         try:
-            Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+            Path(_JSON.value).write_bytes(f"{text}\n".encode(errors="backslashreplace"))
         except OSError as error:
             raise UserError(f"--json {_JSON.value}: {error.strerror}, give another") from error
     return 2 if found.errors else 0

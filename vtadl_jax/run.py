@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.results import Results
@@ -25,10 +26,11 @@ from vtadl_jax.runtime.profiling import Profiler
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
 from vtadl_jax.training.fitting import fit_variables
+from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
 from vtadl_jax.training.loop import train_loop
 from vtadl_jax.training.setup import RESULTS, TrainSetup, make_setup
 from vtadl_jax.training.state import TrainState, with_variables
-from vtadl_jax.training.stored import CONFIG, save_config
+from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     reuse_host_buffers()
     setup = make_setup(config, workdir)
     if is_main():
-        open_workdir(workdir, setup.config)
+        open_workdir(workdir, setup.config, setup.marks)
     broadcast_from_main(None)  # all processes wait until the workdir exists
     announce(setup)
     watch.lap("data")
@@ -65,18 +67,24 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     return results.to_dict()
 
 
-def open_workdir(workdir: Path, config: Config) -> None:
-    """Creates the folder of a run. Raises UserError if it cannot be written."""
+def open_workdir(workdir: Path, config: Config, marks: Marks) -> None:
+    """Creates the folder of a run. Raises UserError if it cannot be written.
+
+    Keeps the list of the images that an earlier process trained on.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir / CONFIG)
+        if not has_checkpoint(workdir) or not (workdir / IMAGES).is_file():
+            save_marks(workdir, marks)
     except OSError as e:
         raise UserError(f"workdir {workdir}: {e.strerror}: give another --workdir") from e
 
 
 def announce(setup: TrainSetup) -> None:
-    """Prints the numbers of images, steps and devices before training."""
-    anomalous = sum(record.label for record in setup.records)
+    """Prints the numbers of images, masks, steps and devices before training."""
+    trained = list({record.name: record for record in setup.records}.values())  # without repeats
+    anomalous = sum(record.label for record in trained)
     if anomalous and not setup.assembly.detector.needs:
         say(
             f"note: {anomalous} of the training images are anomalous; detector "
@@ -84,11 +92,27 @@ def announce(setup: TrainSetup) -> None:
         )
     count = jax.process_count()
     processes = f" in {count} processes" if count > 1 else ""
+    repeated = len(setup.records) - len(trained)
+    told = [f"{anomalous} of them defective"] if anomalous else []
+    if "mask" in setup.assembly.detector.needs:
+        told.append(f"{sum(r.mask is not None for r in trained)} with a mask")
+    told += [f"defective ones repeated, {len(setup.records)} an epoch"] if repeated else []
+    test = f" ({counts_of(setup.test)})" if setup.test else ""
+    steps = f"{setup.num_steps} steps" if setup.num_steps else "fitted in one pass, no steps,"
+    more = f" ({', '.join(told)})" if told else ""
     say(
-        f"{setup.category}: {len(setup.records)} images to train, {len(setup.holdout)} to "
-        f"calibrate, {len(setup.test)} to test; {setup.num_steps} steps on {setup.mesh.size} "
-        f"{jax.default_backend()} device(s){processes}; workdir {setup.workdir}"
+        f"{setup.category}: {len(trained)} images to train{more}, "
+        f"{len(setup.holdout)} to calibrate, {len(setup.test)} to test{test}; {steps} on "
+        f"{setup.mesh.size} {jax.default_backend()} device(s){processes}; workdir {setup.workdir}"
     )
+
+
+def counts_of(test: Sequence[Record]) -> str:
+    """Returns the numbers of good and of defective images and of their masks, in words."""
+    defective = [record for record in test if record.label]
+    masked = sum(record.mask is not None for record in defective)
+    masks = f", {masked or 'none'} with a mask" if defective else ""
+    return f"{len(test) - len(defective)} good, {len(defective)} defective{masks}"
 
 
 def say_where(workdir: Path) -> None:

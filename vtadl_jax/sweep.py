@@ -6,7 +6,8 @@ from pathlib import Path
 from vtadl_jax import config as config_lib
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
-from vtadl_jax.data.sources import all_categories
+from vtadl_jax.data.manifest import is_name
+from vtadl_jax.data.sources import all_categories, has_categories, is_category
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results
 from vtadl_jax.report.published import PUBLISHED
@@ -18,12 +19,35 @@ ALL = "all"  # value of data.category for every category
 PUBLISHED_SETS = {"mvtec_layout": "mvtec_ad", "btad_layout": "btad", "mnist": "mnist"}
 
 
+def resolve_all(config: Config) -> tuple[Config, bool]:
+    """Returns the config, and whether it asks for a run of every category; says what it took.
+
+    `data.category` 'all' does, unless the data have a folder or category of that name. A plain
+    folder named so is read by source 'folder', whatever the config file's argument chose.
+    """
+    if config.data.category != ALL:
+        return config, False
+    taken = config
+    if config.data.source == "mvtec_layout" and not has_categories(config):
+        taken = options_lib.replace(config, {"data.source": "folder"})
+    if not is_category(taken, ALL):
+        return config, True
+    say(f"note: data.category 'all' is the one of that name in {config.data.root}, not every one")
+    return taken, False
+
+
 def run_all(config: Config, workdir: Path, run: Callable[[Config, Path], dict]) -> None:
     """Calls `run` for every category of the config's data, in a folder of its own in `workdir`.
 
     Skips complete runs. Raises UserError with the category that failed.
     """
     categories = all_categories(config)
+    for category in categories:
+        if not is_name(category):
+            raise UserError(
+                f"category {category!r} cannot be the name of a run's folder: rename it"
+            )
+    say(f"data.category 'all': a run for each of {', '.join(categories)}")
     for number, category in enumerate(categories, 1):
         one = options_lib.replace(config, {"data.category": category})
         folder = workdir / category
@@ -40,12 +64,16 @@ def run_all(config: Config, workdir: Path, run: Callable[[Config, Path], dict]) 
 
 
 def is_complete(config: Config, folder: Path) -> bool:
-    """Returns whether the folder holds results of the same config and length of training."""
+    """Returns whether the folder holds results of the same config, data folder and length of
+    training."""
     try:
         results = Results.load(folder / RESULTS_FILE)
     except UserError:
         return False
-    config_lib.check_same_run(config, load_config(folder), folder)
+    stored = load_config(folder)
+    config_lib.check_same_run(config, stored, folder)
+    if stored.data.root != config.data.root:
+        return False  # the run compares the images
     return results.schedule == config_lib.schedule_of(config)
 
 

@@ -143,6 +143,70 @@ def test_unknown_label(tmp_path):
         read_cifar10(tmp_path)
 
 
+def reduced(function: bytes, arguments: bytes, state: bytes) -> bytes:
+    """Instructions that call a function and set the state of what it returns."""
+    return b"c" + function + b"(" + arguments + b"tR" + state + b"b"
+
+
+def array_of(dtype: bytes, shape: bytes, content: bytes) -> bytes:
+    state = b"(K\x01(" + shape + b"t" + dtype + b"\x89" + b"B" + struct.pack("<i", len(content))
+    make = b"cnumpy\nndarray\n(K\x00tC\x01b"
+    return reduced(b"numpy.core.multiarray\n_reconstruct\n", make, state + content + b"t")
+
+
+PLAIN_STATE = b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+
+
+def dtype_of(name: bytes, state: bytes = PLAIN_STATE) -> bytes:
+    text = b"X" + struct.pack("<i", len(name)) + name
+    return reduced(b"numpy\ndtype\n", text + b"\x89\x88", state)
+
+
+LYING = b"(K\x04X\x01\x00\x00\x00|NX\x01\x00\x00\x00a\x85}K\x08K\x01K\x00t"
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers", "word"),
+    [
+        (array_of(dtype_of(b"O"), b"K\x01", b"A" * 8), b"]K\x01a", "an array of 'O'"),
+        (array_of(dtype_of(b"V8", LYING), b"K\x01", b"A" * 8), b"]K\x01a", "an array of 'V8'"),
+        (array_of(dtype_of(b"u1", LYING), b"K\x01", b"A" * 8), b"]K\x01a", "an array of records"),
+        (array_of(dtype_of(b"u1"), b"K\x01M\x00\x0c", b"A" * 9), b"]K\x01a", "with 9 bytes"),
+        (array_of(dtype_of(b"u1"), b"J\xff\xff\xff\xff", b"A"), b"]K\x01a", "without sizes"),
+        (array_of(b"N", b"K\x01", b"A"), b"]K\x01a", "without sizes, dtype"),
+        (b"N", b"]K\x01a", "NoneType in place of an array"),
+        (b"N", b"]" + array_of(dtype_of(b"V8", LYING), b"K\x01", b"A" * 8) + b"a", "of 'V8'"),
+    ],
+)
+def test_arrays_with_a_lying_state_are_refused(tmp_path, values, numbers, word):
+    path = pickled(tmp_path) / "data_batch_1"
+    path.write_bytes(
+        b"\x80\x03}(X\x04\x00\x00\x00data" + values + b"X\x06\x00\x00\x00labels" + numbers + b"u."
+    )
+    with fails(path, word, SITE):
+        read_cifar10(tmp_path)
+
+
+def test_labels_are_numbers(tmp_path):
+    path = pickled(tmp_path) / "test_batch"
+    for wrong in ([1.0] * COUNT, [True] * COUNT, [[1]] * COUNT, [rows("test_batch")] * COUNT):
+        batch = {"data": rows("test_batch"), "labels": wrong}
+        path.write_bytes(pickle.dumps(batch, protocol=4))
+        with fails(path, "in place of an array"):
+            read_cifar10(tmp_path)
+    right = np.array(labels("test_batch"), np.int64)
+    path.write_bytes(pickle.dumps({"data": rows("test_batch"), "labels": right}, protocol=2))
+    assert read_cifar10(tmp_path).test.labels.tolist() == labels("test_batch")
+
+
+def test_a_small_pickle_asks_for_no_memory(tmp_path):
+    path = pickled(tmp_path) / "test_batch"
+    for code in (b"\x96", b"\x8e", b"B"):  # BYTEARRAY8, BINBYTES8, BINBYTES
+        path.write_bytes(b"\x80\x05" + code + struct.pack("<Q", 2**46) + b"a.")
+        with fails(path, SITE):
+            read_cifar10(tmp_path)
+
+
 class Harmful:
     def __init__(self, path: Path):
         self.path = path

@@ -94,6 +94,8 @@ def test_no_list(tmp_path):
         ("images/a.png high mono", "probability high"),
         ("images/a.png 1.0 thin", "type 'thin'"),
         ("images/cell0000.png 1.0 mono", "listed twice"),
+        ("../cell.png 1.0 mono", "leads out of the folder"),
+        ("/tmp/cell.png 1.0 mono", "leads out of the folder"),
     ],
 )
 def test_lines_that_make_no_sense(tmp_path, line, why):
@@ -145,7 +147,7 @@ def test_package():
 
 @installed
 def test_the_package_is_not_imported():
-    code = "import sys; from vtadl_jax.data import elpv; elpv.elpv_splits(); "
+    code = "import sys; from vtadl_jax.data.sources import elpv; elpv.elpv_splits(); "
     code += "sys.exit('elpv_dataset' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -1,5 +1,7 @@
 """BTAD's layout, plain folders of images, and the mistakes that users make in them."""
 
+import pytest
+
 from tests.data.factory import fails, grey, noise, tree, write
 from vtadl_jax.data.records import check_images, split_holdout
 from vtadl_jax.data.sources.layouts import btad_layout, folder_layout
@@ -87,6 +89,99 @@ def test_bad_images_by_defect_with_some_masks(tmp_path):
         ("dent/0.png", "dent", True),
         ("scratch/0.png", "scratch", False),
     ]
+
+
+@pytest.mark.parametrize("name", ["good", "OK", "Normal"])
+def test_good_images_beside_the_bad_ones(tmp_path, name):
+    root = plain(tmp_path)
+    for kind, count in ((name, 4), ("dent", 2)):
+        for i in range(count):
+            write(root / "test" / kind / f"{i}.png", grey(i))
+    splits = folder_layout(root / "good", "", root / "test", "", 0.2, seed=1)
+    normal = [r for r in splits.test if r.label == 0]
+    assert [(r.name, r.defect) for r in normal[2:]] == [
+        (f"bad/{name}/{i}.png", "good") for i in range(4)
+    ]
+    assert [r.name for r in splits.test if r.label] == ["dent/0.png", "dent/1.png"]
+    assert len({r.name for r in splits.train + splits.test}) == 10 + 4 + 2
+    (note,) = splits.notes
+    assert f"the 4 images in {root / 'test' / name} count as good" in note
+
+
+def test_bad_images_that_are_all_good(tmp_path):
+    root = plain(tmp_path)
+    with fails("data.bad", "is a folder of good images by its name"):
+        folder_layout(root / "good", "", root / "good")
+    write(root / "test" / "good" / "0.png", grey(0))
+    with fails("data.bad", root / "test", "holds no images", "defective"):
+        folder_layout(root / "good", "", root / "test")
+
+
+# Masks of a plain folder's defects
+
+
+def kinds(root, images=("dent/0", "dent/1", "scratch/2")):
+    plain(root)
+    for image in images:
+        write(root / "kinds" / f"{image}.png", grey(3))
+    return root / "good", "", root / "kinds"
+
+
+def masks_of(splits):
+    return {r.name: r.mask and r.mask.name for r in splits.test if r.label}
+
+
+def test_masks_all_in_one_folder(tmp_path):
+    arguments = kinds(tmp_path)
+    for name in ("0_mask", "1-Mask", "scratch_2_gt"):
+        write(tmp_path / "flat" / f"{name}.png", grey(255))
+    assert masks_of(folder_layout(*arguments, tmp_path / "flat")) == {
+        "dent/0.png": "0_mask.png",
+        "dent/1.png": "1-Mask.png",
+        "scratch/2.png": "scratch_2_gt.png",
+    }
+    write(tmp_path / "kinds" / "scratch" / "0.png", grey(3))
+    with fails("mask", "0_mask.png may belong to", "dent/0.png or to", "scratch/0.png"):
+        folder_layout(*arguments, tmp_path / "flat")
+
+
+def test_folders_of_masks_in_another_case(tmp_path):
+    arguments = kinds(tmp_path)
+    write(tmp_path / "upper" / "Dent" / "1_MASK.png", grey(255))
+    write(tmp_path / "upper" / "SCRATCH" / "2.png", grey(255))
+    assert masks_of(folder_layout(*arguments, tmp_path / "upper")) == {
+        "dent/0.png": None,
+        "dent/1.png": "1_MASK.png",
+        "scratch/2.png": "2.png",
+    }
+    write(tmp_path / "upper" / "DENT" / "1.png", grey(255))
+    with fails("DENT", "Dent differ in case only"):
+        folder_layout(*arguments, tmp_path / "upper")
+
+
+def test_masks_in_folders_of_images_in_one(tmp_path):
+    root = plain(tmp_path)
+    for i in range(3):
+        write(root / "sorted" / "dent" / f"{i}.png", grey(255))
+    splits = folder_layout(root / "good", "", root / "bad", root / "sorted")
+    assert masks_of(splits) == {f"bad/{i}.png": f"{i}.png" for i in range(3)}
+
+
+def test_masks_that_are_not_found(tmp_path):
+    arguments = kinds(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with fails("data.masks", tmp_path / "empty", "holds no mask", "dent/0.png", "0_mask.png"):
+        folder_layout(*arguments, tmp_path / "empty")
+    for i in (7, 8, 9):
+        write(tmp_path / "others" / f"{i}_mask.png", grey(255))
+    with fails("mask", "7_mask.png has no image", "and 2 more masks without"):
+        folder_layout(*arguments, tmp_path / "others")
+    write(tmp_path / "kind" / "hole" / "0.png", grey(255))
+    with fails("mask", "hole/0.png has no image", tmp_path / "kinds" / "hole"):
+        folder_layout(*arguments, tmp_path / "kind")
+    write(tmp_path / "kind" / "0.png", grey(255))
+    with fails("kind/0.png is beside folders of masks"):
+        folder_layout(*arguments, tmp_path / "kind")
 
 
 def test_a_folder_in_a_known_layout_is_read_as_such(tmp_path):

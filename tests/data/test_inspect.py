@@ -73,11 +73,106 @@ def test_masks(raw):
     assert "errors: 1, warnings: 2" in report.text()
 
 
-def test_a_mask_of_zeros_and_ones_would_stop_evaluation(raw):
-    write(raw / MASKS / "000_mask.png", (block(0) > 0).astype(np.uint8))
+def test_masks_of_class_numbers_are_told(raw):
+    classes = (block(0) > 0).astype(np.uint8)
+    classes[0, :3] = 3
+    write(raw / MASKS / "000_mask.png", classes)
+    (issue,) = inspect(raw)[1]
+    assert (issue.kind, issue.error) == ("class numbers", False)
+    assert "(0, 1, 3)" in issue.text
+
+
+def test_masks_without_0_are_errors(raw):
+    write(raw / MASKS / "000_mask.png", (block(0) > 0).astype(np.uint8) + np.uint8(1))
     (issue,) = inspect(raw)[1]
     assert issue.error
-    assert "no value above 1" in issue.text
+    assert "no value 0, only 1, 2" in issue.text
+
+
+def test_regions_too_thin_for_the_size(raw):
+    thin = np.zeros((24, 32), np.uint8)
+    thin[3:20, 1] = 255
+    write(raw / MASKS / "000_mask.png", thin)
+    report = inspect_source(ImageFolders, raw, size=(6, 8))
+    (issue,) = report.categories[0].issues
+    assert issue.kind == "thin regions"
+    assert "000_mask.png: 1 marked regions are too thin for 8×6" in issue.text
+    assert inspect_source(ImageFolders, raw, size=(24, 32)).categories[0].issues == []
+
+
+def test_folders_of_good_images_by_their_names(raw):
+    write(raw / "screw/test/OK/a.png", noise((24, 32), 77))
+    write(raw / "screw/ground_truth/ok/a.png", grey(0, (24, 32)))
+    report, issues = inspect(raw)
+    assert report.categories[0].counts["test"] == {"good": 3, "scratch_head": 3}
+    assert [issue.kind for issue in issues] == ["folders", "folders"]
+    assert "screw/test/OK count as good" in issues[0].text
+    assert "1 masks of good images are not read" in issues[1].text
+
+
+def test_sixteen_bits_that_use_a_small_part_of_their_range(raw):
+    for i in range(5):
+        pixels = noise((24, 32), i).astype(np.uint16) * np.uint16(16)
+        write(raw / f"screw/train/good/{i:03}.png", pixels)
+    (issue,) = inspect(raw)[1]
+    assert "5 16-bit images have no value above" in issue.text
+    assert "12 bits" in issue.text
+    write(raw / "screw/train/good/000.png", noise((24, 32)).astype(np.uint16) * np.uint16(257))
+    assert inspect(raw)[1] == []
+
+
+# Plain folders
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Good images, defective ones of two kinds, and their masks in one folder."""
+    for i in range(4):
+        write(tmp_path / f"good/{i}.png", noise((24, 32), i))
+    for i, kind in enumerate(("dent", "scratch")):
+        write(tmp_path / f"bad/{kind}/{kind}{i}.png", noise((24, 32), 10 + i))
+        write(tmp_path / f"masks/{kind}{i}_mask.png", block(i))
+    return tmp_path
+
+
+def test_a_plain_folder(plain):
+    report = inspect_source(ImageFolders, plain / "good")
+    (category,) = report.categories
+    assert (category.category, category.issues) == ("good", [])
+    for part in ("train: 4 (good 4)", "4 images, 4 good, 0 defective, 0 masks", "32×24 PNG L: 4"):
+        assert part in report.text()
+    truncate(plain / "good/2.png")
+    write(plain / "good/3.bmp", noise((24, 32)))
+    (plain / "good/notes.txt").write_text("x")
+    report = inspect_source(ImageFolders, plain / "good")
+    assert len(report.errors) == 2
+    for part in ("good/2.png", "notes.txt", "share the stem '3'"):
+        assert part in report.text()
+
+
+def test_a_plain_folder_with_defects(plain):
+    folders = {"bad": str(plain / "bad"), "masks": str(plain / "masks")}
+    report = inspect_source(ImageFolders, plain / "good", **folders)
+    assert "6 images, 4 good, 2 defective, 2 masks" in report.text()
+    assert "no faults found" in report.text()
+    write(plain / "masks/other.png", block(0))
+    (plain / "bad/dent/dent0.png").write_bytes(b"")
+    report = inspect_source(ImageFolders, plain / "good", **folders)
+    texts = "\n".join(issue.text for issue in report.errors)
+    assert "masks/other.png has no image" in texts
+    assert "dent0.png: the file is empty" in texts
+    assert report.categories[0].counts["test"] == {"dent": 1, "scratch": 1}
+
+
+def test_a_plain_folder_by_category_and_one_that_is_none(plain):
+    assert inspect_source(ImageFolders, plain, ["good"]).categories[0].counts["train"]["good"] == 4
+    with fails("no folder train/good or train/ok", plain, "of good parts; ", "good, masks"):
+        inspect_source(ImageFolders, plain)
+    with fails("no folder train/good"):
+        inspect_source(MvtecAd, plain / "good")
+    mvtec_tree(plain / "set")
+    with fails("--bad and --masks are for a plain folder", "set"):
+        inspect_source(ImageFolders, plain / "set", bad=str(plain / "bad"))
 
 
 def test_missing_masks_are_warnings(raw):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.factory import fails, grey, tree, write
@@ -262,3 +263,41 @@ def test_a_fraction_of_the_defects_is_trained_on(tmp_path, source):
         split(("mask",), data__anomaly_fraction=0.6)
     with fails("data.anomaly_fraction -0.1"):
         split(data__anomaly_fraction=-0.1)
+
+
+def test_folders_are_found_in_any_case_and_good_ones_by_their_name(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "ground_truth").rename(tmp_path / "Ground_Truth")
+    (tmp_path / "Ground_Truth/scratch").rename(tmp_path / "Ground_Truth/Scratch")
+    write(tmp_path / "test/Normal/0.png", grey(9))
+    write(tmp_path / "Ground_Truth/normal/0.png", grey(0))
+    write(tmp_path / "train/broken/0.png", grey(9))
+    splits = mvtec_layout(tmp_path)
+    assert all((r.mask is not None) == bool(r.label) for r in splits.test)
+    assert [r.name for r in splits.test if not r.label] == [
+        "test/good/0.png",
+        "test/good/1.png",
+        "test/Normal/0.png",
+    ]
+    told = "\n".join(splits.notes)
+    for part in ("train/broken is not read", "the 1 images in", "1 masks of good images"):
+        assert part in told
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    tree(tmp_path, scratch=3)
+    (tmp_path / "ground_truth/scratch/1_mask.png").unlink()
+    write(tmp_path / "ground_truth/scratch/2_mask.png", grey(0) + np.eye(8, 6, dtype=np.uint8))
+    fields = {"data__category": "", "data__bad": "/none", "image_size": (4, 3)}
+    load_splits(tiny_config(tmp_path, "position_gaussian", **fields))
+    said = capsys.readouterr().err
+    assert "note: 1 of 3 defective images have no mask (for example test/scratch/1.png)" in said
+    assert "note: 1 of 2 masks hold class numbers (0, 1; " in said
+    assert "note: data.bad /none not read: data.source 'mvtec_layout'" in said
+
+
+def test_data_are_drawn_only_where_that_is_allowed(tmp_path):
+    config = tiny_config(tmp_path / "parts", data__source="synthetic")
+    with fails("data.root", tmp_path / "parts", "holds no drawn images", "draws none"):
+        load_splits(config, draw=False)
+    assert not list(tmp_path.iterdir())

@@ -221,6 +221,7 @@ def test_eval_batches_in_order_and_of_one_shape(tmp_path):
             "mask": ((2, 4, 5), "uint8"),
             "label": ((2,), "int32"),
             "has_mask": ((2,), "bool"),
+            "num_thin": ((2,), "int32"),
             "index": ((2,), "int32"),
             "valid": ((2,), "bool"),
         }

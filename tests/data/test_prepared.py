@@ -18,7 +18,7 @@ from vtadl_jax.data.pipeline import eval_batches, load_example
 from vtadl_jax.data.records import check_images
 from vtadl_jax.data.sources import prepared as prepared_module
 from vtadl_jax.data.sources.layouts import mvtec_layout
-from vtadl_jax.data.sources.prepared import prepared
+from vtadl_jax.data.sources.prepared import list_categories, prepared
 from vtadl_jax.data.transforms import Geometry
 
 
@@ -198,3 +198,52 @@ def test_a_set_without_test_images(tmp_path):
     (folder,) = prepare(Job(ImageFolders, tmp_path / "out"), tmp_path / "raw")
     splits = prepared(folder, "")
     assert (len(splits.train), splits.test, splits.category) == (3, (), "raw")
+
+
+def test_names_that_lead_out_of_a_folder(made, tmp_path):
+    shutil.copytree(made / "out/image_folders/nut/1.0.0", tmp_path / "nut")
+    path = tmp_path / "nut" / "manifest.json"
+    sound = json.loads(path.read_text())
+    names = ("..", "", "/etc", "a/b", "../../x", "c:\\x", "a\\..\\b", "a\n", "a\0b")
+    for name in names:
+        for changed in ({"category": name}, {"dataset": name}):
+            path.write_text(json.dumps(sound | changed))
+            with fails(path, "refused"):
+                list_categories(tmp_path)
+        shard = next(iter(sound["shards"].values()))
+        path.write_text(json.dumps(sound | {"shards": {name: shard}}))
+        with fails(path, "shard", "refused"):
+            prepared(tmp_path, "nut")
+    for name in ("../a.png", "/a.png", "", "train/../../a.png", "d:/a.png"):
+        rows = [[name, *sound["records"]["train"][0][1:]]]
+        path.write_text(json.dumps(sound | {"records": {"train": rows}}))
+        with fails(path, "image", "refused"):
+            prepared(tmp_path, "nut")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"category": 3},
+        {"image_size": 5},
+        {"image_size": [1, "2"]},
+        {"channels": 2},
+        {"counts": []},
+        {"shards": {"a": {"split": "train", "records": -1, "bytes": 1, "sha256": ""}}},
+        {"shards": [1]},
+        {"source": None},
+        {"source": {"archive": None, "files": {"a": 1}}},
+        {"source": {"files": {}}},
+        {"source": {"archive": {"sha256": ""}, "files": {}}},
+        {"records": {"train": [["a", "good", 0, 4, 4]]}},
+        {"records": {"train": [["a", "good", 7, 4, 4, True]]}},
+        {"records": {"train": [["a", "good", 0, 0, 4, True]]}},
+        {"records": {"train": 5}},
+    ],
+)
+def test_a_manifest_of_other_types_is_damaged(made, tmp_path, changed):
+    shutil.copytree(made / "out/image_folders/nut/1.0.0", tmp_path / "nut")
+    path = tmp_path / "nut" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with fails(path, "is damaged"):
+        prepared(tmp_path, "nut")

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.data.factory import fails, noise
 from vtadl_jax.data.sources.cifar import read_cifar10
 from vtadl_jax.data.sources.idx import read_idx
+from vtadl_jax.data.sources.tfds_classes import check_features
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 COUNTS = {"train": 12, "test": 5}
@@ -110,6 +111,30 @@ def test_damaged_info(data_dir, tmp_path, content):
     (copy(data_dir, tmp_path) / "dataset_info.json").write_text(content)
     with fails(tmp_path, "--file_format=array_record"):
         read_idx(tmp_path, "mnist")
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_classes_of_others_are_not_imported(data_dir, tmp_path, monkeypatch, key, nested):
+    path = copy(data_dir, tmp_path) / "features.json"
+    (tmp_path / "strangers.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    stored = json.loads(path.read_text())
+    (stored["featuresDict"]["features"]["image"] if nested else stored)[key] = "strangers.Feature"
+    path.write_text(json.dumps(stored))
+    with fails(path, "'strangers.Feature'", "not imported"):
+        read_idx(tmp_path, "mnist")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorflow_datasets_x.F", "os.path", "tensorflow_datasets.x.y"])
+def test_only_features_of_tfds_may_be_named(tmp_path, name):
+    (tmp_path / "features.json").write_text(json.dumps([{"a": [{"type": name}]}]))
+    with fails(name, "again"):
+        check_features(tmp_path, "again")
+    (tmp_path / "features.json").write_text("[" * 10**5)
+    with fails("features.json cannot be read", "again"):
+        check_features(tmp_path, "again")
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x" * 99)])

@@ -106,14 +106,6 @@ def test_a_red_mark_counts_and_a_transparent_one_does_not(tmp_path):
     np.testing.assert_array_equal(found, np.arange(4)[:, None].repeat(4, 1) == 0)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_mask_of_zeros_and_ones_is_not_read_as_empty(tmp_path, dtype):
-    path = write(tmp_path / "a.png", np.eye(4, dtype=dtype))
-    with fails(path, "no value above 1"):
-        load_mask(path)
-    assert not load_mask(write(tmp_path / "b.png", np.zeros((4, 4), dtype))).any()
-
-
 def test_a_small_defect_does_not_grow():
     mask = np.zeros((64, 64), np.uint8)
     mask[30:33, 30:33] = 255

@@ -18,9 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from vtadl_jax.data.manifest import stays_inside
 from vtadl_jax.errors import UserError
 
 SUFFIXES = (".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar", ".zip")
+LONGEST_LINK = 4096  # bytes
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
@@ -87,21 +89,14 @@ def extract(
 
 
 def _check(archive: Path, entry: _Entry) -> None:
-    if not _stays(entry.name):
+    if not stays_inside(entry.name):
         raise UserError(f"{archive} holds '{entry.name}', a path outside of it: it is refused")
-    if entry.kind == "link" and not _stays(entry.target):
+    if entry.kind == "link" and not stays_inside(entry.target):
         raise UserError(
             f"{archive} holds the link '{entry.name}', which points outside: it is refused"
         )
     if entry.kind not in ("file", "folder", "link"):
         raise UserError(f"{archive} holds '{entry.name}', a {entry.kind}: it is refused")
-
-
-def _stays(name: str) -> bool:
-    """Returns whether a name stays inside the folder, under both posix and Windows rules."""
-    parts = name.replace("\\", "/").split("/")
-    windows = len(parts[0]) == 2 and parts[0][1] == ":"
-    return bool(name) and parts[0] != "" and ".." not in parts and not windows and "\0" not in name
 
 
 def _write(entry: _Entry, folder: Path) -> None:
@@ -167,6 +162,8 @@ def _zip_entries(archive: Path) -> Iterator[_Entry]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.filename.endswith("/"):  # is_dir() fails for an empty name
                 yield _Entry(info.filename, "folder")
+            elif kind == stat.S_IFLNK and info.file_size > LONGEST_LINK:
+                yield _Entry(info.filename, "link of more than a path's length")
             elif kind == stat.S_IFLNK:
                 link = content.read(info).decode(errors="surrogateescape")
                 inside = posixpath.normpath(f"{posixpath.dirname(info.filename)}/{link}")

@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image, ImageOps
 
-from vtadl_jax.data.transforms import binarise
+from vtadl_jax.data.masks import Marked, understand
 from vtadl_jax.errors import UserError
 
 MAX_PIXELS = 20_000 * 20_000
@@ -30,6 +30,10 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 class Stored(Protocol):
     """Pixels that are not in an image file of their own; `str()` returns their place."""
+
+    @property
+    def mark(self) -> str:
+        """A short text that differs for other content."""
 
     def read(self) -> np.ndarray:
         """Returns uint8 [h, w], [h, w, 1] or [h, w, 3]; a mask is 0 or 255. Raises UserError."""
@@ -64,23 +68,22 @@ def is_grey(ref: ImageRef) -> bool:
 def load_mask(ref: ImageRef) -> np.ndarray:
     """Loads a mask as bool [h, w], upright, from the brightest channel; transparent is normal.
 
-    Raises UserError as `load_image`, and for a mask whose non-zero values are all below half the
-    range (such as 0 and 1), which would otherwise be read as no defect.
+    Raises UserError as `load_image` and `masks.understand`.
     """
+    return read_mask(ref).pixels
+
+
+def read_mask(ref: ImageRef) -> Marked:
+    """Loads a mask as `load_mask`, and says how its values were understood."""
     if not isinstance(ref, Path):
-        return binarise(_array(ref))
+        return understand(_array(ref))
     with _opened(ref) as image:
+        lossy = image.format == "JPEG"
         upright = _upright(image)
-        if upright.mode not in ("1", "L") and not upright.mode.startswith("I"):
+        if upright.mode not in ("1", "L") and not upright.mode.startswith(("I", "F")):
             upright = Image.fromarray(np.array(_over_black(upright).convert("RGB")).max(axis=2))
         pixels = np.array(upright)
-    marked = binarise(pixels)
-    if pixels.any() and not marked.any():
-        raise UserError(
-            f"mask {ref} has no value above {pixels.max()}, less than half its range: "
-            "save it with 0 for normal and 255 for defect"
-        )
-    return marked
+    return understand(pixels, lossy, f"mask {ref}")
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -38,9 +38,103 @@ def read(folder: Path) -> Manifest:
             f"{folder} was prepared by another version of this program: remove it and prepare it "
             "again, or give another folder"
         )
-    if not manifest.keys() >= _FIELDS:
+    if not manifest.keys() >= _FIELDS or not _is_sound(manifest):
         raise UserError(f"{path} is damaged: remove {folder} and prepare it again")
+    names = {"category": [manifest["category"]], "dataset": [manifest["dataset"]]}
+    for what, wanted in (names | {"shard": manifest["shards"]}).items():
+        for name in wanted:
+            if not is_name(name):
+                raise UserError(
+                    f"{path} has the {what} {name!r}, which is no plain name and may lead out of a "
+                    f"folder: it is refused; remove {folder} and prepare it again"
+                )
+    for name, *_ in (row for rows in manifest["records"].values() for row in rows):
+        if not stays_inside(name):
+            raise UserError(
+                f"{path} has the image {name!r}, a path out of the data set: it is refused; remove "
+                f"{folder} and prepare it again"
+            )
     return manifest
+
+
+def is_name(text: str) -> bool:
+    """Returns whether a text is the name of a file or folder: not empty, no path, no control
+    characters."""
+    odd = any(character in "/\\" or ord(character) < 32 for character in text)
+    return stays_inside(text) and not odd and text != "."
+
+
+def stays_inside(path: str) -> bool:
+    """Returns whether a path stays in its folder, under both posix and Windows rules."""
+    parts = path.replace("\\", "/").split("/")
+    windows = len(parts[0]) == 2 and parts[0][1] == ":"
+    return bool(path) and parts[0] != "" and ".." not in parts and not windows and "\0" not in path
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Returns whether all values have the types that `write` gives them."""
+    texts = all(isinstance(manifest[name], str) for name in ("dataset", "category"))
+    size, shards, source = manifest["image_size"], manifest["shards"], manifest["source"]
+    sized = size is None or (
+        isinstance(size, list) and len(size) == 2 and all(map(_positive, size))
+    )
+    return (
+        texts
+        and sized
+        and manifest["channels"] in (1, 3)
+        and isinstance(manifest["counts"], dict)
+        and all(
+            isinstance(kinds, dict) and all(map(_count, kinds.values()))
+            for kinds in manifest["counts"].values()
+        )
+        and isinstance(shards, dict)
+        and all(map(_is_shard, shards.values()))
+        and isinstance(source, dict)
+        and _is_archive(source.get("archive", 0))
+        and isinstance(source.get("files"), dict)
+        and all(isinstance(digest, str) for digest in source["files"].values())
+        and isinstance(manifest["records"], dict)
+        and all(
+            isinstance(rows, list) and all(map(_is_record, rows))
+            for rows in manifest["records"].values()
+        )
+    )
+
+
+def _is_archive(archive: Any) -> bool:
+    if not isinstance(archive, dict):
+        return archive is None
+    categories = archive.get("categories")
+    named = isinstance(categories, list) and all(isinstance(name, str) for name in categories)
+    return named and isinstance(archive.get("sha256"), str)
+
+
+def _is_shard(shard: Any) -> bool:
+    return (
+        isinstance(shard, dict)
+        and all(isinstance(shard.get(name), str) for name in ("split", "sha256"))
+        and all(_count(shard.get(name)) for name in ("records", "bytes"))
+    )
+
+
+def _is_record(row: Any) -> bool:
+    """Returns whether a row is [name, defect, label, height, width, has_mask]."""
+    return (
+        isinstance(row, list)
+        and len(row) == 6
+        and all(isinstance(text, str) for text in row[:2])
+        and row[2] in (0, 1)
+        and all(map(_positive, row[3:5]))
+        and isinstance(row[5], bool)
+    )
+
+
+def _count(number: Any) -> bool:
+    return type(number) is int and number >= 0
+
+
+def _positive(number: Any) -> bool:
+    return _count(number) and number > 0
 
 
 def write(folder: Path, manifest: Manifest) -> None:

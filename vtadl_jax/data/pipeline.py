@@ -145,11 +145,11 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields batches of one shape in one ordered pass over the records; prefetches two.
 
-    image uint8 [B, H, W, C], mask uint8 [B, H, W], label int32 [B], has_mask bool [B], index int32
-    [B] (position in `records`) and valid bool [B], where B = batch_size / process_count: each
-    process gets its block of rows of every global batch, and the same number of batches. Padding
-    rows of the last batch have valid False, index -1 and zeros elsewhere. Raises UserError, from
-    `next` for a file that cannot be read.
+    image uint8 [B, H, W, C], mask uint8 [B, H, W], label int32 [B], has_mask bool [B], num_thin
+    int32 [B], index int32 [B] (position in `records`) and valid bool [B], where B = batch_size /
+    process_count: each process gets its block of rows of every global batch, and the same number of
+    batches. Padding rows of the last batch have valid False, index -1 and zeros elsewhere. Raises
+    UserError, from `next` for a file that cannot be read.
     """
     _check_divides(batch_size, process_count)
     rows = batch_size // process_count
@@ -169,13 +169,14 @@ def eval_batches(
 
 
 def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
-    """Loads a record: image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool.
+    """Loads a record: image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool,
+    num_thin int32 (regions of the mask that are too thin for its size).
 
     A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
     False. Raises UserError naming the file.
     """
     image = load_image(record.image, channels)
-    mask = np.zeros(geometry.size, np.uint8)
+    mask, num_thin = np.zeros(geometry.size, np.uint8), 0
     if record.label and record.mask is not None:
         original = load_mask(record.mask)
         if original.shape != image.shape[:2]:
@@ -183,12 +184,13 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
                 f"mask {record.mask} is {original.shape} but its image {record.image} is "
                 f"{image.shape[:2]}: save the mask at the image's size"
             )
-        mask = geometry.mask(original)
+        mask, num_thin = geometry.mask_and_thin(original)
     return {
         "image": geometry.image(image, channels),
         "mask": mask,
         "label": np.asarray(record.label, np.int32),
         "has_mask": np.asarray(record.label == 0 or record.mask is not None),
+        "num_thin": np.asarray(num_thin, np.int32),
     }
 
 
@@ -198,6 +200,7 @@ def _padding(geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
         "mask": np.zeros(geometry.size, np.uint8),
         "label": np.asarray(0, np.int32),
         "has_mask": np.asarray(False),
+        "num_thin": np.asarray(0, np.int32),
         "index": np.asarray(-1, np.int32),  # 0 is the first record
         "valid": np.asarray(False),
     }

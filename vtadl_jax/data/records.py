@@ -7,10 +7,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vtadl_jax.data.decode import ImageRef, check_whole, image_size, load_mask
+import numpy as np
+
+from vtadl_jax.data.decode import ImageRef, check_whole, image_size, read_mask
+from vtadl_jax.data.masks import Marked, describe
+from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 
 
@@ -30,12 +34,14 @@ class Record:
 class Splits:
     """The images of one category; `test` is empty without test images.
 
-    `train` holds anomalous images only for supervised detectors.
+    `train` holds anomalous images only for supervised detectors. notes: lines for the user on what
+    was found in the folders and read otherwise than it may seem, or not at all.
     """
 
     train: tuple[Record, ...]
     test: tuple[Record, ...]
     category: str
+    notes: tuple[str, ...] = ()
 
 
 # Fewer images do not give the spread of the score terms: with two, one term may dominate the score.
@@ -97,10 +103,10 @@ def move_anomalies(splits: Splits, fraction: float, seed: int, masked: bool = Fa
     ordered = [record for kind in sorted(by_kind) for record in shuffled(by_kind[kind], seed)]
     # Every kind is spread evenly over the list: evenly spaced picks take the same share of each.
     chosen = {ordered[len(ordered) * i // count].name for i in range(count)}
-    return Splits(
+    return replace(
+        splits,
         train=(*splits.train, *(r for r in splits.test if r.name in chosen)),
         test=tuple(r for r in splits.test if r.name not in chosen),
-        category=splits.category,
     )
 
 
@@ -117,40 +123,86 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
 
     Sorts by a hash, not by numpy's generator: the order is the same under every version of numpy.
     """
-    return sorted(records, key=lambda r: hashlib.sha256(f"{seed}:{r.name}".encode()).digest())
+
+    def digest(record: Record) -> bytes:  # names need not be UTF-8
+        return hashlib.sha256(f"{seed}:{record.name}".encode(errors="surrogateescape")).digest()
+
+    return sorted(records, key=digest)
 
 
-def check_images(splits: Splits, workers: int = 8) -> None:
+def check_images(splits: Splits, workers: int = 8, geometry: Geometry | None = None) -> list[str]:
     """Reads every image's header and end and every mask, with `workers` threads.
 
-    Raises UserError with the files that are unreadable or truncated, or masks that do not fit their
-    image. Fast enough for each start. Damage in the middle of an image is found at decoding.
+    Returns lines on what a user should know about the masks: how their values were understood and,
+    with `geometry`, how many regions are too thin for it. Raises UserError with the files that are
+    unreadable or truncated, or masks that do not fit their image. Fast enough for each start.
+    Damage in the middle of an image is found at decoding.
     """
     records = [r for r in splits.train + splits.test if isinstance(r.image, Path)]
+    understood: list[tuple[object, Marked]] = []
+    num_thin = 0
+
+    def look(record: Record) -> tuple[str | None, Marked | None, int]:
+        try:
+            mask = checked_mask(record)
+        except UserError as error:
+            return str(error), None, 0
+        thin = 0 if mask is None or geometry is None else geometry.mask_and_thin(mask.pixels)[1]
+        return None, mask and replace(mask, pixels=np.zeros((0, 0), bool)), thin
+
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        faults = [text for text in pool.map(fault, records) if text]
+        looks = list(pool.map(look, records))
+    faults = [text for text, _, _ in looks if text]
     if faults:
         more = f" (and {len(faults) - 1} more files with faults)" if len(faults) > 1 else ""
         raise UserError(faults[0] + more)
+    for record, (_, mask, thin) in zip(records, looks, strict=True):
+        if mask is not None:
+            understood.append((record.mask, mask))
+        num_thin += thin
+    lines = describe(understood)
+    if num_thin and geometry is not None:
+        lines.append(f"note: {thin_regions(num_thin, geometry.size)}")
+    return lines
 
 
-def fault(record: Record) -> str | None:
-    """Returns the fault of a file's image, by its header and end, or of its mask; None if none."""
+def missing_masks(splits: Splits) -> list[str]:
+    """Returns a line on defective images without a mask, if others have one."""
+    defective = [record for record in splits.test + splits.train if record.label]
+    without = [record for record in defective if record.mask is None]
+    if not without or len(without) == len(defective):
+        return []
+    return [
+        f"note: {len(without)} of {len(defective)} defective images have no mask (for example "
+        f"{without[0].name}): pixel metrics leave them out"
+    ]
+
+
+def thin_regions(count: int, size: tuple[int, int]) -> str:
+    """Returns in words what became of regions that `Geometry.mask_and_thin` counts."""
+    return (
+        f"{count} marked regions are too thin for {size[1]}×{size[0]} (width×height): where no "
+        f"pixel is left, they are kept as lines of one pixel, others fall into pieces"
+    )
+
+
+def checked_mask(record: Record) -> Marked | None:
+    """Checks a file's image by its header and end, and its mask; returns the mask, None without.
+
+    Raises UserError for a fault.
+    """
     assert isinstance(record.image, Path), "arrays and stored records were checked when made"
-    try:
-        size = mask_size = image_size(record.image)
-        check_whole(record.image)
-        if record.mask is not None:
-            height, width = load_mask(record.mask).shape
-            mask_size = height, width
-    except UserError as error:
-        return str(error)
-    if mask_size != size:
-        return (
-            f"mask {record.mask} is {_size(mask_size)} but its image {record.image} is "
+    size = image_size(record.image)
+    check_whole(record.image)
+    if record.mask is None:
+        return None
+    mask = read_mask(record.mask)
+    if mask.pixels.shape != size:
+        raise UserError(
+            f"mask {record.mask} is {_size(mask.pixels.shape)} but its image {record.image} is "
             f"{_size(size)} (width×height): save the mask at the image's size"
         )
-    return None
+    return mask
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -159,5 +211,5 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size(size: tuple[int, ...]) -> str:
     return f"{size[1]}×{size[0]}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from vtadl_jax.data.masks import lost_regions, num_apart, regions_of, understand
 from vtadl_jax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -74,15 +75,38 @@ class Geometry:
         return moved
 
     def mask(self, mask: np.ndarray | Image.Image) -> np.ndarray:
-        """Resizes a mask (PIL or [h, w]; bool, 8 or 16 bits) to uint8 {0, 1} [H, W].
+        """Resizes a mask as `mask_and_thin`, without the number of thin regions."""
+        return self.mask_and_thin(mask)[0]
 
-        Thresholds at half the range, then takes the nearest pixel: resizing before the threshold
-        would enlarge the mask. Padding is 0.
+    def mask_and_thin(self, mask: np.ndarray | Image.Image) -> tuple[np.ndarray, int]:
+        """Resizes a mask (PIL or [h, w]; as `masks.understand`) to uint8 {0, 1} [H, W].
+
+        Marks defects first, then takes the nearest pixel: resizing before would enlarge them.
+        Padding is 0. A region of which no pixel would be left, because it is thinner than the step
+        from pixel to pixel, marks every pixel that it touches; its shape is then at least one pixel
+        wide. Also returns the number of thin regions: these, and those that fall into pieces.
         """
         if isinstance(mask, Image.Image) and not mask.mode.startswith(("1", "L", "I")):
             raise UserError(f"mask mode {mask.mode} is not 1, L or I;16: convert it first")
-        binary = binarise(np.asarray(mask)).astype(np.uint8)
-        return self._move(binary, Image.Resampling.NEAREST, "constant")
+        marked = understand(np.asarray(mask)).pixels
+        moved = self._move(marked.astype(np.uint8), Image.Resampling.NEAREST, "constant")
+        return moved, self._mark_thin(marked, moved)
+
+    def _mark_thin(self, marked: np.ndarray, moved: np.ndarray) -> int:
+        """Marks regions in `moved` of which it has no pixel; returns the number of thin regions."""
+        size = (marked.shape[0], marked.shape[1])
+        scaled = self._scaled(size)
+        if (scaled[0] >= size[0] and scaled[1] >= size[1]) or not marked.any():
+            return 0
+        labels = regions_of(marked)
+        there = self._move(labels, Image.Resampling.NEAREST, "constant")
+        rows, columns = np.nonzero(lost_regions(marked, there, labels))
+        (top, _), (left, _) = self._margins(size)
+        y, x = rows * scaled[0] // size[0] - top, columns * scaled[1] // size[1] - left
+        inside = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
+        moved[y[inside], x[inside]] = 1
+        num_lost = np.unique(labels[rows[inside], columns[inside]]).size
+        return num_lost + num_apart(there, regions_of(moved))
 
     def invert(self, anomaly_map: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         """Resizes a map float32 [H, W] to the original image, float32 `original_size` = [h, w].
@@ -141,17 +165,3 @@ def _repeat_grey(pixels: np.ndarray) -> np.ndarray:
     for channel in range(3):
         rgb[..., channel] = pixels[..., 0]
     return rgb
-
-
-def binarise(mask: np.ndarray) -> np.ndarray:
-    """Converts a mask [h, w] (bool, 8 or 16 bits) to bool [h, w], true in the upper half range."""
-    if mask.ndim == 2:
-        if mask.dtype == bool:
-            return mask
-        if mask.dtype == np.uint8:
-            return mask >= 128
-        if mask.dtype.newbyteorder("=") in (np.uint16, np.int32):  # PIL may widen 16 bits
-            return mask >= 32768
-    raise UserError(
-        f"mask array {mask.dtype} {mask.shape} is not [h, w] of bool, 8 or 16 bits: convert it"
-    )

@@ -31,10 +31,11 @@ class Results:
     the metric 'aupro'. image_auroc_by_term: of each score term alone. intervals: 95 % intervals
     (low, high) of some metrics. by_defect, by_defect_pixels: metrics of each kind of defect.
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
-    num_without_mask: defective test images without ground truth. num_unlike_training: test images
-    outside the range of good training images (`novelty`), by label. num_train_images: all training
-    images; num_train_anomalous: the defective ones among them, by kind. seconds: of scoring and
-    metrics. format, versions: of the program that evaluated.
+    num_without_mask: defective test images without ground truth. num_thin_regions: marked regions
+    that are too thin for the network's size, kept as lines of one pixel or in pieces.
+    num_unlike_training: test images outside the range of good training images (`novelty`), by
+    label. num_train_images: all training images; num_train_anomalous: the defective ones among
+    them, by kind. seconds: of scoring and metrics. format, versions: of the program that evaluated.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class Results:
     num_test_images: int = 0
     num_anomalous: int = 0
     num_without_mask: int = 0
+    num_thin_regions: int = 0
     num_calibration_images: int = 0
     num_unlike_training: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_train_images: int | None = None
@@ -126,6 +128,7 @@ def measure(
         num_test_images=len(test),
         num_anomalous=int(outputs.labels.sum()),
         num_without_mask=int((~outputs.has_mask).sum()),
+        num_thin_regions=outputs.num_thin,
         num_calibration_images=calibration.num_images,
         num_unlike_training={
             "good": int(unlike[outputs.labels == 0].sum()),

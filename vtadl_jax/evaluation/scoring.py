@@ -31,7 +31,8 @@ class EvalOutputs:
     terms: [N, T] float32; maps: N of float32 [h, w], empty for a detector without maps; masks: N of
     uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
     images without ground truth; descriptions: [N, D] of `novelty.describe`. Maps and masks have the
-    network's size, or with `original_size` that of each image.
+    network's size, or with `original_size` that of each image. num_thin: marked regions that are
+    too thin for the network's size.
     """
 
     terms: np.ndarray
@@ -40,6 +41,7 @@ class EvalOutputs:
     labels: np.ndarray
     has_mask: np.ndarray
     descriptions: np.ndarray
+    num_thin: int = 0
 
     def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns maps and masks of the images with ground truth; empty without maps."""
@@ -132,6 +134,7 @@ class Evaluator:
     ) -> EvalOutputs:
         """Scores all records. on_batch: called with every (batch, scores) of `batches`."""
         terms, maps, masks, labels, has_mask, descriptions = [], [], [], [], [], []
+        num_thin = 0
         for batch, scores in self.batches(variables, records, what):
             if on_batch is not None:
                 on_batch(batch, scores)
@@ -140,7 +143,7 @@ class Evaluator:
             has_mask.append(batch["has_mask"])
             descriptions.append(batch["description"])
             if scores.anomaly_map is None:
-                masks += list(batch["mask"])
+                masks += list(batch["mask"])  # no pixel metrics
             elif self.config.eval.original_size:
                 chosen = [records[i] for i in batch["index"].tolist()]
                 with ThreadPoolExecutor(max(self.config.data.num_threads, 1)) as pool:
@@ -150,8 +153,16 @@ class Evaluator:
             else:
                 maps += list(scores.anomaly_map)
                 masks += list(batch["mask"])
-        columns = (np.concatenate(column) for column in (labels, has_mask, descriptions))
-        return EvalOutputs(np.concatenate(terms), maps, masks, *columns)
+                num_thin += int(batch["num_thin"].sum())
+        return EvalOutputs(
+            np.concatenate(terms),
+            maps,
+            masks,
+            labels=np.concatenate(labels),
+            has_mask=np.concatenate(has_mask),
+            descriptions=np.concatenate(descriptions),
+            num_thin=num_thin,
+        )
 
     def _original(self, record: Record, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns map and mask at the image's own size."""

@@ -21,6 +21,8 @@ from vtadl_jax.report.page import EncodedCard, write_page
 from vtadl_jax.report.summary import make_report
 from vtadl_jax.runtime.console import say
 
+ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
+
 
 def evaluate(
     evaluator: Evaluator,
@@ -89,10 +91,16 @@ def _write_scores(
 
 
 def say_results(results: Results) -> None:
-    """Prints the metrics on one line."""
+    """Prints the metrics on one line, and what to know about the masks."""
     if results.num_test_images == 0:
         say("no test images: calibrated only")
         return
     values = ((metric.name, results.metrics.get(metric.name)) for metric in SHOWN)
     shown = (f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in values)
     say(f"step {results.step}  {'  '.join(shown)}  on {results.num_test_images} images")
+    if results.num_thin_regions:
+        say(
+            f"note: {results.num_thin_regions} marked regions are too thin for the network's size: "
+            f"where no pixel was left, they count as lines of one pixel, others are in pieces; for "
+            f"pixel metrics at the images' own size: {ORIGINAL_SIZE}"
+        )

@@ -19,10 +19,12 @@ from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector, term_weights
 from vtadl_jax.runtime import sharding
+from vtadl_jax.runtime.console import say
 from vtadl_jax.training.assembly import Assembly, assemble, load_pretrained
 from vtadl_jax.training.checkpoint import Best
 from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
+from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
 from vtadl_jax.weights.files import read_arrays
 
@@ -34,8 +36,8 @@ RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may 
 class TrainSetup:
     """Everything that a run needs.
 
-    records: training images; holdout: good images for calibration; test: test images; best: the
-    metric that selects one more checkpoint to keep.
+    records: training images; holdout: good images for calibration; test: test images; marks: of
+    all images, to know them again; best: the metric that selects one more checkpoint to keep.
     """
 
     config: Config
@@ -48,6 +50,7 @@ class TrainSetup:
     records: Sequence[Record]
     holdout: Sequence[Record]
     test: Sequence[Record]
+    marks: Marks
     num_steps: int
     feed: TrainFeed
 
@@ -74,6 +77,10 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         config = with_channels(config, splits.train)
         detector = make_detector(config)
     check_workdir(workdir, config)
+    marks = marks_of(splits)
+    if has_checkpoint(workdir):
+        for line in check_images_of_run(workdir, config, load_config(workdir), marks):
+            say(line)
     check_supervision(detector, config, splits.train)
     records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     if config.data.repeat_anomalies:
@@ -91,6 +98,7 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         records=records,
         holdout=holdout,
         test=splits.test,
+        marks=marks,
         num_steps=num_steps,
         feed=make_feed(config, records, geometry, mesh, detector.needs),
     )

@@ -70,6 +70,7 @@ class LayoutBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
     BUILDER_CONFIGS: ClassVar[list[CategoryConfig]] = []
     TITLE: ClassVar[str]
     LAYOUTS: ClassVar[tuple[Layout, ...]]
+    PLAIN: ClassVar[bool] = False  # whether a plain folder of good images can be inspected
     COUNTS: ClassVar[dict[str, tuple[int, int, int]]] = {}  # train, test good, test defective
     DESCRIPTION: ClassVar[str]
     HOMEPAGE: ClassVar[str | None] = None

@@ -106,7 +106,11 @@ def _survey_missing(job: Job, root: Root, categories: Sequence[str]) -> dict[str
     """Surveys every category; returns the surveys of those without records."""
     missing = {}
     for category in choose(root, categories):
-        found = survey(root, category, job.progress)
+        if not manifests.is_name(category):
+            raise UserError(f"category {category!r} in {root.path} is no plain name: rename it")
+        found = survey(root, category, job.progress, size=job.image_size)
+        for line in found.notes:
+            job.say(line)
         job.builder.check_counts(category, found)
         folder = job.folder(category)
         if not folder.exists():

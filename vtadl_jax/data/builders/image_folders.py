@@ -9,6 +9,7 @@ class ImageFolders(LayoutBuilder):
 
     TITLE = "image folders"
     LAYOUTS = (MVTEC, BTAD)
+    PLAIN = True
     DESCRIPTION = "Images in folders of good and defective ones, with masks of the defects."
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "give the folder, or an archive of it, that holds train/good (or train/ok) and, to test "

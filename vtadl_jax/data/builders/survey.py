@@ -13,8 +13,9 @@ from PIL import Image
 
 from vtadl_jax.data.decode import image_size
 from vtadl_jax.data.files import list_entries
-from vtadl_jax.data.records import Record, Splits, check_images, natural_key
+from vtadl_jax.data.records import Record, Splits, check_images, missing_masks, natural_key
 from vtadl_jax.data.sources.layouts import Layout, read_layout
+from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 
 DEPTH = 3  # largest nesting depth of a data set in an archive or below --source
@@ -23,6 +24,10 @@ Progress = Callable[[Iterable, int, str], Iterable]
 
 def silent(items: Iterable, total: int, what: str) -> Iterable:
     return items
+
+
+class NoDataSet(UserError):
+    """Error: a folder holds no data set in a known layout."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,15 @@ class Root:
 @dataclass(frozen=True)
 class Survey:
     """Survey of a category: its records, sha256 of each file (by name relative to it), (height,
-    width) of each image by record name, 1 channel if all are grey else 3, bytes of the files."""
+    width) of each image by record name, 1 channel if all are grey else 3, bytes of the files, and
+    lines for the user on what was read otherwise than it may seem."""
 
     splits: Splits
     files: dict[str, str]
     sizes: dict[str, tuple[int, int]]
     channels: int
     num_bytes: int
+    notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The numbers of images by split and defect, in the order of the records."""
@@ -65,7 +72,7 @@ class Survey:
 def find_root(folder: Path, layouts: Sequence[Layout]) -> Root:
     """Finds the data set in `folder` or at most DEPTH folders below it; the least deep one.
 
-    Raises UserError if there is none, or if there are several at that depth.
+    Raises NoDataSet if there is none, and UserError if there are several at that depth.
     """
     level = [folder]
     for _ in range(DEPTH + 1):
@@ -77,7 +84,7 @@ def find_root(folder: Path, layouts: Sequence[Layout]) -> Root:
             return found[0]
         level = [sub for path in level for sub in list_entries(path) if sub.is_dir()]
     wanted = " or ".join(f"train/{layout.good}" for layout in layouts)
-    raise UserError(f"no folder {wanted} with images in {folder}: give the data set's as --source")
+    raise NoDataSet(f"no folder {wanted} with images in {folder}: give the data set's as --source")
 
 
 def _roots(path: Path, layouts: Sequence[Layout]) -> list[Root]:
@@ -91,12 +98,27 @@ def _roots(path: Path, layouts: Sequence[Layout]) -> list[Root]:
     return []
 
 
-def survey(root: Root, category: str, progress: Progress = silent, workers: int = 4) -> Survey:
-    """Reads every file of a category once. Raises UserError for faults in folders and files."""
+def survey(
+    root: Root,
+    category: str,
+    progress: Progress = silent,
+    workers: int = 4,
+    size: tuple[int, int] | None = None,
+) -> Survey:
+    """Reads every file of a category once. size: of the records, if not the original one. Raises
+    UserError for faults in folders and files."""
     base = root.folder(category)
     splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
-    check_images(splits)
+    lines = check_images(splits, geometry=Geometry(size) if size else None)
     records = splits.train + splits.test
+    for record in records:
+        try:
+            record.name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{base}: the file name {record.name!r} is not UTF-8, so records cannot hold it: "
+                "rename it"
+            ) from error
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     grey, num_bytes = True, 0
@@ -110,7 +132,8 @@ def survey(root: Root, category: str, progress: Progress = silent, workers: int 
             for path, digest, length in contents:
                 files[path.relative_to(base).as_posix()] = digest
                 num_bytes += length
-    return Survey(splits, files, sizes, 1 if grey else 3, num_bytes)
+    notes = (*splits.notes, *missing_masks(splits), *lines)
+    return Survey(splits, files, sizes, 1 if grey else 3, num_bytes, notes)
 
 
 def file_of(record: Record) -> Path:

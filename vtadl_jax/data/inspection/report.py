@@ -4,9 +4,10 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,18 @@ from vtadl_jax.data import manifest as manifests
 from vtadl_jax.data.archives import is_archive
 from vtadl_jax.data.builders.base import LayoutBuilder
 from vtadl_jax.data.builders.build import check_source, choose
-from vtadl_jax.data.builders.survey import Progress, Root, find_root, silent
-from vtadl_jax.data.inspection.statistics import Issue, Look, list_items, look_at
+from vtadl_jax.data.builders.survey import NoDataSet, Progress, find_root, silent
+from vtadl_jax.data.files import EXTENSIONS, list_entries
+from vtadl_jax.data.inspection.statistics import (
+    Issue,
+    Item,
+    Look,
+    list_items,
+    list_plain_items,
+    look_at,
+    range_issues,
+    stem_issues,
+)
 from vtadl_jax.errors import UserError
 
 SHOWN = 10  # printed lines per kind; the JSON file has all
@@ -23,12 +34,19 @@ SHOWN = 10  # printed lines per kind; the JSON file has all
 
 @dataclass
 class CategoryReport:
-    """Report on a category: images by split and defect, by size and mode, and issues."""
+    """Report on a category: images by split and defect, by size and mode, masks and issues."""
 
     category: str
+    masks: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
+
+    def total(self) -> str:
+        """Returns the numbers of good and of defective images and of masks, in words."""
+        good = sum(kinds.get("good", 0) for kinds in self.counts.values())
+        every = sum(sum(kinds.values()) for kinds in self.counts.values())
+        return f"{every} images, {good} good, {every - good} defective, {self.masks} masks"
 
 
 @dataclass
@@ -53,6 +71,7 @@ class Report:
             for split, kinds in category.counts.items():
                 parts = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
                 lines.append(f"  {split}: {sum(kinds.values())} ({parts})")
+            lines.append(f"  total: {category.total()}")
             kinds_of_images = list(category.images.items())
             lines += [f"  {kind}: {count} images" for kind, count in kinds_of_images[:SHOWN]]
             if len(kinds_of_images) > SHOWN:
@@ -70,17 +89,59 @@ def inspect_source(
     source: Path,
     categories: Sequence[str] = (),
     progress: Progress = silent,
+    size: tuple[int, int] | None = None,
+    bad: str = "",
+    masks: str = "",
 ) -> Report:
     """Decodes all images and masks of categories (by default all) below `source`.
 
-    Raises UserError if there is no data set or no such category.
+    source: a data set in a layout of the builder; for `ImageFolders` also a plain folder of good
+    images, with folders of defective ones, `bad`, and of their `masks`, as training takes them.
+    size: (height, width) of the network, to count regions that are too thin for it. Raises
+    UserError if there is no data set or no such category.
     """
     if is_archive(source):
         raise UserError(f"--check reads folders, not {source}: unpack it, or prepare it")
-    root = find_root(check_source(builder, source), builder.LAYOUTS)
-    chosen = choose(root, categories)
-    reports = [_inspect(root, category, builder.COUNTS, progress) for category in chosen]
+    try:
+        root = find_root(check_source(builder, source), builder.LAYOUTS)
+    except NoDataSet as error:
+        if not builder.PLAIN:
+            raise
+        return _inspect_plain(source, categories, progress, size, bad, masks, error)
+    if bad or masks:
+        raise UserError(f"--bad and --masks are for a plain folder, but {root.path} has a layout")
+    reports = []
+    for category in choose(root, categories):
+        report = CategoryReport(category)
+        items = list_items(root.layout, root.folder(category), report.issues)
+        _inspect(report, items, progress, size)
+        if category in builder.COUNTS:
+            report.issues += _count_issues(report, builder.COUNTS[category])
+        reports.append(report)
     return Report(str(root.path), reports)
+
+
+def _inspect_plain(
+    source: Path,
+    categories: Sequence[str],
+    progress: Progress,
+    size: tuple[int, int] | None,
+    bad: str,
+    masks: str,
+    error: UserError,
+) -> Report:
+    """Inspects folders that hold good images only. Raises `error` for one without images."""
+    reports = []
+    for name in categories or [""]:
+        base = source / name
+        if not _has_images(base):
+            inside = [e.name for e in list_entries(base) if e.is_dir() and _has_images(e)]
+            hint = f"; images are in its folders {', '.join(inside[:SHOWN])}" if inside else ""
+            raise UserError(f"{error}, or one with images of good parts{hint}") from error
+        report = CategoryReport(name or source.resolve().name)
+        _inspect(report, list_plain_items(base, bad, masks, report.issues), progress, size)
+        reports.append(report)
+    return Report(str(source), reports)
 
 
 def inspect_prepared(data_dir: Path) -> Report:
@@ -102,26 +163,25 @@ def _format_issues(issues: Sequence[Issue]) -> list[str]:
     return lines
 
 
+def _has_images(folder: Path) -> bool:
+    return any(entry.suffix.lower() in EXTENSIONS for entry in list_entries(folder))
+
+
 def _inspect(
-    root: Root,
-    category: str,
-    published: Mapping[str, tuple[int, int, int]],
-    progress: Progress,
-) -> CategoryReport:
-    report = CategoryReport(category)
-    items = list_items(root.layout, root.folder(category), report.issues)
+    report: CategoryReport, items: Sequence[Item], progress: Progress, size: tuple[int, int] | None
+) -> None:
+    """Decodes the items of a category into its report."""
     with ThreadPoolExecutor(4) as pool:
-        looks = list(progress(pool.map(look_at, items), len(items), f"check {category}"))
+        looked = pool.map(partial(look_at, size=size), items)
+        looks = list(progress(looked, len(items), f"check {report.category}"))
     for item in items:
         kinds = report.counts.setdefault(item.split, {})
         kinds[item.defect] = kinds.get(item.defect, 0) + 1
+    report.masks = sum(item.mask is not None for item in items)
     report.images = dict(Counter(look.kind for look in looks if look.kind).most_common())
     for look in looks:
         report.issues += look.issues
-    report.issues += _duplicates(looks)
-    if category in published:
-        report.issues += _count_issues(report, published[category])
-    return report
+    report.issues += stem_issues(items, report.issues) + range_issues(looks) + _duplicates(looks)
 
 
 def _duplicates(looks: Sequence[Look]) -> list[Issue]:
@@ -162,6 +222,7 @@ def _inspect_records(folder: Path) -> CategoryReport:
     size = manifest["image_size"]
     report.category = f"{manifest['dataset']} {manifest['category']} in {folder}"
     report.counts = manifest["counts"]
+    report.masks = sum(row[5] for row in manifest["records"].get("test", []) if row[2])
     rows = [row for split in manifest["records"].values() for row in split]
     mode = "L" if manifest["channels"] == 1 else "RGB"
     sizes = Counter(tuple(size or row[3:5]) for row in rows)

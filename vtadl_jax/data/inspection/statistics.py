@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vtadl_jax.data.decode import load_image, load_mask
+from vtadl_jax.data.decode import load_image, read_mask
 from vtadl_jax.data.files import (
     EXTENSIONS,
+    folder_like,
+    is_good,
     list_entries,
     list_folders,
     list_images,
     match_masks,
 )
-from vtadl_jax.data.sources.layouts import Layout
+from vtadl_jax.data.masks import listed
+from vtadl_jax.data.records import Record, thin_regions
+from vtadl_jax.data.sources.layouts import Layout, bad_records, good_notes, unused_masks
+from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 
 
@@ -47,10 +52,14 @@ class Item:
 
 @dataclass
 class Look:
-    """Result of decoding an item; digests are None if decoding failed."""
+    """Result of decoding an item; digests are None if decoding failed.
+
+    peak: the largest value of a 16-bit image, None for others.
+    """
 
     item: Item
     kind: str = ""
+    peak: int | None = None
     bytes_digest: bytes | None = None
     pixel_digest: bytes | None = None
     issues: list[Issue] = field(default_factory=list)
@@ -59,15 +68,10 @@ class Look:
 def list_items(layout: Layout, base: Path, issues: list[Issue]) -> list[Item]:
     """Lists items as `layouts.read_layout`, but records faults as issues and continues."""
 
-    def tried(function: Callable, *arguments: Any, otherwise: Callable[[], Any]) -> Any:
-        try:
-            return function(*arguments)
-        except UserError as error:
-            issues.append(Issue("layout", str(error), error=True))
-            return otherwise()
+    tried = partial(_tried, issues)
 
     def images_in(folder: Path) -> list[Path]:
-        return tried(list_images, folder, otherwise=lambda: _only_images(folder))
+        return _images_in(folder, issues)
 
     def folders_in(folder: Path) -> list[Path]:
         otherwise = [entry for entry in list_entries(folder) if entry.is_dir()]
@@ -83,9 +87,12 @@ def list_items(layout: Layout, base: Path, issues: list[Issue]) -> list[Item]:
     if not items:
         text = f"no training images in {base / 'train' / layout.good}"
         issues.append(Issue("layout", text, error=True))
-    for folder in folders_in(base / "test"):
-        normal, images = folder.name == layout.good, images_in(folder)
-        mask_folder = base / "ground_truth" / folder.name
+    truth = tried(folder_like, base, "ground_truth", otherwise=lambda: base / "ground_truth")
+    folders = folders_in(base / "test")
+    for folder in folders:
+        normal = folder.name == layout.good or is_good(folder.name)
+        images = images_in(folder)
+        mask_folder = tried(folder_like, truth, folder.name, otherwise=lambda: base / "none")
         masks = tried(
             match_masks,
             mask_folder,
@@ -94,14 +101,90 @@ def list_items(layout: Layout, base: Path, issues: list[Issue]) -> list[Item]:
             normal,
             otherwise=partial(_match_leniently, mask_folder, images),
         )
+        if normal:
+            notes = good_notes(folder, len(images), layout.good) + unused_masks(masks)
+            issues += [Issue("folders", _without_label(note)) for note in notes]
         defect = "good" if normal else folder.name
         for image in images:
             mask = None if normal else masks.get(image)
             items.append(Item("test", defect, _name(base, image), image, mask))
-    for folder in folders_in(base / "ground_truth"):
-        if not (base / "test" / folder.name).is_dir():
+    known = {folder.name.lower() for folder in folders}
+    for folder in folders_in(truth):
+        if folder.name.lower() not in known:
             tried(match_masks, folder, [], f"test/{folder.name}", otherwise=dict)
     return items
+
+
+def list_plain_items(base: Path, bad: str, masks: str, issues: list[Issue]) -> list[Item]:
+    """Lists items of a plain folder of good images, as `layouts.folder_layout` reads it.
+
+    bad, masks: folders of defective images and of their masks, or ''. Good images are listed as
+    training images, though training keeps some of them to test on if there are defective ones.
+    """
+    items = [
+        Item("train", "good", f"good/{image.name}", image, None)
+        for image in _images_in(base, issues)
+    ]
+    if not items:
+        issues.append(Issue("layout", f"no images in {base}", error=True))
+    records, notes = _tried(
+        issues, bad_records, bad, masks, otherwise=lambda: (_bad_leniently(bad, masks), [])
+    )
+    issues += [Issue("folders", _without_label(note)) for note in notes]
+    for record in records:
+        items.append(Item("test", record.defect, record.name, record.image, record.mask))
+    for folder in {item.image.parent: None for item in items if item.split == "test"}:
+        _images_in(folder, issues)
+    return items
+
+
+def _bad_leniently(bad: str, masks: str) -> list[Record]:
+    """Lists what can be read of folders in which `layouts.bad_records` finds a fault."""
+    folder, truth = Path(bad).expanduser(), Path(masks).expanduser()
+    kinds = [entry for entry in list_entries(folder) if entry.is_dir()] or [folder]
+    found = []
+    for kind in kinds if bad else []:
+        images, good = _only_images(kind), kind != folder and is_good(kind.name)
+        own = truth / kind.name if (truth / kind.name).is_dir() else truth
+        owned = {} if good or not masks else _match_leniently(own, images)
+        name = "good" if good else kind.name if kind != folder else "bad"
+        for image in images:
+            mask = owned.get(image)
+            found.append(Record(image, mask, int(not good), name, f"{name}/{image.name}"))
+    return found
+
+
+def _tried(
+    issues: list[Issue], function: Callable, *arguments: Any, otherwise: Callable[[], Any]
+) -> Any:
+    """Calls a function; a UserError becomes an issue, and the result is that of `otherwise`."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        issues.append(Issue("layout", str(error), error=True))
+        return otherwise()
+
+
+def _images_in(folder: Path, issues: list[Issue]) -> list[Path]:
+    """Lists the images in a folder; stray files become issues."""
+    return _tried(issues, list_images, folder, otherwise=lambda: _only_images(folder))
+
+
+def stem_issues(items: Iterable[Item], known: Iterable[Issue]) -> list[Issue]:
+    """Returns a warning on images of a folder that share a stem, if it is no error already."""
+    errors = [issue.text for issue in known if "share the stem" in issue.text]
+    seen: dict[Path, Path] = {}
+    issues = []
+    for image in (item.image for item in items):
+        other = seen.setdefault(image.with_suffix(""), image)
+        text = f"{other} and {image.name} share the stem '{image.stem}'"
+        if other is not image and not any(text in error for error in errors):
+            issues.append(Issue("stems", f"{text}: rename one, their masks would be ambiguous"))
+    return issues
+
+
+def _without_label(line: str) -> str:
+    return line.removeprefix("note: ")
 
 
 def _name(base: Path, image: Path) -> str:
@@ -119,29 +202,48 @@ def _match_leniently(folder: Path, images: Iterable[Path]) -> dict[Path, Path]:
     return {image: mask for image, mask in found.items() if mask}
 
 
-def look_at(item: Item) -> Look:
+def look_at(item: Item, size: tuple[int, int] | None = None) -> Look:
+    """Decodes an image and its mask. size: (height, width) to which masks will be reduced."""
     look = Look(item)
     try:
         pixels = load_image(item.image, 3)
         with item.image.open("rb") as file, Image.open(file) as image:
             look.kind = f"{pixels.shape[1]}×{pixels.shape[0]} {image.format} {image.mode}"
+            if image.mode.startswith("I"):
+                look.peak = int(np.asarray(image).max())
         look.bytes_digest = sha256(item.image.read_bytes()).digest()
         look.pixel_digest = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
     except UserError as error:
         look.issues.append(Issue("unreadable", str(error), error=True))
         pixels = None
     if item.mask is not None:
-        look.issues += _mask_issues(item, None if pixels is None else pixels.shape[:2])
+        look.issues += _mask_issues(item, None if pixels is None else pixels.shape[:2], size)
     elif item.defect != "good":
         text = f"{item.name} is anomalous and has no mask: pixel metrics leave it out"
         look.issues.append(Issue("missing masks", text))
     return look
 
 
-def _mask_issues(item: Item, image_size: tuple[int, ...] | None) -> list[Issue]:
+def range_issues(looks: Iterable[Look]) -> list[Issue]:
+    """Returns a warning if 16-bit images use less than a quarter of their range."""
+    peaks = [look.peak for look in looks if look.peak is not None]
+    if not peaks or max(peaks) >= 16384:
+        return []
+    text = (
+        f"{len(peaks)} 16-bit images have no value above {max(peaks)} of 65535, as from a camera "
+        f"of {max(peaks).bit_length()} bits: they are dark and lose levels when they become 8 "
+        f"bits; save them scaled to the whole range"
+    )
+    return [Issue("range", text)]
+
+
+def _mask_issues(
+    item: Item, image_size: tuple[int, ...] | None, size: tuple[int, int] | None
+) -> list[Issue]:
     assert item.mask is not None
     try:
-        marked = load_mask(item.mask)
+        mask = read_mask(item.mask)
+        marked = mask.pixels
     except UserError as error:
         return [Issue("unreadable", str(error), error=True)]
     issues = []
@@ -151,9 +253,27 @@ def _mask_issues(item: Item, image_size: tuple[int, ...] | None) -> list[Issue]:
             f"{image_size[1]}×{image_size[0]} (width×height): save the mask at the image's size"
         )
         issues.append(Issue("mask size", text, error=True))
+    num_thin = Geometry(size).mask_and_thin(marked)[1] if size else 0
+    if num_thin and size:
+        text = f"mask {item.mask}: {thin_regions(num_thin, size)}"
+        issues.append(Issue("thin regions", text))
     if not marked.any():
         issues.append(Issue("empty masks", f"mask {item.mask} is empty: it marks no defect"))
+    if mask.kind == "classes":
+        text = (
+            f"mask {item.mask} holds class numbers ({listed(mask.values)}): every value above 0 "
+            f"counts as defect"
+        )
+        return [*issues, Issue("class numbers", text)]
     between = _values_between(item.mask)
+    if mask.num_dropped:
+        issues.append(
+            Issue(
+                "dropped regions",
+                f"mask {item.mask} has {mask.num_dropped} regions of values below half the range: "
+                "they count as normal",
+            )
+        )
     if between.size:
         text = (
             f"mask {item.mask} is not binary: it also has {between.size} values from "

@@ -1,12 +1,13 @@
 """Sources of a config's images: a dict from `data.source` to a reader of records."""
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
-from vtadl_jax.data.records import Splits, check_images, move_anomalies
+from vtadl_jax.data.records import Splits, check_images, missing_masks, move_anomalies
 from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared
 from vtadl_jax.data.sources.layouts import (
     BTAD,
@@ -16,9 +17,9 @@ from vtadl_jax.data.sources.layouts import (
     list_categories,
     mvtec_layout,
 )
-from vtadl_jax.data.synthetic.dataset import make_dataset
+from vtadl_jax.data.synthetic.dataset import SETTINGS_FILE, make_dataset
 from vtadl_jax.errors import UserError
-from vtadl_jax.runtime.console import track
+from vtadl_jax.runtime.console import say, track
 
 
 def _synthetic(config: Config) -> Splits:
@@ -84,6 +85,23 @@ _CATEGORIES: dict[str, Callable[[Config], tuple[str, ...]]] = {
 }
 
 
+def is_category(config: Config, name: str) -> bool:
+    """Returns whether the config's data has a folder or class of this name; reads no images."""
+    data, here = config.data, Path(config.data.root).expanduser() / name
+    if data.source in ("mvtec_layout", "btad_layout"):
+        layout = MVTEC if data.source == "mvtec_layout" else BTAD
+        return bool(data.root) and (here / "train" / layout.good).is_dir()
+    if data.source == "prepared":
+        return Path(data.root).is_dir() and name in prepared.list_categories(data.root)
+    return data.source == "folder" and bool(data.root) and here.is_dir()
+
+
+def has_categories(config: Config) -> bool:
+    """Returns whether a root in MVTec AD's layout has folders of categories."""
+    root = Path(config.data.root).expanduser()
+    return bool(config.data.root) and any(root.glob(f"*/train/{MVTEC.good}/"))
+
+
 def all_categories(config: Config) -> tuple[str, ...]:
     """Returns the values of `data.category` for a sweep over all. Raises UserError if the source
     has no list of categories."""
@@ -96,27 +114,56 @@ def all_categories(config: Config) -> tuple[str, ...]:
     return _CATEGORIES[config.data.source](config)
 
 
-def load_splits(config: Config, needs: Collection[str] = ()) -> Splits:
+def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) -> Splits:
     """Returns the images of a config, after a check of every header and every mask's size.
 
     `data.defects` keeps only the named defects in the test set; `data.anomaly_fraction` moves some
-    of them to the training images, only those with a mask if `needs` has 'mask'. Raises UserError
-    for an unknown source or defect, and the errors of the source's reader.
+    of them to the training images, only those with a mask if `needs` has 'mask'. Prints lines on
+    what was read otherwise than it may seem. draw: whether source 'synthetic' may draw its images;
+    if not, they must be there. Raises UserError for an unknown source or defect, and the errors of
+    the source's reader.
     """
     name, wanted = config.data.source, tuple(config.data.defects)
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"data.source {name!r}: {hint}use one of {', '.join(SOURCES)}")
-    splits = SOURCES[name](config)
+    if name == "synthetic" and not draw:
+        check_drawn(config)
+        splits = mvtec_layout(config.data.root, config.data.category)
+    else:
+        splits = SOURCES[name](config)
     if wanted:
         splits = _only(splits, wanted)
     if config.data.anomaly_fraction and name not in CLASS_SETS:  # those draw their own
         splits = move_anomalies(
             splits, config.data.anomaly_fraction, config.seed, masked="mask" in needs
         )
-    check_images(splits)
+    lines = check_images(splits)
+    for line in (*splits.notes, *unread_fields(config), *missing_masks(splits), *lines):
+        say(line)
     return splits
+
+
+def check_drawn(config: Config) -> None:
+    """Raises UserError if `data.root` holds no images that were drawn; draws none."""
+    root = Path(config.data.root)
+    if not (root / SETTINGS_FILE).is_file():
+        raise UserError(
+            f"data.root {root} holds no drawn images, and this command draws none: set "
+            f"--config.data.root=DIR to the folder where training drew them"
+        )
+
+
+def unread_fields(config: Config) -> list[str]:
+    """Returns a line on folders in the config that its source does not read."""
+    data = config.data
+    given = [
+        f"data.{name} {getattr(data, name)}" for name in ("bad", "masks") if getattr(data, name)
+    ]
+    if not given or data.source == "folder":
+        return []
+    return [f"note: {' and '.join(given)} not read: data.source {data.source!r} has its own"]
 
 
 def _only(splits: Splits, wanted: tuple[str, ...]) -> Splits:
@@ -127,4 +174,4 @@ def _only(splits: Splits, wanted: tuple[str, ...]) -> Splits:
                 f"data.defects {defect!r}: the test set has {', '.join(known) or 'none'}"
             )
     test = tuple(r for r in splits.test if r.label == 0 or r.defect in wanted)
-    return Splits(splits.train, test, splits.category)
+    return dataclasses.replace(splits, test=test)

@@ -1,15 +1,20 @@
 """CIFAR-10: its binary batches, its Python batches, or the set as prepared by tfds.
 
-Python batches are pickles, which may run any code when loaded: `_Plain` allows only what these
-files need, arrays and plain containers. Downloads nothing.
+Python batches are pickles, which may run any code when loaded: `plain_pickle` reads only what these
+files need. Downloads nothing.
 """
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 
 from vtadl_jax.data.sources.one_class import ClassSet, Part, array_part, root_folder
+from vtadl_jax.data.sources.plain_pickle import (
+    PlainUnpickler,
+    Refused,
+    plain_array,
+    plain_numbers,
+)
 from vtadl_jax.data.sources.tfds_classes import find_tfds, read_tfds
 from vtadl_jax.errors import UserError
 
@@ -90,42 +95,22 @@ def read_binary(path: Path) -> Batch:
 
 def read_pickle(path: Path) -> Batch:
     """Reads a dict with 'data', uint8 [N, 3072], and 'labels', a list of N numbers."""
+    content = _content(path)
     try:
-        with path.open("rb") as file:
-            loaded = _Plain(file, encoding="bytes").load()  # Python 2 wrote them
+        loaded = PlainUnpickler(content).load()
         batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in loaded.items()}
-        values, labels = batch["data"], np.asarray(batch["labels"])
-        sound = values.dtype == np.uint8 and values.shape == (len(labels), NUM_VALUES)
-        sound = sound and labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) > 0
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}, check permissions") from error
-    except _Refused as error:
+        values, labels = plain_array(batch["data"]), plain_numbers(batch["labels"])
+    except Refused as error:
         raise UserError(f"{path} asks for {error}, which {TITLE} never does: {AGAIN}") from error
     except Exception as error:  # a damaged pickle may raise any exception
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is damaged or no batch of {TITLE} ({why}): {AGAIN}") from error
-    if not sound:
+    if values.dtype != np.uint8 or values.shape != (len(labels), NUM_VALUES) or not len(labels):
         raise UserError(
             f"{path} holds data {values.dtype} {values.shape} and {len(labels)} labels, not uint8 "
             f"(N, {NUM_VALUES}) and N numbers: {AGAIN}"
         )
     return values, _checked_labels(path, labels)
-
-
-class _Refused(Exception):
-    """Error: a pickle names an object that is neither plain data nor an array."""
-
-
-class _Plain(pickle.Unpickler):
-    """Unpickler of numbers, strings, containers and arrays; rejects everything else."""
-
-    def find_class(self, module: str, name: str):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":
-                return np.empty(0).__reduce__()[0]
-        elif module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise _Refused(f"{module}.{name}")
 
 
 def _checked_labels(path: Path, labels: np.ndarray) -> np.ndarray:

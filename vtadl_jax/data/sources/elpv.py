@@ -8,6 +8,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtadl_jax.data.manifest import stays_inside
 from vtadl_jax.data.records import Record, Splits, split_holdout
 from vtadl_jax.errors import UserError
 
@@ -86,6 +87,8 @@ def _cell(words: list[str], where: str) -> Cell:
         raise UserError(
             f"{where}: type '{cell_type}' is not {' or '.join(CELL_TYPES)}: fix the line"
         )
+    if not stays_inside(name):
+        raise UserError(f"{where}: {name!r} leads out of the folder: it is refused, fix the line")
     return Cell(name, thirds, cell_type)
 
 

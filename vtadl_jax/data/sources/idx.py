@@ -5,6 +5,7 @@ as a big-endian 32-bit integer, then the values. Downloads nothing.
 """
 
 import gzip
+import io
 import math
 import zlib
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ SETS = {
         "http://codh.rois.ac.jp/kmnist",
     ),
 }
+LARGEST = 1 << 29  # bytes of an unpacked file; the largest of SETS has 47 million
 STEMS = {"train": "train", "test": "t10k"}
 
 
@@ -130,11 +132,20 @@ def read_array(path: Path, ndim: int, site: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """Returns what a gzip file holds. Raises UserError for much more than these sets have."""
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise UserError(f"{path} holds more than {LARGEST} bytes, unlike any of these sets")
+    return found
+
+
 def _content(path: Path, remedy: str) -> bytes:
     try:
         content = path.read_bytes()
         # By content: browsers unpack files and keep the name.
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        return _unpacked(path, content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is cut short or damaged ({error}): {remedy}") from error
     except OSError as error:

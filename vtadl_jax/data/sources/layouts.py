@@ -5,11 +5,19 @@ a folder raises a `UserError` that names the file.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtadl_jax.data.files import list_entries, list_folders, list_images, match_masks
+from vtadl_jax.data.files import (
+    assign_masks,
+    folder_like,
+    is_good,
+    list_entries,
+    list_folders,
+    list_images,
+    match_masks,
+)
 from vtadl_jax.data.records import Record, Splits, split_holdout
 from vtadl_jax.errors import UserError
 
@@ -39,28 +47,54 @@ def read_layout(layout: Layout, root: str | Path, category: str = "") -> Splits:
     """Lists the images in `root/category`, or in `root` itself if `category` is ''.
 
     A mask has its image's stem, with or without '_mask', or is absent. Good images get the defect
-    'good' whatever their folder's name. Records are in natural order (2 before 10).
-    Raises UserError for a missing folder, an unknown category, a stray file, a mask without its
-    image and for two images or masks that share a stem.
+    'good' whatever their folder's name; in `test` they may also be in 'good', 'ok' or 'normal', in
+    any case. Records are in natural order (2 before 10). Raises UserError for a missing folder, an
+    unknown category, a stray file, a mask without its image and for two images or masks that share
+    a stem.
     """
     base = _category_folder(layout, root, category)
     good = base / "train" / layout.good
     train = [_record(base, image) for image in list_images(good)]
     if not train:
         raise UserError(f"no training images in {good}: put images of good parts there")
+    notes = [
+        f"note: {entry} is not read: only train/{layout.good} is"
+        for entry in list_entries(base / "train")
+        if entry.is_dir() and entry.name != layout.good
+    ]
     test: list[Record] = []
-    for folder in list_folders(base / "test"):
-        normal = folder.name == layout.good
+    truth = folder_like(base, "ground_truth")
+    folders = list_folders(base / "test")
+    for folder in folders:
+        normal = folder.name == layout.good or is_good(folder.name)
         images, where = list_images(folder), f"test/{folder.name}"
-        masks = match_masks(base / "ground_truth" / folder.name, images, where, normal)
+        masks = match_masks(folder_like(truth, folder.name), images, where, normal)
         if normal:
             test += [_record(base, image) for image in images]
+            notes += good_notes(folder, len(images), layout.good) + unused_masks(masks)
         else:
             test += [_record(base, image, folder.name, masks.get(image)) for image in images]
-    for folder in list_folders(base / "ground_truth"):
-        if not (base / "test" / folder.name).is_dir():
+    known = {folder.name.lower() for folder in folders}
+    for folder in list_folders(truth):
+        if folder.name.lower() not in known:
             match_masks(folder, [], f"test/{folder.name}")  # raises: masks without images
-    return Splits(tuple(train), tuple(test), category or base.resolve().name)
+    return Splits(tuple(train), tuple(test), category or base.resolve().name, tuple(notes))
+
+
+def good_notes(folder: Path, count: int, usual: str = "") -> list[str]:
+    """Returns a line on a folder among those of defects whose images count as good, if it is not
+    the layout's usual one."""
+    if folder.name == usual or not count:
+        return []
+    return [f"note: the {count} images in {folder} count as good test images by its name"]
+
+
+def unused_masks(masks: Mapping[Path, Path]) -> list[str]:
+    """Returns a line on masks of good images, which are not read."""
+    if not masks:
+        return []
+    example = next(iter(masks.values()))
+    return [f"note: {len(masks)} masks of good images are not read (for example {example})"]
 
 
 def folder_layout(
@@ -75,8 +109,10 @@ def folder_layout(
 
     All images of a plain folder are training images, unless `bad` names a folder of defective
     images (or of one folder per defect): then these and `test_fraction` of the good ones, chosen by
-    `seed`, are test images. `masks` mirrors `bad`; masks have their image's name, with or without
-    '_mask'. Raises UserError as `read_layout`.
+    `seed`, are test images. Folders 'good', 'ok' and 'normal' in `bad` hold further good test
+    images. `masks` has the folders of `bad`, spelled in any case, or all masks in one folder; masks
+    have their image's name, with or without '_mask'. Raises UserError as `read_layout`, and if
+    `masks` holds none.
     """
     path = _root_folder(root)
     bases = [path / category] if category else [path, *filter(Path.is_dir, list_entries(path))]
@@ -94,19 +130,20 @@ def folder_layout(
     good = [Record(image, None, 0, "good", f"good/{image.name}") for image in list_images(base)]
     if not good:
         raise UserError(f"no images in {base}: put images of good parts there")
-    test = _bad_records(bad, masks)
+    test, notes = bad_records(bad, masks)
     kept: tuple[Record, ...] = ()
     train = tuple(good)
     if test:
         train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
-    return Splits(train, (*kept, *test), category or base.resolve().name)
+    return Splits(train, (*kept, *test), category or base.resolve().name, tuple(notes))
 
 
-def _bad_records(bad: str | Path, masks: str | Path) -> list[Record]:
+def bad_records(bad: str | Path, masks: str | Path) -> tuple[list[Record], list[str]]:
+    """Lists the images in `bad` with their masks in `masks`; returns records and notes."""
     if not bad:
         if masks:
             raise UserError(f"data.masks {masks} needs data.bad, the folder of their images")
-        return []
+        return [], []
     folder, mask_folder = _existing("data.bad", bad), None
     if masks:
         mask_folder = _existing("data.masks", masks)
@@ -114,17 +151,60 @@ def _bad_records(bad: str | Path, masks: str | Path) -> list[Record]:
     for kind in kinds and list_entries(folder):
         if not kind.is_dir():
             raise UserError(f"{kind} is beside folders of defects: move it into one of them")
+    if not kinds and is_good(folder.absolute().name):
+        raise UserError(
+            f"data.bad {folder} is a folder of good images by its name: give the folder of the "
+            f"defective ones, or rename it"
+        )
+    images = {kind: list_images(kind) for kind in kinds or [folder]}
+    owned = {} if mask_folder is None else _masks_in(mask_folder, images, folder, bool(kinds))
     found: list[Record] = []
-    for kind in kinds or [folder]:
-        images, defect = list_images(kind), kind.name if kinds else "bad"
-        owned: dict[Path, Path] = {}
-        if mask_folder is not None:
-            owned = match_masks(
-                mask_folder / kind.name if kinds else mask_folder, images, str(kind)
-            )
-        found += [Record(i, owned.get(i), 1, defect, f"{defect}/{i.name}") for i in images]
-    if not found:
+    notes: list[str] = []
+    for kind, files in images.items():
+        if kinds and is_good(kind.name):
+            # Not good/NAME: the good images of data.root have such names.
+            found += [Record(i, None, 0, "good", f"bad/{kind.name}/{i.name}") for i in files]
+            notes += good_notes(kind, len(files))
+            notes += unused_masks({i: owned[i] for i in files if i in owned})
+            continue
+        defect = kind.name if kinds else "bad"
+        found += [Record(i, owned.get(i), 1, defect, f"{defect}/{i.name}") for i in files]
+    if not any(record.label for record in found):
         raise UserError(f"data.bad {folder} holds no images: put defective ones there or leave it")
+    return found, notes
+
+
+def _masks_in(
+    folder: Path, images: Mapping[Path, Sequence[Path]], bad: Path, by_kind: bool
+) -> dict[Path, Path]:
+    """Maps images to their masks in `data.masks`: in folders as the images, or all in one.
+
+    images: folder → its images. Raises UserError for masks without images, and if there is none.
+    """
+    entries = list_entries(folder)
+    folders = [entry for entry in entries if entry.is_dir()]
+    if folders and len(folders) < len(entries):
+        stray = next(entry for entry in entries if not entry.is_dir())
+        raise UserError(f"{stray} is beside folders of masks: move it into one of them")
+    every = [image for files in images.values() for image in files]
+    found: dict[Path, Path] = {}
+    if folders and by_kind:
+        for kind, files in images.items():
+            there = folder_like(folder, kind.name)
+            found |= match_masks(there, files, str(kind), is_good(kind.name))
+        known = {kind.name.lower() for kind in images}
+        for entry in folders:
+            if entry.name.lower() not in known:
+                match_masks(entry, [], str(bad / entry.name))  # raises: masks without images
+    else:
+        masks = [mask for entry in folders or [folder] for mask in list_images(entry)]
+        found = assign_masks(masks, every, str(bad), with_folder=True)
+    if not found and every:
+        inside = folder / every[0].parent.name if by_kind else folder
+        raise UserError(
+            f"data.masks {folder} holds no mask: that of {every[0]}, for example, would be "
+            f"{inside / every[0].stem}_mask.png: give another folder, or leave it empty"
+        )
     return found
 
 

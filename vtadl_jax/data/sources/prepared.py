@@ -62,6 +62,7 @@ class StoredPixels:
     name: str
     feature: str
     size: tuple[int, int]
+    mark: str = ""
 
     def read(self) -> np.ndarray:
         """Returns uint8 [h, w, C], or a mask 0 or 255 [h, w]. Raises UserError if damaged."""
@@ -121,10 +122,12 @@ def _records(folder: Path, manifest: Manifest, name: str) -> tuple[Record, ...]:
         if about["split"] == name
     }
     split, records = _Split(folder, shards, size), []
+    sources = manifest["source"]["files"]
     for index, (image, defect, label, height, width, has_mask) in enumerate(
         manifest["records"].get(name, [])
     ):
-        pixels = StoredPixels(split, index, image, "image", size or (height, width))
+        mark = sources.get(image, "")[:16]
+        pixels = StoredPixels(split, index, image, "image", size or (height, width), mark)
         mask = StoredPixels(split, index, image, "mask", pixels.size) if has_mask else None
         records.append(Record(pixels, mask, label, defect, image))
     return tuple(records)

@@ -3,6 +3,8 @@
 Prepares and downloads nothing. Decodes all images into one array.
 """
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ from vtadl_jax.data.records import natural_key
 from vtadl_jax.data.sources.one_class import ClassSet, Part, array_part
 from vtadl_jax.errors import UserError
 
-INFO = "dataset_info.json"
+INFO, FEATURES = "dataset_info.json", "features.json"
+# Keys whose value is a class, in the present format, in protobuf's other spelling, and in old ones.
+CLASS_KEYS = frozenset({"pythonClassName", "python_class_name", "type"})
+OWN = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+", re.ASCII)
 
 
 def find_tfds(root: Path, name: str) -> Path | None:
@@ -31,9 +36,10 @@ def read_tfds(folder: Path, name: str, title: str, classes: tuple[str, ...]) -> 
 
     Raises UserError if it is another set than `name`, or stored as tfrecord.
     """
+    again = f"prepare it with `tfds build {name} --file_format=array_record`"
+    check_features(folder, again)
     import tensorflow_datasets as tfds  # imports slowly, and only this function needs it
 
-    again = f"prepare it with `tfds build {name} --file_format=array_record`"
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
@@ -59,6 +65,34 @@ def read_tfds(folder: Path, name: str, title: str, classes: tuple[str, ...]) -> 
                 f"{folder} has the label {part.labels.max()}, unknown to {title}: {again}"
             )
     return ClassSet(title, classes, train, test)
+
+
+def check_features(folder: Path, again: str) -> None:
+    """Raises UserError if features.json names a Python class that is not a feature of tfds itself.
+
+    tfds imports the module of every class that is named there, which runs the module.
+    """
+    path = folder / FEATURES
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return  # tfds says what is missing
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({_line(error)}): {again}") from error
+    rest = [stored]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, list):
+            rest += node
+        elif isinstance(node, dict):
+            rest += node.values()
+            for key in CLASS_KEYS & node.keys():
+                name = node[key]
+                if isinstance(name, str) and not OWN.fullmatch(name):
+                    raise UserError(
+                        f"{path} names the Python class {name!r}, which is none of "
+                        f"tensorflow_datasets: it is not imported; {again}"
+                    )
 
 
 def _read_part(builder, split: str) -> Part:
