@@ -22,7 +22,7 @@ from absl import flags
 from PIL import Image
 
 from vtadl_jax.data.decode import load_image
-from vtadl_jax.data.files import EXTENSIONS
+from vtadl_jax.data.formats import EXTENSIONS
 from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.predictor import Prediction, Predictor

@@ -6,10 +6,10 @@ Reads names only. Never skips an unknown file silently: it might be a defect.
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vtadl_jax.data.formats import EXTENSIONS
 from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 LITTER = frozenset({"thumbs.db", "desktop.ini"})  # Windows creates these in folders of pictures
 
 

@@ -20,13 +20,15 @@ class Geometry:
 
     fit: 'stretch' scales both sides to `resize` whatever the aspect; 'pad' keeps the aspect, scales
     the image to fit inside and repeats its edge pixels; 'crop' keeps the aspect, scales the image
-    to cover and crops the rest. Raises UserError for sizes that are not positive, a crop larger
-    than `resize` and an unknown fit.
+    to cover and crops the rest. bits: of the values in files of 16 bits, for `decode`; 0: all 16.
+    Raises UserError for sizes that are not positive, a crop larger than `resize` and an unknown
+    fit.
     """
 
     size: tuple[int, int]
     resize: tuple[int, int] | None = None
     fit: str = "stretch"
+    bits: int = 0
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):

@@ -12,6 +12,7 @@ from vtadl_jax import config as config_lib
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
 from vtadl_jax.data.decode import is_grey
+from vtadl_jax.data.depth import bits_warning
 from vtadl_jax.data.records import Record, repeat_anomalies, split_holdout
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
@@ -19,6 +20,7 @@ from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector, term_weights
 from vtadl_jax.runtime import sharding
+from vtadl_jax.runtime.console import say
 from vtadl_jax.training.assembly import Assembly, assemble
 from vtadl_jax.training.checkpoint import Best
 from vtadl_jax.training.feed import TrainFeed, make_feed
@@ -26,7 +28,7 @@ from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
 from vtadl_jax.weights.files import read_arrays
 
-LOOKED_AT = 16  # number of images that decide between grey and colour
+LOOKED_AT = 16  # number of images that decide between grey and colour, and tell their bits
 RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may name
 
 
@@ -70,6 +72,9 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         check_steps(detector, config.num_train_steps)
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
     splits = load_splits(config, detector.needs)
+    warning = bits_warning((r.image for r in _some(splits.train)), config.data.bits)
+    if warning is not None:
+        say(f"warning: {warning}")
     if config.data.channels == 0:
         config = with_channels(config, splits.train)
         detector = make_detector(config)
@@ -156,9 +161,13 @@ def check_supervision(detector: Detector, config: Config, records: Sequence[Reco
 def with_channels(config: Config, records: Sequence[Record]) -> Config:
     """Returns the config with `data.channels` 0 replaced: by 1 if all of a few images, spread over
     the data set, are grey, else by 3."""
-    few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
-    grey = all(is_grey(records[i].image) for i in few)
+    grey = all(is_grey(record.image, config.data.bits) for record in _some(records))
     return options_lib.replace(config, {"data.channels": 1 if grey else 3})
+
+
+def _some(records: Sequence[Record]) -> list[Record]:
+    few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
+    return [records[i] for i in few]
 
 
 def check_workdir(workdir: Path, config: Config) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vtadl_jax.data.decode import image_size
 from vtadl_jax.data.files import list_entries
+from vtadl_jax.data.formats import FORMATS
 from vtadl_jax.data.records import Record, Splits, check_images, natural_key
 from vtadl_jax.data.sources.layouts import Layout, read_layout
 from vtadl_jax.errors import UserError
@@ -137,6 +138,6 @@ def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, 
 
 def _is_grey(content: bytes) -> bool:
     """Returns whether `load_image` gives one channel: no colours, palette or transparency."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         plain = image.mode in ("1", "L") or image.mode.startswith(("I", "F"))
         return plain and not image.has_transparency_data

@@ -3,6 +3,7 @@
 `looks` lists and decodes; here is what follows from all of it, and the report. Writes nothing.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,11 @@ from vtadl_jax.data.archives import is_archive
 from vtadl_jax.data.builders.base import LayoutBuilder
 from vtadl_jax.data.builders.build import check_source, choose
 from vtadl_jax.data.builders.survey import Progress, Root, find_root, silent
-from vtadl_jax.data.inspection.statistics import Issue, Look, list_items, look_at
+from vtadl_jax.data.depth import bits_warning
+from vtadl_jax.data.inspection.statistics import Issue, Item, Look, list_items, look_at
 from vtadl_jax.errors import UserError
 
+LOOKED_AT = 16  # number of training images that tell the bits they use
 SHOWN = 10  # printed lines per kind; the JSON file has all
 
 
@@ -118,10 +121,19 @@ def _inspect(
     report.images = dict(Counter(look.kind for look in looks if look.kind).most_common())
     for look in looks:
         report.issues += look.issues
-    report.issues += _duplicates(looks)
+    report.issues += _duplicates(looks) + _unused_bits(items)
     if category in published:
         report.issues += _count_issues(report, published[category])
     return report
+
+
+def _unused_bits(items: Sequence[Item]) -> list[Issue]:
+    """Warns of nearly black 16-bit training images; unreadable ones have issues already."""
+    images = [item.image for item in items if item.split == "train"]
+    with contextlib.suppress(UserError):
+        warning = bits_warning(images[:: len(images) // LOOKED_AT + 1])
+        return [Issue("bits", warning)] if warning else []
+    return []
 
 
 def _duplicates(looks: Sequence[Look]) -> list[Issue]:

@@ -14,13 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vtadl_jax.data.decode import load_image, load_mask
-from vtadl_jax.data.files import (
-    EXTENSIONS,
-    list_entries,
-    list_folders,
-    list_images,
-    match_masks,
-)
+from vtadl_jax.data.files import list_entries, list_folders, list_images, match_masks
+from vtadl_jax.data.formats import EXTENSIONS, FORMATS
 from vtadl_jax.data.sources.layouts import Layout
 from vtadl_jax.errors import UserError
 
@@ -123,7 +118,7 @@ def look_at(item: Item) -> Look:
     look = Look(item)
     try:
         pixels = load_image(item.image, 3)
-        with item.image.open("rb") as file, Image.open(file) as image:
+        with item.image.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             look.kind = f"{pixels.shape[1]}×{pixels.shape[0]} {image.format} {image.mode}"
         look.bytes_digest = sha256(item.image.read_bytes()).digest()
         look.pixel_digest = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
@@ -165,7 +160,7 @@ def _mask_issues(item: Item, image_size: tuple[int, ...] | None) -> list[Issue]:
 
 def _values_between(mask: Path) -> np.ndarray:
     """Returns the distinct values of a mask other than 0 and the largest value of its dtype."""
-    with mask.open("rb") as file, Image.open(file) as image:
+    with mask.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         colours = image.mode not in ("1", "L") and not image.mode.startswith("I")
         values = np.unique(np.asarray(image.convert("RGB") if colours else image))
     full = 1 if values.dtype == bool else 255 if values.dtype == np.uint8 else 65535
