@@ -117,7 +117,12 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
 
     Sorts by a hash, not by numpy's generator: the order is the same under every version of numpy.
     """
-    return sorted(records, key=lambda r: hashlib.sha256(f"{seed}:{r.name}".encode()).digest())
+    return sorted(
+        records,
+        key=lambda r: hashlib.sha256(
+            f"{seed}:{r.name}".encode("utf-8", "surrogateescape")
+        ).digest(),
+    )
 
 
 def check_images(splits: Splits, workers: int = 8) -> None:
