@@ -236,7 +236,7 @@ def run() -> int:
         pass
     finally:
         signal.signal(signal.SIGTERM, previous)
-        if stopped and outcome.scored + len(outcome.left_out):
+        if stopped and (out / "predictions.csv").is_file():
             with contextlib.suppress(UserError):  # the error on its way says more
                 _conclude(out, found, outcome)
     if not stopped:

@@ -34,8 +34,8 @@ def file_names(names: Sequence[str], name_of: Callable[[str], str]) -> list[str]
     """Returns a file for each image: `name_of` its name where that is plain and no other's.
 
     Names that are the same in lower case, that hold unprintable characters or a backslash, that
-    start as a formula (`cell`), or that are too long, get '-' and 10 digits of the SHA-256 of the image's name before the ending. The
-    files do not depend on the order of the names, which differ.
+    start as a formula (`cell`), or that are too long, get '-' and 10 digits of the SHA-256 of the
+    image's name before the ending. The files do not depend on the order of the names, which differ.
     """
     wanted = [_plain(name_of(name)) for name in names]
     keys = [_key(name) for name, _ in wanted]
