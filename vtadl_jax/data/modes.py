@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 
 from vtadl_jax.data import png
+from vtadl_jax.data.memory import as_array
 from vtadl_jax.data.values import to_eight_bits
 
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
@@ -66,12 +67,16 @@ def to_pixels(image: Image.Image, bits: int, where: str) -> np.ndarray:
     bits: as `values.to_eight_bits` takes them, for modes of more than 8.
     """
     if image.mode.startswith(("I", "F")):  # PIL's own convert would clip them at 255
-        values = np.asarray(image)
+        values = as_array(image)
         pixels = to_eight_bits(values, bits, where)
         clear = image.info.get("transparency")
         return np.where(values == clear, np.uint8(0), pixels) if isinstance(clear, int) else pixels
-    image = over_black(image)
-    return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+    def convert(part: Image.Image) -> Image.Image:
+        part = over_black(part)
+        return part.convert("L" if part.mode in ("1", "L") else "RGB")
+
+    return as_array(image, convert)
 
 
 def plain_png(image: Image.Image) -> np.ndarray | None:

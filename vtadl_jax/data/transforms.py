@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from vtadl_jax.data.memory import as_array
 from vtadl_jax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -103,7 +104,7 @@ class Geometry:
         margins = [tuple(max(m, 0) for m in pair) for pair in self._margins(original_size)]
         scaled = np.pad(scaled, margins, mode="edge")
         size = (original_size[1], original_size[0])  # PIL puts the width first
-        return np.array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
+        return as_array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
 
     def _scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
         """Returns (height, width) of the image before the crop."""

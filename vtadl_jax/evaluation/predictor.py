@@ -153,7 +153,9 @@ class Predictor:
         with loaded(image, self.channels, self._geometry.bits) as pixels:
             height, width = pixels.shape[:2]
             intake = Intake(self._geometry.image(pixels, self.channels), (height, width))
-            return intake, None if use is None else use(pixels)
+            used = None if use is None else use(pixels)
+            del pixels  # before another image has its turn
+            return intake, used
 
     def _pixels(self, image: Any) -> Intake:
         if isinstance(image, str):
