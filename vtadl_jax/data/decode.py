@@ -67,7 +67,7 @@ def loaded(ref: AnyImage, channels: int, bits: int = 0) -> Iterator[np.ndarray]:
             pixels = _decode(ref, bits, turn)
         else:
             pixels = to_eight_bits(_array(ref), bits, "image")
-            if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] != 3):
+            if not pixels.size or (pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] != 3)):
                 shape = "×".join(map(str, pixels.shape))
                 raise UserError(
                     f"image array of uint8 {shape}: give [h, w], [h, w, 1] or [h, w, 3]"

@@ -20,9 +20,8 @@ if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 Image.init()  # at import, not at the first TIFF: loading PIL's plugins is not thread-safe
-# PIL warns of oddities in sound files; of damage it raises an error.
-for _text in ("Palette images with Transparency", "Corrupt EXIF", "Metadata Warning"):
-    warnings.filterwarnings("ignore", _text, UserWarning, r"PIL\.")
+# PIL warns of odd tags, profiles and palettes in sound files; of damaged pixels it raises an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _SUBFILE, _REDUCED = 254, 1  # TIFF tag, and its bit for a smaller copy of another page
 
@@ -39,9 +38,7 @@ def opened(ref: Path | bytes, turn: ExitStack | None = None) -> Iterator[Image.I
         file = own.enter_context(open_file(ref) if isinstance(ref, Path) else io.BytesIO(ref))
         image = own.enter_context(Image.open(file, formats=FORMATS))
         _check_size(image)
-        pages = _count_pages(image)
-        if pages > 1:
-            raise UserError(f"{name} has {pages} pages or frames: save each in a file of its own")
+        _check_pages(image, name)
         (turn or own).enter_context(BUDGET.take(image.width * image.height))
         yield image
 
@@ -52,6 +49,8 @@ def decoding(image: Image.Image, turn: ExitStack) -> Iterator[None]:
     with _errors(b"-", f"PIL image of mode {image.mode}"):
         _check_format(image)
         _check_size(image)
+        if not image.tell():
+            _check_pages(image, "PIL image", ", or give image.copy() of one")
         turn.enter_context(BUDGET.take(image.width * image.height))
         yield
 
@@ -93,17 +92,16 @@ def _check_size(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
 
 
-def _count_pages(image: Image.Image) -> int:
-    """Returns the number of pages or frames, without smaller copies that a TIFF may hold."""
-    count = getattr(image, "n_frames", 1)
-    if count == 1 or image.format != "TIFF":
-        return count
-    reduced = 0
-    for page in range(1, count):
-        image.seek(page)
-        reduced += image.tag_v2.get(_SUBFILE, 0) & _REDUCED  # type: ignore[attr-defined]
-    image.seek(0)
-    return count - reduced
+def _check_pages(image: Image.Image, name: str, more: str = "") -> None:
+    """Raises UserError for several pages or frames; smaller copies in a TIFF do not count."""
+    count = getattr(image, "n_frames", 1) if getattr(image, "fp", None) is not None else 1
+    if count > 1 and image.format == "TIFF":
+        for page in range(1, count):
+            image.seek(page)
+            count -= image.tag_v2.get(_SUBFILE, 0) & _REDUCED  # type: ignore[attr-defined]
+        image.seek(0)
+    if count > 1:
+        raise UserError(f"{name} has {count} pages or frames: save each as a file{more}")
 
 
 @contextmanager
