@@ -166,3 +166,12 @@ def test_records(raw, tmp_path):
     assert len(texts) == 2
     assert texts[0].startswith(f"{shard} is damaged, its checksum is another")
     assert "another version" in texts[1]
+
+
+def test_dark_images_of_16_bits_are_a_warning(raw):
+    for path in (raw / "screw/train/good").glob("*.png"):
+        write(path, np.full((32, 32), 3000, np.uint16))
+    (category,) = inspect_source(ImageFolders, raw, ["screw"]).categories
+    texts = [issue.text for issue in category.issues if issue.kind == "bits"]
+    assert len(texts) == 1
+    assert "--config.data.bits=12" in texts[0]

@@ -28,7 +28,7 @@ from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
 from vtadl_jax.weights.files import read_arrays
 
-LOOKED_AT = 16  # number of images that decide between grey and colour, and tell their bits
+LOOKED_AT = 16  # number of images that decide between grey and colour
 RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may name
 
 
@@ -72,7 +72,7 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         check_steps(detector, config.num_train_steps)
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
     splits = load_splits(config, detector.needs)
-    warning = bits_warning((r.image for r in _some(splits.train)), config.data.bits)
+    warning = bits_warning([record.image for record in splits.train], config.data.bits)
     if warning is not None:
         say(f"warning: {warning}")
     if config.data.channels == 0:
@@ -161,13 +161,9 @@ def check_supervision(detector: Detector, config: Config, records: Sequence[Reco
 def with_channels(config: Config, records: Sequence[Record]) -> Config:
     """Returns the config with `data.channels` 0 replaced: by 1 if all of a few images, spread over
     the data set, are grey, else by 3."""
-    grey = all(is_grey(record.image, config.data.bits) for record in _some(records))
-    return options_lib.replace(config, {"data.channels": 1 if grey else 3})
-
-
-def _some(records: Sequence[Record]) -> list[Record]:
     few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
-    return [records[i] for i in few]
+    grey = all(is_grey(records[i].image, config.data.bits) for i in few)
+    return options_lib.replace(config, {"data.channels": 1 if grey else 3})
 
 
 def check_workdir(workdir: Path, config: Config) -> None:

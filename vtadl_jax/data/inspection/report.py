@@ -20,7 +20,6 @@ from vtadl_jax.data.depth import bits_warning
 from vtadl_jax.data.inspection.statistics import Issue, Item, Look, list_items, look_at
 from vtadl_jax.errors import UserError
 
-LOOKED_AT = 16  # number of training images that tell the bits they use
 SHOWN = 10  # printed lines per kind; the JSON file has all
 
 
@@ -131,7 +130,7 @@ def _unused_bits(items: Sequence[Item]) -> list[Issue]:
     """Warns of nearly black 16-bit training images; unreadable ones have issues already."""
     images = [item.image for item in items if item.split == "train"]
     with contextlib.suppress(UserError):
-        warning = bits_warning(images[:: len(images) // LOOKED_AT + 1])
+        warning = bits_warning(images)
         return [Issue("bits", warning)] if warning else []
     return []
 
