@@ -93,7 +93,7 @@ def report(found) -> int:
     if _JSON.value:
         text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
         try:
-            Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+            Path(_JSON.value).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"--json {_JSON.value}: {error.strerror}, give another") from error
     return 2 if found.errors else 0

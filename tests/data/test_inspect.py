@@ -175,3 +175,11 @@ def test_dark_images_of_16_bits_are_a_warning(raw):
     texts = [issue.text for issue in category.issues if issue.kind == "bits"]
     assert len(texts) == 1
     assert "--config.data.bits=12" in texts[0]
+
+
+def test_names_that_are_not_utf8_are_prepared_as_escapes(raw, tmp_path):
+    (raw / "screw/train/good/001.png").rename(raw / "screw/train/good/te\udcefl.png")
+    job = Job(ImageFolders, tmp_path / "records", None)
+    (folder,) = prepare(job, raw, ["screw"])
+    assert "train/good/te\\\\xefl.png" in (folder / "manifest.json").read_text(encoding="utf-8")
+    assert not inspect_prepared(tmp_path / "records").errors

@@ -163,7 +163,11 @@ class Predictor:
         elif isinstance(image, bytearray | memoryview):
             image = bytes(image)
         elif not isinstance(image, Path | bytes | Image.Image):
-            image = np.asarray(image)
+            try:
+                image = np.asarray(image)
+            except (TypeError, ValueError) as error:
+                kind = type(image).__name__
+                raise UserError(f"image of type {kind} is no array: {error}") from error
         return self.take_in(image)[0]
 
     def predict_batch(self, images: Sequence[Intake]) -> Iterator[Prediction]:

@@ -101,6 +101,8 @@ class Gallery:
 
 def listed_overlays(scores: Path) -> set[str]:
     """Returns the files in the column `overlay` of scores.csv; none if there is no such column."""
+    if not scores.is_file():  # nor is a pipe waited for
+        return set()
     try:
         with scores.open(newline="", encoding="utf-8") as file:
             names = {row.get("overlay") or "" for row in csv.DictReader(file)}

@@ -16,7 +16,7 @@ from vtadl_jax.data.files import list_entries
 from vtadl_jax.data.formats import FORMATS
 from vtadl_jax.data.records import Record, Splits, check_images, natural_key
 from vtadl_jax.data.sources.layouts import Layout, read_layout
-from vtadl_jax.errors import UserError
+from vtadl_jax.errors import UserError, printable
 
 DEPTH = 3  # largest nesting depth of a data set in an archive or below --source
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -95,7 +95,8 @@ def _roots(path: Path, layouts: Sequence[Layout]) -> list[Root]:
 def survey(root: Root, category: str, progress: Progress = silent, workers: int = 4) -> Survey:
     """Reads every file of a category once. Raises UserError for faults in folders and files."""
     base = root.folder(category)
-    splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
+    splits = _printable(read_layout(root.layout, base))
+    splits = replace(splits, category=category)  # base may be a link
     check_images(splits)
     records = splits.train + splits.test
     files: dict[str, str] = {}
@@ -109,9 +110,20 @@ def survey(root: Root, category: str, progress: Progress = silent, workers: int 
             sizes[record.name], record_grey, contents = looked
             grey = grey and record_grey
             for path, digest, length in contents:
-                files[path.relative_to(base).as_posix()] = digest
+                files[printable(path.relative_to(base).as_posix())] = digest
                 num_bytes += length
     return Survey(splits, files, sizes, 1 if grey else 3, num_bytes)
+
+
+def _printable(splits: Splits) -> Splits:
+    """Returns records whose names a manifest can hold, whatever bytes those of the files have."""
+
+    def named(records: Sequence[Record]) -> tuple[Record, ...]:
+        return tuple(
+            replace(r, name=printable(r.name), defect=printable(r.defect)) for r in records
+        )
+
+    return replace(splits, train=named(splits.train), test=named(splits.test))
 
 
 def file_of(record: Record) -> Path:
