@@ -233,7 +233,7 @@ def run() -> int:
         predict(predictor, found.images, found.root, out, *rest)
         stopped = False
     except Terminated:
-        pass
+        say("stopped by SIGTERM")
     finally:
         signal.signal(signal.SIGTERM, previous)
         if stopped and (out / "predictions.csv").is_file():

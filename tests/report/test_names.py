@@ -25,7 +25,7 @@ def test_plain_names_stay():
 ODD = [
     "a.png", "a.jpg", "a.jpg.png", "A.PNG", "a.PNG", "scratch/deep_1.png", "scratch_deep/1.png",
     "scratch_deep_1.bmp", "x" * 251 + ".png", "x" * 250 + "y.png", "te\udcefl.png", "te\udceel.png",
-    "new\nline.png", "tab\t.png", "back\\slash.png", "=1+1.png", "-1.png", "b.jpg",
+    "new\nline.png", "tab\t.png", "back\\slash.png", "=1+1.png", "-1.png", "a;=1.png", "a;-1.png", "b.jpg",
     "b.jpg.png/c.png", "..png", " .png", "é.png", unicodedata.normalize("NFD", "é.png"), "ß.png",
     "SS.png", "ss.png",
 ]  # fmt: skip
@@ -57,6 +57,11 @@ def test_no_cell_is_a_formula(start):
     stream = io.StringIO()
     csv.writer(stream).writerow([shown, cell('a",\n=1')])
     assert next(csv.reader(io.StringIO(stream.getvalue()))) == [shown, 'a",\\n=1']
+
+
+def test_no_part_of_a_cell_is_a_formula_where_semicolons_separate():
+    assert cell("a;=1+1;b.png") == "a;'=1+1;b.png"
+    assert cell("a; @x.png") == "a;' @x.png"
 
 
 def test_text_for_a_terminal():

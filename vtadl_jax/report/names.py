@@ -1,6 +1,7 @@
 """Names of result files and cells of tables, from names of images that may be anything."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
@@ -8,15 +9,17 @@ from pathlib import PurePosixPath
 from vtadl_jax.errors import printable
 
 LONGEST = 150  # bytes of a part of a path, of 255 that file systems have
+_BEHIND_SEMICOLON = re.compile(r";(?=\s*[=+\-@＝＋－＠])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def cell(text: object) -> str:
     """Returns a text as a cell of a CSV file: printable, and no formula in a spreadsheet.
 
-    A cell that would start with = + - @ starts with an apostrophe.
+    An apostrophe stands before = + - @ at the start of the cell, and behind a semicolon, which
+    starts a cell where the comma is the decimal sign.
     """
-    shown = printable(text)
+    shown = _BEHIND_SEMICOLON.sub(";'", printable(text))
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
@@ -71,6 +74,7 @@ def _plain(name: str) -> tuple[str, bool]:
             plain += ending
         parts.append(plain)
     plain = "/".join(parts)
+    plain = _BEHIND_SEMICOLON.sub("_", plain)
     plain = f"_{plain}" if plain.startswith(_FORMULA) else plain
     return plain, plain != name
 
