@@ -25,7 +25,8 @@ def test_plain_names_stay():
 ODD = [
     "a.png", "a.jpg", "a.jpg.png", "A.PNG", "a.PNG", "scratch/deep_1.png", "scratch_deep/1.png",
     "scratch_deep_1.bmp", "x" * 251 + ".png", "x" * 250 + "y.png", "te\udcefl.png", "te\udceel.png",
-    "new\nline.png", "tab\t.png", "back\\slash.png", "=1+1.png", "-1.png", "a;=1.png", "a;-1.png", "b.jpg",
+    "new\nline.png", "tab\t.png", "back\\slash.png", "=1+1.png", "-1.png", "a;=1.png", "a;-1.png",
+    "b.jpg",
     "b.jpg.png/c.png", "..png", " .png", "é.png", unicodedata.normalize("NFD", "é.png"), "ß.png",
     "SS.png", "ss.png",
 ]  # fmt: skip

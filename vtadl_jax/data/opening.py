@@ -3,6 +3,7 @@
 Reads headers; every error, also of decoding in the with block, becomes a UserError with the file.
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -124,8 +125,9 @@ def _reason(ref: Path | bytes, error: Exception) -> str:
         return "there is no such file, restore it"
     if isinstance(error, OSError) and error.errno and error.strerror:
         return f"{error.strerror}, replace or remove it"
-    if not (ref.stat().st_size if isinstance(ref, Path) else len(ref)):
-        return "the file is empty, replace or remove it"
+    with contextlib.suppress(OSError, ValueError):  # a name may hold a zero byte
+        if not (ref.stat().st_size if isinstance(ref, Path) else len(ref)):
+            return "the file is empty, replace or remove it"
     if isinstance(error, Image.UnidentifiedImageError):
         kinds = ", ".join(FORMATS)
         return f"it is not an image of a known kind ({kinds}), replace or remove it"
