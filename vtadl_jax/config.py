@@ -86,6 +86,12 @@ class DataOptions:
         compiled=False,
     )
     channels: int = option(3, "3: RGB, 1: grey, 0: from the training images", choices=(0, 1, 3))
+    bits: int = option(
+        0,
+        "bits per value that the camera gives, in files of 16 or 32 bits; 0: all 16",
+        choices=(0, 8, 10, 12, 14, 16),
+        compiled=False,
+    )
     holdout_fraction: float = option(
         0.1,
         "share of the good training images held out for calibration; at least 8 images where that "

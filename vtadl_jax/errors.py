@@ -15,6 +15,20 @@ class Preempted(Exception):
     """The run stopped on request (SIGTERM or a preemption notice); `main` exits with code 75."""
 
 
+def printable(text: object) -> str:
+    """Returns a text, such as a path, that any terminal and file can hold.
+
+    Bytes of a file name that are not UTF-8 and characters that do not print become escapes, as
+    `\\xe4` or `\\n`.
+    """
+    try:
+        content = str(text).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        content = str(text).encode("utf-8", "backslashreplace")
+    readable = content.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in readable)
+
+
 def disk_trouble(error: BaseException | None) -> str | None:
     """Returns the disk's reason (full, quota, file too large) for an error, None for other errors.
 

@@ -3,30 +3,34 @@
 python -m vtadl_jax.predict --workdir runs/mvtec-screw --input DIR_OR_FILE_OR_GLOB --output OUT
 
 Writes OUT/predictions.csv and, for every image, an overlay and its anomaly map at the image's own
-size, if the detector makes maps. Exit codes: 0 all scored, 1 some images could not be read (they
-are listed, the others are scored), 2 a mistake the user can fix, 130 interrupted.
+size, if the detector makes maps. Images that are not scored are in OUT/left_out.csv. Exit codes: 0
+all scored, 1 some images are left out (they are listed, the others are scored), 2 a mistake the
+user can fix, 130 interrupted, 143 told to stop (SIGTERM). The scores so far are kept.
 """
 
+import contextlib
 import csv
 import functools
-import glob
-import os
+import math
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from vtadl_jax.data.decode import load_image
-from vtadl_jax.data.files import EXTENSIONS
-from vtadl_jax.data.records import natural_key
-from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.predictor import Prediction, Predictor
-from vtadl_jax.report.pictures import overlay_row
+from vtadl_jax.data.finding import Found, find_images
+from vtadl_jax.errors import UserError, printable
+from vtadl_jax.evaluation.predictor import Intake, Prediction, Predictor, check_score
+from vtadl_jax.report.names import cell, file_names, png_name
+from vtadl_jax.report.picture_files import save_map, save_picture, writing
+from vtadl_jax.report.pictures import overlay_row, photo_of
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say, track
 
@@ -42,53 +46,62 @@ _OVERLAYS = flags.DEFINE_bool("overlays", True, "Also draw pictures.", flag_valu
 _THRESHOLD = flags.DEFINE_float(
     "threshold", None, "Defect if score >= threshold. Default: calibrated.", flag_values=FLAGS
 )
-COLUMNS = ("name", "score", "threshold", "decision", "seconds")
+COLUMNS = ("name", "score", "threshold", "decision", "seconds", "overlay", "map")
+TERMINATED = 143
+NAMED = 20  # names on a line of the terminal
 
 
-def find_images(pattern: str) -> tuple[Path, list[Path]]:
-    """Returns (folder that names are relative to, images in natural order).
+class Terminated(BaseException):
+    """The system told the program to stop (SIGTERM)."""
 
-    For a folder, all images in it and its sub-folders, except hidden ones; a glob may match any
-    files. Raises UserError if there are no images.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        found = [Path(f, name) for f, _, names in os.walk(path) for name in names]
-        files = [p for p in found if p.suffix.lower() in EXTENSIONS]
-        files = [p for p in files if not any(x.startswith(".") for x in p.relative_to(path).parts)]
-        root = path
-    else:
-        matches = glob.iglob(str(path), recursive=True)  # noqa: PTH207 (absolute patterns too)
-        files = [Path(p) for p in matches if Path(p).is_file()]
-        root = Path(os.path.commonpath([p.parent for p in files])) if files else path
-    if not files:
-        raise UserError(f"--input {pattern}: no images there: give a folder, a file or a pattern")
-    return root, sorted(files, key=lambda p: natural_key(p.relative_to(root).as_posix()))
+
+@dataclass
+class Outcome:
+    """What became of the files so far: the number scored; name and reason of each left out."""
+
+    scored: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file on its way through prediction. photo: for the overlay, uint8 [h, w, 3], reduced."""
+
+    name: str
+    intake: Intake | None = None
+    photo: np.ndarray | None = None
+    error: UserError | None = None
 
 
 def read_batches(
-    files: Sequence[Path], batch_size: int, channels: int, num_threads: int
-) -> Iterator[list[tuple[Path, np.ndarray | UserError]]]:
+    found: Found, predictor: Predictor, maps: bool, overlays: bool
+) -> Iterator[list[Item]]:
     """Yields batches of images, or of read errors; decodes the next batch ahead."""
 
-    def read(path: Path):
+    def read(path: Path) -> Item:
+        name = found.name(path)
         try:
-            return path, load_image(path, channels)
+            intake, photo = predictor.take_in(path, photo_of if overlays else None)
         except UserError as error:
-            return path, error
+            return Item(name, error=error)
+        if not maps:  # for the overlay, the map needs the size of the photo only
+            size = photo.shape[:2] if overlays else intake.image.shape[:2]
+            intake = Intake(intake.image, size)
+        return Item(name, intake, photo)
 
-    starts = range(0, len(files), batch_size)
-    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
+    files, size = found.images, predictor.batch_size
+    pool = ThreadPoolExecutor(max(predictor.num_threads, 1))
+    try:
         pending = None
-        for start in starts:
-            following = [pool.submit(read, p) for p in files[start : start + batch_size]]
+        for start in range(0, len(files), size):
+            following = [pool.submit(read, path) for path in files[start : start + size]]
             if pending is not None:
                 yield [future.result() for future in pending]
             pending = following
         if pending is not None:
             yield [future.result() for future in pending]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def predict(
@@ -98,63 +111,103 @@ def predict(
     out: Path,
     maps: str = "npy",
     overlays: bool = True,
-) -> list[UserError]:
-    """Scores files and writes all results to `out`; returns the files that could not be read."""
-    unreadable = []
+    outcome: Outcome | None = None,
+) -> list[tuple[str, str]]:
+    """Scores files and writes all results to `out`; returns name and reason of each left out.
+
+    outcome: is kept up to date, for a caller that is interrupted. Raises UserError if something
+    can't be written; the scores so far are kept.
+    """
+    outcome = Outcome() if outcome is None else outcome
     if predictor.warm_up().anomaly_map is None and maps != "none":
         say("this detector scores whole images and makes no maps: no maps are written")
-    out.mkdir(parents=True, exist_ok=True)
-    size = predictor.batch_size
-    batches = read_batches(files, size, predictor.channels, predictor.num_threads)
-    temporary = out / "predictions.csv.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for batch in track(batches, -(-len(files) // size), "predict"):
-            good = [(path, image) for path, image in batch if not isinstance(image, UserError)]
-            unreadable += [error for _, error in batch if isinstance(error, UserError)]
-            if not good:
-                continue
-            start = time.perf_counter()
-            predictions = predictor([image for _, image in good])
-            seconds = (time.perf_counter() - start) / len(good)
-            for (path, image), prediction in zip(good, predictions, strict=True):
-                name = path.relative_to(root).as_posix()
+        maps = "none"
+    found = Found(root, list(files))
+    names = [found.name(path) for path in files]
+    drawn = dict(zip(names, file_names(names, png_name), strict=True)) if overlays else {}
+    located = dict(zip(names, file_names(names, lambda name: f"{name}.{maps}"), strict=True))
+    located = {} if maps == "none" else located
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with _table(out / "predictions.csv", COLUMNS) as (writer, stream):
+        batches = read_batches(found, predictor, bool(located), overlays)
+        total = -(-len(files) // predictor.batch_size)
+        for batch in track(batches, total, "predict"):
+            outcome.left_out += [(i.name, str(i.error)) for i in batch if i.error is not None]
+            for item, prediction, seconds in _scored(predictor, batch):
+                overlay, where = drawn.get(item.name, ""), located.get(item.name, "")
+                try:
+                    check_score(prediction.score)
+                except UserError as error:
+                    outcome.left_out.append((item.name, f"image {printable(item.name)}: {error}"))
+                    continue
                 decision = "defective" if prediction.is_defective else "good"
                 numbers = (f"{v:.9g}" for v in (prediction.score, prediction.threshold))
-                writer.writerow((name, *numbers, decision, f"{seconds:.4f}"))
-                _write_map(out, name, prediction, maps)
-                if overlays:
-                    _write_overlay(out, name, image, prediction, predictor)
-    temporary.replace(out / "predictions.csv")
-    return unreadable
+                row = (cell(item.name), *numbers, decision, f"{seconds:.4f}", overlay, where)
+                writer.writerow(row)
+                outcome.scored += 1
+                if where and prediction.anomaly_map is not None:
+                    save_map(prediction.anomaly_map, out / "maps", where)
+                if overlay:
+                    picture = _overlay(item, prediction, predictor)
+                    save_picture(picture, out / "overlays", overlay)
+            stream.flush()
+    return outcome.left_out
 
 
-def _write_map(out: Path, name: str, prediction: Prediction, form: str) -> None:
-    if form == "none" or prediction.anomaly_map is None:
+@contextlib.contextmanager
+def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Opens a new CSV file with a header; what was written stays, whatever ends the with block."""
+    with writing(path), path.open("x", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        yield writer, stream
+
+
+def _scored(
+    predictor: Predictor, batch: Sequence[Item]
+) -> Iterator[tuple[Item, Prediction, float]]:
+    """Yields the images of a batch that were read, with predictions, and seconds per image."""
+    good = [(item, item.intake) for item in batch if item.intake is not None]
+    if not good:
         return
-    path = out / "maps" / f"{name}.{form}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if form == "npy":
-        np.save(path, prediction.anomaly_map)
-    else:
-        Image.fromarray(prediction.anomaly_map).save(path)
+    start, seconds = time.perf_counter(), None
+    predictions = predictor.predict_batch([intake for _, intake in good])
+    for (item, _), prediction in zip(good, predictions, strict=True):
+        if seconds is None:  # the first one waits for the scores of all
+            seconds = (time.perf_counter() - start) / len(good)
+        yield item, prediction, seconds
 
 
-def _write_overlay(
-    out: Path, name: str, image: np.ndarray, prediction: Prediction, predictor: Predictor
-) -> None:
-    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
-    row = overlay_row(
-        rgb,
-        prediction.anomaly_map,
+def _overlay(item: Item, prediction: Prediction, predictor: Predictor) -> Image.Image:
+    """Draws the reduced image beside its map."""
+    assert item.photo is not None, "it was read for the overlay"
+    anomaly_map, (height, width) = prediction.anomaly_map, item.photo.shape[:2]
+    if anomaly_map is not None and anomaly_map.shape != (height, width):
+        smaller = Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
+        anomaly_map = np.asarray(smaller)
+    return overlay_row(
+        item.photo,
+        anomaly_map,
         low=predictor.calibration.map_low,
         high=predictor.calibration.map_high,
-        title=f"{name}   score {prediction.score:.2f}, threshold {prediction.threshold:.2f}",
+        title=f"{printable(item.name)}   score {prediction.score:.2f}, "
+        f"threshold {prediction.threshold:.2f}",
     )
-    path = out / "overlays" / (name if name.lower().endswith(".png") else f"{name}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    row.save(path)
+
+
+def report_left_out(out: Path, found: Found, outcome: Outcome) -> None:
+    """Names on the terminal what was not scored; writes left_out.csv if these may be images."""
+    for name, reason in outcome.left_out:
+        text = reason if printable(name) in reason else f"{name} {reason}"
+        print(f"skipped: {printable(text)}", file=sys.stderr)
+    if found.passed_over:
+        names = ", ".join(map(printable, found.passed_over[:NAMED]))
+        more = f" and {len(found.passed_over) - NAMED} more" if found.passed_over[NAMED:] else ""
+        say(f"passed over, as they are hidden or no images: {names}{more}")
+    if outcome.left_out:
+        with _table(out / "left_out.csv", ("name", "reason")) as (writer, _):
+            writer.writerows((cell(name), cell(reason)) for name, reason in outcome.left_out)
 
 
 def run() -> int:
@@ -162,17 +215,43 @@ def run() -> int:
     for flag in (_WORKDIR, _INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"no --{flag.name}: see --help")
-    root, files = find_images(_INPUT.value)
+    threshold = _THRESHOLD.value
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"--threshold {threshold}: give a finite number")
+    found = find_images(_INPUT.value)
     out = Path(_OUTPUT.value).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--output {out} exists and is not an empty folder: give another")
-    workdir = Path(_WORKDIR.value).expanduser()
-    predictor = Predictor.from_workdir(workdir, threshold=_THRESHOLD.value)
-    unreadable = predict(predictor, files, root, out, _MAPS.value, _OVERLAYS.value)
-    for error in unreadable:
-        print(f"skipped: {error}", file=sys.stderr)
-    say(f"{len(files) - len(unreadable)} of {len(files)} images scored: {out / 'predictions.csv'}")
-    return 1 if unreadable else 0
+    with writing(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"--output {out} exists and is not an empty folder: give another")
+    outcome = Outcome(left_out=list(found.left_out))
+    stopped = True
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        workdir = Path(_WORKDIR.value).expanduser()
+        predictor = Predictor.from_workdir(workdir, threshold=threshold)
+        rest = _MAPS.value, _OVERLAYS.value, outcome
+        predict(predictor, found.images, found.root, out, *rest)
+        stopped = False
+    except Terminated:
+        say("stopped by SIGTERM")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if stopped and (out / "predictions.csv").is_file():
+            with contextlib.suppress(UserError):  # the error on its way says more
+                _conclude(out, found, outcome)
+    if not stopped:
+        _conclude(out, found, outcome)
+    return TERMINATED if stopped else bool(outcome.left_out)
+
+
+def _conclude(out: Path, found: Found, outcome: Outcome) -> None:
+    report_left_out(out, found, outcome)
+    total = len(found.images) + len(found.left_out)
+    say(f"{outcome.scored} of {total} images scored: {printable(out / 'predictions.csv')}")
+
+
+def _stop(*_: object) -> None:
+    raise Terminated
 
 
 def main(argv: list[str]) -> int:

@@ -115,8 +115,8 @@ def test_sixteen_bits_that_use_a_small_part_of_their_range(raw):
         pixels = noise((24, 32), i).astype(np.uint16) * np.uint16(16)
         write(raw / f"screw/train/good/{i:03}.png", pixels)
     (issue,) = inspect(raw)[1]
-    assert "5 16-bit images have no value above" in issue.text
-    assert "12 bits" in issue.text
+    assert "values up to 4080 only, of 65535" in issue.text
+    assert "--config.data.bits=12" in issue.text
     write(raw / "screw/train/good/000.png", noise((24, 32)).astype(np.uint16) * np.uint16(257))
     assert inspect(raw)[1] == []
 
@@ -261,3 +261,20 @@ def test_records(raw, tmp_path):
     assert len(texts) == 2
     assert texts[0].startswith(f"{shard} is damaged, its checksum is another")
     assert "another version" in texts[1]
+
+
+def test_dark_images_of_16_bits_are_a_warning(raw):
+    for path in (raw / "screw/train/good").glob("*.png"):
+        write(path, np.full((32, 32), 3000, np.uint16))
+    (category,) = inspect_source(ImageFolders, raw, ["screw"]).categories
+    texts = [issue.text for issue in category.issues if issue.kind == "bits"]
+    assert len(texts) == 1
+    assert "--config.data.bits=12" in texts[0]
+
+
+def test_names_that_are_not_utf8_are_prepared_as_escapes(raw, tmp_path):
+    (raw / "screw/train/good/001.png").rename(raw / "screw/train/good/te\udcefl.png")
+    job = Job(ImageFolders, tmp_path / "records", None)
+    (folder,) = prepare(job, raw, ["screw"])
+    assert "train/good/te\\\\xefl.png" in (folder / "manifest.json").read_text(encoding="utf-8")
+    assert not inspect_prepared(tmp_path / "records").errors

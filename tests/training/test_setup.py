@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data.factory import write
 from tests.factory import tiny_config, with_fields
 from tests.training.steps import QUICK, supervised
 from vtadl_jax import run
@@ -177,3 +178,25 @@ def test_a_file_for_a_method_that_takes_none_is_refused(tmp_path):
     with pytest.raises(UserError, match="detector 'image_mixture' takes no pretrained weights"):
         make_setup(config, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("peak", "bits", "message"),
+    [
+        (4000, 0, "warning: the 16-bit images have values up to 4000 only"),
+        (4000, 12, ""),
+        (40000, 0, ""),
+        (255, 12, "warning: data.bits 12 changes nothing"),
+    ],
+)
+def test_bits_that_images_do_not_use_are_told(tmp_path, capsys, peak, bits, message):
+    dtype = np.uint8 if peak == 255 else np.uint16
+    for i in range(20):
+        write(tmp_path / "data" / f"{i}.png", np.full((32, 32), peak - i, dtype))
+    fields = {"data__source": "folder", "data__category": "", "data__bits": bits}
+    config = tiny_config(tmp_path / "data", "position_gaussian", **fields, mesh__data=1)
+    setup = make_setup(with_fields(config, num_train_steps=0), tmp_path / "run")
+    assert setup.geometry.bits == bits
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == bool(message)
+    assert message in "".join(warnings)

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vtadl_jax.data.formats import EXTENSIONS
 from vtadl_jax.data.records import natural_key
 from vtadl_jax.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 GOOD = frozenset({"good", "ok", "normal"})  # folders of good images, beside those of defects
 # Folders that many products have: their names do not say which product it is.
 GENERIC = GOOD | {

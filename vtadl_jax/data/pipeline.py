@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from vtadl_jax.data.decode import load_image, load_mask
+from vtadl_jax.data.decode import load_mask, loaded
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
@@ -80,7 +80,8 @@ def needed_example(
         example = load_example(record, geometry, channels)
         kept = ("image", "mask", "has_mask", *(("label",) if "label" in needs else ()))
         return {name: example[name] for name in kept}
-    example = {"image": geometry.image(load_image(record.image, channels), channels)}
+    with loaded(record.image, channels, geometry.bits) as pixels:
+        example = {"image": geometry.image(pixels, channels)}
     if "label" in needs:
         example["label"] = np.asarray(record.label, np.int32)
     return example
@@ -175,18 +176,19 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
     A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
     False. Raises UserError naming the file.
     """
-    image = load_image(record.image, channels)
+    with loaded(record.image, channels, geometry.bits) as pixels:
+        image, size = geometry.image(pixels, channels), pixels.shape[:2]
     mask, num_thin = np.zeros(geometry.size, np.uint8), 0
     if record.label and record.mask is not None:
         original = load_mask(record.mask)
-        if original.shape != image.shape[:2]:
+        if original.shape != size:
             raise UserError(
                 f"mask {record.mask} is {original.shape} but its image {record.image} is "
-                f"{image.shape[:2]}: save the mask at the image's size"
+                f"{size}: save the mask at the image's size"
             )
         mask, num_thin = geometry.mask_and_thin(original)
     return {
-        "image": geometry.image(image, channels),
+        "image": image,
         "mask": mask,
         "label": np.asarray(record.label, np.int32),
         "has_mask": np.asarray(record.label == 0 or record.mask is not None),

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vtadl_jax.data.masks import lost_regions, num_apart, regions_of, understand
+from vtadl_jax.data.memory import as_array
 from vtadl_jax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -21,13 +22,15 @@ class Geometry:
 
     fit: 'stretch' scales both sides to `resize` whatever the aspect; 'pad' keeps the aspect, scales
     the image to fit inside and repeats its edge pixels; 'crop' keeps the aspect, scales the image
-    to cover and crops the rest. Raises UserError for sizes that are not positive, a crop larger
-    than `resize` and an unknown fit.
+    to cover and crops the rest. bits: of the values in files of 16 bits, for `decode`; 0: all 16.
+    Raises UserError for sizes that are not positive, a crop larger than `resize` and an unknown
+    fit.
     """
 
     size: tuple[int, int]
     resize: tuple[int, int] | None = None
     fit: str = "stretch"
+    bits: int = 0
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -125,7 +128,7 @@ class Geometry:
         margins = [tuple(max(m, 0) for m in pair) for pair in self._margins(original_size)]
         scaled = np.pad(scaled, margins, mode="edge")
         size = (original_size[1], original_size[0])  # PIL puts the width first
-        return np.array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
+        return as_array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
 
     def _scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
         """Returns (height, width) of the image before the crop."""

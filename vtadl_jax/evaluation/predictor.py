@@ -6,7 +6,8 @@ if prediction.is_defective: ...
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vtadl_jax.data.decode import load_image
+from vtadl_jax.data.decode import AnyImage, loaded
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
@@ -45,6 +46,14 @@ class Prediction:
     unlike_training: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Intake:
+    """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map."""
+
+    image: np.ndarray
+    map_size: tuple[int, int]
+
+
 class Predictor:
     """Scorer of images of any size. Compiles once, in `warm_up` or at the first images.
 
@@ -69,6 +78,8 @@ class Predictor:
         self.calibration, self.channels = calibration, channels
         self.batch_size, self.num_threads = batch_size, num_threads
         self.threshold = calibration.image_threshold if threshold is None else threshold
+        if not math.isfinite(self.threshold):
+            raise UserError(f"threshold {self.threshold}: give a finite number")
         self._geometry = geometry
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         sharding.check_batch("batch_size", batch_size, mesh)
@@ -112,14 +123,18 @@ class Predictor:
     def __call__(self, images: Any) -> Any:
         """Scores one image → a Prediction; a list, tuple or array [B, h, w, C] of them → a list.
 
-        An image is a path, a PIL image, uint8 or float (in [0, 1]) [h, w], [h, w, 1] or [h, w, 3].
-        Raises UserError for anything else and for files that can't be read.
+        An image is a path, the bytes of a file, a PIL image, or an array [h, w], [h, w, 1] or
+        [h, w, 3] of uint8, uint16 or float (in [0, 1]). All ways give the same score: the EXIF
+        orientation is applied to PIL images, too. Raises UserError for anything else, for files
+        that can't be read, and for a score that is not finite.
         """
         many = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
-        loaded = [self._pixels(image) for image in (images if many else [images])]
+        intakes = [self._pixels(image) for image in (images if many else [images])]
         found: list[Prediction] = []
-        for start in range(0, len(loaded), self.batch_size):
-            found += self._predict(loaded[start : start + self.batch_size])
+        for start in range(0, len(intakes), self.batch_size):
+            found += self.predict_batch(intakes[start : start + self.batch_size])
+        for prediction in found:
+            check_score(prediction.score)
         return found if many else found[0]
 
     def warm_up(self) -> Prediction:
@@ -128,47 +143,61 @@ class Predictor:
         Returns the prediction for a blank image; its fields show whether the detector makes maps.
         """
         height, width = self._geometry.size
-        return self._predict([np.zeros((height, width), np.uint8)])[0]
+        return next(self.predict_batch([self._pixels(np.zeros((height, width), np.uint8))]))
 
-    def _pixels(self, image: Any) -> np.ndarray:
-        if isinstance(image, str | Path):
-            return load_image(Path(image), self.channels)
-        if isinstance(image, Image.Image):
-            image = image.convert("L" if self.channels == 1 else "RGB")
-        return load_image(_as_uint8(np.asarray(image)), self.channels)
+    def take_in(
+        self, image: AnyImage, use: Callable[[np.ndarray], Any] | None = None
+    ) -> tuple[Intake, Any]:
+        """Loads an image of a type that `decode` takes; returns its intake and what `use` returns.
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        batch = [self._geometry.image(image, self.channels) for image in images]
+        use: called with the pixels at their own size, uint8 [h, w] or [h, w, 3], which are not
+        kept. Raises UserError for an image that can't be read.
+        """
+        with loaded(image, self.channels, self._geometry.bits) as pixels:
+            height, width = pixels.shape[:2]
+            intake = Intake(self._geometry.image(pixels, self.channels), (height, width))
+            used = None if use is None else use(pixels)
+            del pixels  # before another image has its turn
+            return intake, used
+
+    def _pixels(self, image: Any) -> Intake:
+        if isinstance(image, str):
+            image = Path(image)
+        elif isinstance(image, bytearray | memoryview):
+            image = bytes(image)
+        elif not isinstance(image, Path | bytes | Image.Image):
+            try:
+                image = np.asarray(image)
+            except (TypeError, ValueError) as error:
+                kind = type(image).__name__
+                raise UserError(f"image of type {kind} is no array: {error}") from error
+        return self.take_in(image)[0]
+
+    def predict_batch(self, images: Sequence[Intake]) -> Iterator[Prediction]:
+        """Scores at most `batch_size` images; yields predictions, each with its map, one by one."""
+        batch = [intake.image for intake in images]
         blank = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
         scores = self._scorer(self._variables, np.stack(batch + blank))
         descriptions = describe(np.stack(batch))
         values = self.calibration.image_scores(scores.terms[: len(batch)], descriptions)
-        found = []
-        for i, (image, value) in enumerate(zip(images, values, strict=True)):
+        for i, (intake, value) in enumerate(zip(images, values, strict=True)):
             anomaly_map, reason = None, self.calibration.reason(descriptions[i])
             if scores.anomaly_map is not None:
-                anomaly_map = self._geometry.invert(scores.anomaly_map[i], image.shape[:2])
-            found.append(
-                Prediction(
-                    score=float(value),
-                    threshold=float(self.threshold),
-                    is_defective=bool(value >= self.threshold or reason),
-                    anomaly_map=anomaly_map,
-                    terms=self.calibration.by_name(scores.terms[i]),
-                    recon=None if scores.recon is None else scores.recon[i],
-                    unlike_training=reason,
-                )
+                anomaly_map = self._geometry.invert(scores.anomaly_map[i], intake.map_size)
+            yield Prediction(
+                score=float(value),
+                threshold=float(self.threshold),
+                is_defective=bool(value >= self.threshold or reason),
+                anomaly_map=anomaly_map,
+                terms=self.calibration.by_name(scores.terms[i]),
+                recon=None if scores.recon is None else scores.recon[i],
+                unlike_training=reason,
             )
-        return found
 
 
-def _as_uint8(image: np.ndarray) -> np.ndarray:
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise UserError(f"image of {image.dtype}: give uint8, or floats in [0, 1]")
-    if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+def check_score(score: float) -> None:
+    """Raises UserError for a score that is not finite: it says neither good nor defective."""
+    if not math.isfinite(score):
         raise UserError(
-            f"float image with values from {image.min():g} to {image.max():g}: scale it to [0, 1]"
+            f"the score is {score}, which is no decision: evaluate the run again, or train it again"
         )
-    return np.rint(image * 255).astype(np.uint8)

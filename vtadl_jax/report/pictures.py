@@ -18,6 +18,7 @@ from vtadl_jax.report import colormap, marks
 PANEL_SIDE_MIN = 160  # px; smaller images are enlarged until their shorter side has this
 PANEL_SIDE_USUAL = 384  # px; larger ones are reduced until their longer side has this
 PANEL_SIDE_MAX = 640  # px; for long, narrow images, whose shorter side would be below the minimum
+PHOTO_SIDE_MAX = 2 * PANEL_SIDE_MAX  # px; what a panel is drawn from
 HEAT_OPACITY = 0.7
 
 _PAPER = (255, 255, 255)
@@ -67,6 +68,13 @@ def overlay_row(
     if recon is not None:
         panels.append(("reconstruction", _resize(Image.fromarray(recon), size)))
     return _arrange(panels, title)
+
+
+def photo_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns an image [h, w] or [h, w, 3] as [h, w, 3] for its panel, reduced if it is large."""
+    times = -(-max(pixels.shape[:2]) // PHOTO_SIDE_MAX)
+    small = np.asarray(Image.fromarray(pixels).reduce(times)) if times > 1 else pixels
+    return small if small.ndim == 3 else np.repeat(small[..., None], 3, -1)
 
 
 def contact_sheet(

@@ -18,6 +18,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.metric_table import TITLES as METRIC_TITLES
 from vtadl_jax.evaluation.results import Results
+from vtadl_jax.report.names import cell
 from vtadl_jax.report.published import PUBLISHED, PublishedTable
 
 TITLES = {
@@ -117,8 +118,8 @@ def to_csv(table: Table) -> str:
     """Returns CSV: full precision, empty if undefined; the last rows are means and their counts."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("category", *(column.key for column in table.columns)))
-    writer.writerows((name, *row) for name, row in table.rows.items())
+    writer.writerow(("category", *(cell(column.key) for column in table.columns)))
+    writer.writerows((cell(name), *row) for name, row in table.rows.items())
     means = table.means()
     writer.writerow(("mean", *(mean for mean, _ in means)))
     writer.writerow(("mean_over", *(count for _, count in means)))

@@ -10,14 +10,16 @@ import numpy as np
 
 from vtadl_jax.data.records import Record
 from vtadl_jax.detectors.contract import Variables
+from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
 from vtadl_jax.options import write_json
-from vtadl_jax.report.gallery import Gallery
-from vtadl_jax.report.page import EncodedCard, write_page
+from vtadl_jax.report.gallery import SCORES, Gallery
+from vtadl_jax.report.names import cell
+from vtadl_jax.report.page import write_page
 from vtadl_jax.report.summary import make_report
 from vtadl_jax.runtime.console import say
 
@@ -39,6 +41,7 @@ def evaluate(
     calibration: of these variables. train: the training records, for the counts.
     """
     start = time.perf_counter()
+    test = [dataclasses.replace(record, defect=printable(record.defect)) for record in test]
     if out is not None:
         calibration.save(out / CALIBRATION)
     if not test:
@@ -49,7 +52,7 @@ def evaluate(
     results = dataclasses.replace(results, seconds=time.perf_counter() - start)
     if out is not None and gallery is not None:
         gallery.finish()
-        _write(out, evaluator, results, outputs, test, calibration, gallery.cards)
+        _write(out, evaluator, results, outputs, test, calibration, gallery)
     return results
 
 
@@ -60,14 +63,15 @@ def _write(
     outputs: EvalOutputs,
     test: Sequence[Record],
     calibration: Calibration,
-    cards: Sequence[EncodedCard],
+    gallery: Gallery,
 ) -> None:
     """Writes all files but the pictures; results.json last, as it marks a complete report."""
     scores = calibration.image_scores(outputs.terms, outputs.descriptions)
-    _write_scores(out / "scores.csv", test, scores, outputs.terms, calibration.terms)
+    terms = dict(zip(calibration.terms, outputs.terms.T, strict=True))
+    _write_scores(out / SCORES, test, scores, terms, gallery.overlays)
     metrics_file = out / "metrics.jsonl"
     report = make_report(
-        evaluator.config, results, outputs, scores, calibration, cards, metrics_file
+        evaluator.config, results, outputs, scores, calibration, gallery.cards, metrics_file
     )
     write_page(out / "report.html", report)
     write_json(out / RESULTS_FILE, results.to_dict())
@@ -77,16 +81,18 @@ def _write_scores(
     path: Path,
     test: Sequence[Record],
     scores: np.ndarray,
-    terms: np.ndarray,
-    names: Sequence[str],
+    terms: dict[str, np.ndarray],
+    overlays: Sequence[str],
 ) -> None:
+    """Writes a row for each image. terms: [N] by name."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
-        writer.writerow(("name", "label", "defect", "score", *names))
-        for record, score, row in zip(test, scores, terms, strict=True):
-            values = (f"{v:.7g}" for v in (score, *row))
-            writer.writerow((record.name, record.label, record.defect, *values))
+        writer.writerow(("name", "label", "defect", "score", *map(cell, terms), "overlay"))
+        columns = zip(test, overlays, scores, *terms.values(), strict=True)
+        for record, overlay, *numbers in columns:
+            about = cell(record.name), record.label, cell(record.defect)
+            writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay))
     temporary.replace(path)
 
 

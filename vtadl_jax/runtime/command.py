@@ -1,5 +1,6 @@
 """Shared code of the command-line programs: local flags, errors in one line, exit codes."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from vtadl_jax.errors import Preempted, TrainingDiverged, UserError, disk_trouble
+from vtadl_jax.errors import Preempted, TrainingDiverged, UserError, disk_trouble, printable
 from vtadl_jax.runtime import distributed, preemption
 
 CONFIG_HELP = (
@@ -63,6 +64,9 @@ def run_command(
     the flags and `fields`, and returns 0.
     """
     quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold anything
+            stream.reconfigure(errors="backslashreplace")
     if "help" not in values:
         flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
     try:
@@ -98,5 +102,5 @@ def run_command(
 
 
 def _say(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     return code

@@ -12,6 +12,7 @@ from vtadl_jax import config as config_lib
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
 from vtadl_jax.data.decode import is_grey
+from vtadl_jax.data.depth import bits_warning
 from vtadl_jax.data.records import Record, repeat_anomalies, split_holdout
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
@@ -73,6 +74,9 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         check_steps(detector, config.num_train_steps)
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
     splits = load_splits(config, detector.needs)
+    warning = bits_warning([record.image for record in splits.train], config.data.bits)
+    if warning is not None:
+        say(f"warning: {warning}")
     if config.data.channels == 0:
         config = with_channels(config, splits.train)
         detector = make_detector(config)
@@ -148,7 +152,7 @@ def with_channels(config: Config, records: Sequence[Record]) -> Config:
     """Returns the config with `data.channels` 0 replaced: by 1 if all of a few images, spread over
     the data set, are grey, else by 3."""
     few = np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).astype(int)
-    grey = all(is_grey(records[i].image) for i in few)
+    grey = all(is_grey(records[i].image, config.data.bits) for i in few)
     return options_lib.replace(config, {"data.channels": 1 if grey else 3})
 
 

@@ -80,9 +80,9 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def make_geometry(config: Config) -> Geometry:
-    """Returns the geometry that resizes images to the network's size."""
+    """Returns the geometry that resizes images to the network's size, with `data.bits`."""
     resize = (config.data.resize[0], config.data.resize[1]) if config.data.resize else None
-    return Geometry(config.image_size, resize, config.data.fit)
+    return Geometry(config.image_size, resize, config.data.fit, config.data.bits)
 
 
 def save_frozen(workdir: Path, frozen: Any) -> None:

@@ -23,6 +23,7 @@ from vtadl_jax.data.builders.image_folders import ImageFolders
 from vtadl_jax.data.builders.mvtec_ad import MvtecAd
 from vtadl_jax.data.builders.staging import remove_stale, staging
 from vtadl_jax.data.builders.survey import Progress, Root, Survey, find_root, silent, survey
+from vtadl_jax.data.depth import bits_warning
 from vtadl_jax.errors import UserError
 
 BUILDERS: dict[str, type[LayoutBuilder]] = {
@@ -170,6 +171,9 @@ def _build_all(
     for category, builder in zip(missing, builders, strict=True):
         folder = job.folder(category)
         job.say(f"write {folder}")
+        train = [record.image for record in missing[category].splits.train]
+        if (warning := bits_warning(train)) is not None:
+            job.say(f"warning: {warning}, from the files: records have 8 bits")
         try:
             builder.download_and_prepare(file_format="array_record")
             folder.parent.mkdir(parents=True, exist_ok=True)

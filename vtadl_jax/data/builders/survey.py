@@ -13,10 +13,11 @@ from PIL import Image
 
 from vtadl_jax.data.decode import image_size
 from vtadl_jax.data.files import list_entries
+from vtadl_jax.data.formats import FORMATS
 from vtadl_jax.data.records import Record, Splits, check_images, missing_masks, natural_key
 from vtadl_jax.data.sources.layouts import Layout, read_layout
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.errors import UserError
+from vtadl_jax.errors import UserError, printable
 
 DEPTH = 3  # largest nesting depth of a data set in an archive or below --source
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -108,17 +109,10 @@ def survey(
     """Reads every file of a category once. size: of the records, if not the original one. Raises
     UserError for faults in folders and files."""
     base = root.folder(category)
-    splits = replace(read_layout(root.layout, base), category=category)  # base may be a link
+    splits = _printable(read_layout(root.layout, base))
+    splits = replace(splits, category=category)  # base may be a link
     lines = check_images(splits, geometry=Geometry(size) if size else None)
     records = splits.train + splits.test
-    for record in records:
-        try:
-            record.name.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{base}: the file name {record.name!r} is not UTF-8, so records cannot hold it: "
-                "rename it"
-            ) from error
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     grey, num_bytes = True, 0
@@ -130,10 +124,21 @@ def survey(
             sizes[record.name], record_grey, contents = looked
             grey = grey and record_grey
             for path, digest, length in contents:
-                files[path.relative_to(base).as_posix()] = digest
+                files[printable(path.relative_to(base).as_posix())] = digest
                 num_bytes += length
     notes = (*splits.notes, *missing_masks(splits), *lines)
     return Survey(splits, files, sizes, 1 if grey else 3, num_bytes, notes)
+
+
+def _printable(splits: Splits) -> Splits:
+    """Returns records whose names a manifest can hold, whatever bytes those of the files have."""
+
+    def named(records: Sequence[Record]) -> tuple[Record, ...]:
+        return tuple(
+            replace(r, name=printable(r.name), defect=printable(r.defect)) for r in records
+        )
+
+    return replace(splits, train=named(splits.train), test=named(splits.test))
 
 
 def file_of(record: Record) -> Path:
@@ -160,6 +165,6 @@ def _look(record: Record) -> tuple[tuple[int, int], bool, list[tuple[Path, str, 
 
 def _is_grey(content: bytes) -> bool:
     """Returns whether `load_image` gives one channel: no colours, palette or transparency."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         plain = image.mode in ("1", "L") or image.mode.startswith(("I", "F"))
         return plain and not image.has_transparency_data

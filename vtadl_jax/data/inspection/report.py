@@ -3,6 +3,7 @@
 `looks` lists and decodes; here is what follows from all of it, and the report. Writes nothing.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,9 @@ from vtadl_jax.data.archives import is_archive
 from vtadl_jax.data.builders.base import LayoutBuilder
 from vtadl_jax.data.builders.build import check_source, choose
 from vtadl_jax.data.builders.survey import NoDataSet, Progress, find_root, silent
-from vtadl_jax.data.files import EXTENSIONS, list_entries
+from vtadl_jax.data.depth import bits_warning
+from vtadl_jax.data.files import list_entries
+from vtadl_jax.data.formats import EXTENSIONS
 from vtadl_jax.data.inspection.statistics import (
     Issue,
     Item,
@@ -24,7 +27,6 @@ from vtadl_jax.data.inspection.statistics import (
     list_items,
     list_plain_items,
     look_at,
-    range_issues,
     stem_issues,
 )
 from vtadl_jax.errors import UserError
@@ -181,7 +183,16 @@ def _inspect(
     report.images = dict(Counter(look.kind for look in looks if look.kind).most_common())
     for look in looks:
         report.issues += look.issues
-    report.issues += stem_issues(items, report.issues) + range_issues(looks) + _duplicates(looks)
+    report.issues += stem_issues(items, report.issues) + _duplicates(looks) + _unused_bits(items)
+
+
+def _unused_bits(items: Sequence[Item]) -> list[Issue]:
+    """Warns of nearly black 16-bit training images; unreadable ones have issues already."""
+    images = [item.image for item in items if item.split == "train"]
+    with contextlib.suppress(UserError):
+        warning = bits_warning(images)
+        return [Issue("bits", warning)] if warning else []
+    return []
 
 
 def _duplicates(looks: Sequence[Look]) -> list[Issue]:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from vtadl_jax.data.decode import load_image, read_mask
 from vtadl_jax.data.files import (
-    EXTENSIONS,
     folder_like,
     is_good,
     list_entries,
@@ -23,6 +22,7 @@ from vtadl_jax.data.files import (
     list_images,
     match_masks,
 )
+from vtadl_jax.data.formats import EXTENSIONS, FORMATS
 from vtadl_jax.data.masks import listed
 from vtadl_jax.data.records import Record, thin_regions
 from vtadl_jax.data.sources.layouts import Layout, bad_records, good_notes, unused_masks
@@ -52,14 +52,10 @@ class Item:
 
 @dataclass
 class Look:
-    """Result of decoding an item; digests are None if decoding failed.
-
-    peak: the largest value of a 16-bit image, None for others.
-    """
+    """Result of decoding an item; digests are None if decoding failed."""
 
     item: Item
     kind: str = ""
-    peak: int | None = None
     bytes_digest: bytes | None = None
     pixel_digest: bytes | None = None
     issues: list[Issue] = field(default_factory=list)
@@ -207,10 +203,8 @@ def look_at(item: Item, size: tuple[int, int] | None = None) -> Look:
     look = Look(item)
     try:
         pixels = load_image(item.image, 3)
-        with item.image.open("rb") as file, Image.open(file) as image:
+        with item.image.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             look.kind = f"{pixels.shape[1]}×{pixels.shape[0]} {image.format} {image.mode}"
-            if image.mode.startswith("I"):
-                look.peak = int(np.asarray(image).max())
         look.bytes_digest = sha256(item.image.read_bytes()).digest()
         look.pixel_digest = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
     except UserError as error:
@@ -222,19 +216,6 @@ def look_at(item: Item, size: tuple[int, int] | None = None) -> Look:
         text = f"{item.name} is anomalous and has no mask: pixel metrics leave it out"
         look.issues.append(Issue("missing masks", text))
     return look
-
-
-def range_issues(looks: Iterable[Look]) -> list[Issue]:
-    """Returns a warning if 16-bit images use less than a quarter of their range."""
-    peaks = [look.peak for look in looks if look.peak is not None]
-    if not peaks or max(peaks) >= 16384:
-        return []
-    text = (
-        f"{len(peaks)} 16-bit images have no value above {max(peaks)} of 65535, as from a camera "
-        f"of {max(peaks).bit_length()} bits: they are dark and lose levels when they become 8 "
-        f"bits; save them scaled to the whole range"
-    )
-    return [Issue("range", text)]
 
 
 def _mask_issues(
@@ -285,7 +266,7 @@ def _mask_issues(
 
 def _values_between(mask: Path) -> np.ndarray:
     """Returns the distinct values of a mask other than 0 and the largest value of its dtype."""
-    with mask.open("rb") as file, Image.open(file) as image:
+    with mask.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         colours = image.mode not in ("1", "L") and not image.mode.startswith("I")
         values = np.unique(np.asarray(image.convert("RGB") if colours else image))
     full = 1 if values.dtype == bool else 255 if values.dtype == np.uint8 else 65535

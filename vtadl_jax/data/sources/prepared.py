@@ -110,7 +110,7 @@ def png_pixels(content: bytes) -> np.ndarray:
     try:
         return imagecodecs.png_decode(content)
     except imagecodecs.PngError:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             return np.array(image)
 
 

@@ -1,0 +1,87 @@
+"""Overlays of an evaluation: a file for each image, and no other file is touched."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from tests.data.factory import fails
+from tests.factory import tiny_config
+from vtadl_jax.data.records import Record
+from vtadl_jax.detectors.contract import Scores
+from vtadl_jax.evaluation.calibration import calibrate
+from vtadl_jax.evaluation.novelty import describe
+from vtadl_jax.evaluation.results import Results
+from vtadl_jax.report.gallery import Gallery
+from vtadl_jax.report.tables import category_table, to_csv
+
+NAMES = [
+    "test/good/0.png",
+    "test/good/0.bmp",
+    "test/a/b_1.png",
+    "test/a_b/1.png",
+    "test/t\udcef.png",
+]
+
+
+@pytest.fixture
+def gallery_in(tmp_path):
+    test = [Record(np.zeros((8, 8), np.uint8), None, 0, "good", name) for name in NAMES]
+    terms = np.array([[0.1], [0.2], [0.3]])
+    calibration = calibrate(("t",), terms, terms, weights=(1.0,))
+
+    def make(**fields):
+        return Gallery(tmp_path, test, calibration, tiny_config(**fields))
+
+    return make
+
+
+def draw(gallery):
+    count = len(NAMES)
+    zeros = np.zeros((count, 8, 8), np.uint8)
+    batch = {
+        "index": np.arange(count),
+        "image": zeros[..., None],
+        "mask": zeros,
+        "has_mask": np.ones(count, bool),
+        "description": describe(zeros[..., None]),
+    }
+    gallery.add(batch, Scores(np.full((count, 1), 0.2), zeros.astype(np.float32), None))
+    gallery.finish()
+    return gallery
+
+
+def test_every_image_has_an_overlay_of_its_own(gallery_in, tmp_path):
+    gallery = draw(gallery_in())
+    files = {path.name for path in (tmp_path / "overlays").iterdir()}
+    assert files == set(gallery.overlays)
+    assert len(files) == len(NAMES)
+    assert gallery.cards[-1].name == "t\\xef.png"
+
+
+def test_another_evaluation_removes_its_own_overlays_only(gallery_in, tmp_path):
+    first = draw(gallery_in())
+    with (tmp_path / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [["overlay"], *([name] for name in first.overlays), ["../x.png"]]
+        )
+    for name in ("overlays/mine.png", "x.png"):
+        (tmp_path / name).write_bytes(b"kept")
+    second = draw(gallery_in(eval__num_pictures=2))
+    kept = {name for name in second.overlays if name}
+    assert len(kept) == 2
+    assert {path.name for path in (tmp_path / "overlays").iterdir()} == {*kept, "mine.png"}
+    assert (tmp_path / "x.png").read_bytes() == b"kept"
+
+
+def test_nothing_is_drawn_or_removed_behind_a_link(gallery_in, tmp_path):
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "good_0.png").write_bytes(b"kept")
+    (tmp_path / "overlays").symlink_to(tmp_path / "album")
+    with fails(tmp_path / "overlays", "is a link"):
+        gallery_in()
+    assert (tmp_path / "album" / "good_0.png").read_bytes() == b"kept"
+
+
+def test_a_category_is_no_formula():
+    assert "'=1+1," in to_csv(category_table({"=1+1": Results(step=1)}))

@@ -1,0 +1,67 @@
+"""Writes pictures and maps as new files of a folder: whole or not at all, through no link."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from vtadl_jax.errors import UserError, disk_trouble, printable
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError with the file and the reason if the system refuses a write."""
+    try:
+        yield
+    except OSError as error:
+        full = disk_trouble(error)
+        remedy = "make room" if full else "give a folder that can be written"
+        reason = full or error.strerror or f"{error}, the disk may be full"
+        raise UserError(f"cannot write {printable(path)}: {reason}: {remedy}") from error
+
+
+def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
+    """Writes a PNG; raises UserError if it can't."""
+    _write_new(folder, name, lambda file: picture.save(file, "PNG"))
+
+
+def save_map(anomaly_map: np.ndarray, folder: Path, name: str) -> None:
+    """Writes a float32 map [h, w], by the ending of its name .npy or .tiff; raises UserError if it
+    can't."""
+    if name.endswith(".npy"):
+        _write_new(folder, name, lambda file: _write_array(file, np.ascontiguousarray(anomaly_map)))
+    else:
+        _write_new(folder, name, lambda file: Image.fromarray(anomaly_map).save(file, "TIFF"))
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder for pictures. Raises UserError if it is a link or can't be made."""
+    if folder.is_symlink():
+        raise UserError(f"{printable(folder)} is a link, and nothing is written behind it: move it")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_new(folder: Path, name: str, write: Callable[[BinaryIO], object]) -> None:
+    path = folder / name
+    for parent in reversed(path.relative_to(folder).parents):
+        check_folder(folder / parent)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with writing(path):
+        file = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "wb")
+        try:
+            with file:
+                write(file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+    """Writes .npy as np.save does, whose error on a full disk has no reason."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.data.cast("B"))
