@@ -5,7 +5,9 @@ python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
 Evaluates the newest checkpoint again: calibrates on the held-out good images, scores the test
 images and replaces results and calibration in the workdir. A false-alarm rate given as a flag also
 applies to later predictions; a threshold applies to these results only.
-Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
+A failed or stopped evaluation leaves what was there.
+Exit codes: 0 done, 2 a mistake the user can fix, 3 the model's scores are not finite, 75 stopped by
+SIGTERM, 130 interrupted.
 """
 
 import functools
@@ -17,16 +19,20 @@ from absl import flags
 
 from vtadl_jax import options as config_lib
 from vtadl_jax import sweep
+from vtadl_jax.config import Config
 from vtadl_jax.data.records import split_holdout
 from vtadl_jax.data.sources import load_splits
-from vtadl_jax.errors import UserError
+from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.experiment import make_detector
+from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.lock import locked
+from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.training.stored import load_config
 
 FLAGS = flags.FlagValues()
@@ -54,18 +60,32 @@ def evaluate_run(workdir: Path, overrides: dict[str, Any], data_root: str = "") 
     overrides: values of fields of the config's `eval`, for these results and their calibration.
     """
     config = load_config(workdir)
+    with locked(workdir), StopRequest().listening():
+        return _evaluate(workdir, config, overrides, data_root)
+
+
+def _evaluate(
+    workdir: Path, config: Config, overrides: dict[str, Any], data_root: str
+) -> dict[str, Any]:
     fields = {f"eval.{name}": value for name, value in overrides.items()}
     config = config_lib.replace(config, {"data.root": data_root or config.data.root, **fields})
+    check_place(workdir)
     splits = load_splits(config, make_detector(config).needs)
     train, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
     evaluator = Evaluator(config, found.detector, found.geometry, mesh)
-    calibration = evaluator.calibrate(found.variables, holdout, found.step)
-    results = evaluate(
-        evaluator, found.variables, calibration, splits.test, train=train, out=workdir
-    )
+    try:
+        calibration = evaluator.calibrate(found.variables, holdout, found.step)
+        results = evaluate(
+            evaluator, found.variables, calibration, splits.test, train=train, out=workdir
+        )
+    except TrainingDiverged as e:
+        raise TrainingDiverged(
+            f"checkpoint {found.step} of {workdir}: {e}: train again in another --workdir with a "
+            f"smaller optimizer.learning_rate"
+        ) from e
     say_results(results)
     return results.to_dict()
 
@@ -86,7 +106,7 @@ def run() -> int:
 
 
 def main(argv: list[str]) -> int:
-    return run_command(FLAGS, argv, __doc__, run, "nothing but calibration.json has changed")
+    return run_command(FLAGS, argv, __doc__, run, "nothing has changed")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         raise UserError(f"{workdir} holds no checkpoint: train first")
     checkpoints = Checkpoints(workdir, writable=False)
     try:
-        found = checkpoints.restore(state_like, step=step)
+        found = checkpoints.restore(state_like, step=step, config=config)
     finally:
         checkpoints.close()
     return Run(
@@ -64,7 +64,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         geometry=make_geometry(config),
         variables=found.state.variables,
         step=found.step,
-        calibration=found.about["calibration"],
+        calibration=found.about.get("calibration"),
     )
 
 
@@ -82,4 +82,10 @@ def load_calibration(run: Run) -> Calibration:
             f"checkpoint {run.step} of {run.workdir} is not calibrated: run python -m "
             f"vtadl_jax.evaluate --workdir {run.workdir}"
         )
-    return Calibration.from_dict(run.calibration)
+    try:
+        return Calibration.from_dict(run.calibration)
+    except (TypeError, ValueError, AttributeError) as e:
+        raise UserError(
+            f"checkpoint {run.step} of {run.workdir} has no usable calibration ({e}): run python "
+            f"-m vtadl_jax.evaluate --workdir {run.workdir}"
+        ) from e

@@ -11,20 +11,19 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.detectors.contract import Scores
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.report.cards import Card, EncodedCard, encode_card
+from vtadl_jax.report.folder import OVERLAYS, OVERVIEW, overlay_name
 from vtadl_jax.report.pictures import contact_sheet, overlay_row
+from vtadl_jax.runtime.files import writing
 
 SHEET_ROWS = 12
 PAGE_CARDS = 2000  # images on the report page; of a larger set, some of every defect
 
 
 class Gallery:
-    """Collector of pictures: `add` every batch, then `finish`. Removes old overlays first."""
+    """Collector of pictures: `add` every batch, then `finish`. out: a folder of `folder.draft`."""
 
     def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: Config):
-        self._folder, self._out = out / "overlays", out
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for old in self._folder.glob("*.png"):
-            old.unlink()
+        self._folder, self._out = out / OVERLAYS, out
         self._test, self._calib = test, calib
         limit = len(test) if config.eval.num_pictures < 0 else config.eval.num_pictures
         self._chosen = spread(test, limit)
@@ -56,8 +55,7 @@ class Gallery:
                 title=f"{record.name}   score {card.score:.2f}",
             )
             if index in self._chosen:
-                name = record.name.removeprefix("test/").replace("/", "_")
-                row.save(self._folder / f"{Path(name).stem}.png")
+                _save(row, self._folder / overlay_name(record.name))
             if index in self._on_sheet:
                 self._rows[index] = row
 
@@ -67,7 +65,7 @@ class Gallery:
         if rows:
             low, high = self._calib.map_low, self._calib.map_high
             sheet = contact_sheet(rows, low=low, high=high, has_maps=self._has_maps)
-            sheet.save(self._out / "overview.png")
+            _save(sheet, self._out / OVERVIEW)
 
     def _card(
         self, record: Record, score: float, batch: dict[str, np.ndarray], scores: Scores, i: int
@@ -84,6 +82,11 @@ class Gallery:
             mask=batch["mask"][i] if batch["has_mask"][i] else None,
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),
         )
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with writing(path):
+        picture.save(path)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

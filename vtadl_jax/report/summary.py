@@ -1,8 +1,8 @@
 """Builds the content of the report page from an evaluation: figures, curves and tables."""
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.options import flatten
 from vtadl_jax.report.page import Curve, EncodedCard, Report
+from vtadl_jax.runtime.console import read_metrics
 
 CURVE_POINTS = 200
 NOT_CHARTED = ("images_per_second", "grad_norm")
@@ -52,9 +53,28 @@ def make_report(
         curves=_curves(results, outputs, scores),
         training=_training(metrics_file),
         tables=_tables(results),
-        config_text="\n".join(f"{name} = {value!r}" for name, value in flatten(config)),
+        config_text="\n".join(
+            f"{name} = {shown(value, config.data.root)!r}" for name, value in flatten(config)
+        ),
         versions=results.versions,
     )
+
+
+def shown(value: Any, root: str) -> Any:
+    """Returns a field's value as the page shows it: of a place on this machine, only the end.
+
+    root: of the data; a place inside it is shown relative to it, any other by its last name.
+    """
+    if isinstance(value, tuple):
+        return tuple(shown(item, root) for item in value)
+    if not isinstance(value, str) or not re.search(r"[/\\]", value):
+        return value
+    place, folder = PurePath(value), PurePath(root)
+    if root and value != root and place.is_relative_to(folder):
+        place = place.relative_to(folder)
+    elif place.is_absolute() or ".." in place.parts or value == root or value.startswith("~"):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return str(place)
 
 
 def _training_images(results: Results) -> str:
@@ -130,8 +150,7 @@ def _curves(results: Results, outputs: EvalOutputs, scores: NDArray[Any]) -> lis
 def _training(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Returns the logged terms by step, the last value if a step ran twice."""
     found: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        record = json.loads(line)
+    for record in read_metrics(path):
         for name, value in record.items():
             term = name.removeprefix("train/")
             if name.startswith("train/") and term not in NOT_CHARTED:

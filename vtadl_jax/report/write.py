@@ -1,5 +1,6 @@
 """Evaluates a state and writes all files of its report. Computes no metrics itself."""
 
+import contextlib
 import csv
 import dataclasses
 import time
@@ -15,11 +16,12 @@ from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
-from vtadl_jax.options import write_json
+from vtadl_jax.report.folder import PAGE, SCORES, draft
 from vtadl_jax.report.gallery import Gallery
 from vtadl_jax.report.page import EncodedCard, write_page
 from vtadl_jax.report.summary import make_report
-from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.console import METRICS_FILE, say
+from vtadl_jax.runtime.files import replacing, write_json
 
 
 def evaluate(
@@ -33,21 +35,27 @@ def evaluate(
 ) -> Results:
     """Scores `test` and returns the results; with `out`, writes the report's files there.
 
-    These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png.
-    calibration: of these variables. train: the training records, for the counts.
+    These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png:
+    all of them, or none if anything fails. calibration: of these variables. train: the training
+    records, for the counts. Raises UserError for files that can't be written, and TrainingDiverged
+    for scores that are not finite.
     """
     start = time.perf_counter()
-    if out is not None:
-        calibration.save(out / CALIBRATION)
     if not test:
+        if out is not None:
+            calibration.save(out / CALIBRATION)
         return Results(step=calibration.step, num_calibration_images=calibration.num_images)
-    gallery = None if out is None else Gallery(out, test, calibration, evaluator.config)
-    outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
-    results = measure(outputs, test, calibration, evaluator.config, train)
-    results = dataclasses.replace(results, seconds=time.perf_counter() - start)
-    if out is not None and gallery is not None:
-        gallery.finish()
-        _write(out, evaluator, results, outputs, test, calibration, gallery.cards)
+    with draft(out) if out else contextlib.nullcontext() as folder:
+        gallery = folder and Gallery(folder, test, calibration, evaluator.config)
+        outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
+        results = measure(outputs, test, calibration, evaluator.config, train)
+        results = dataclasses.replace(results, seconds=time.perf_counter() - start)
+        if out and folder and gallery:
+            gallery.finish()
+            metrics_file = out / METRICS_FILE
+            _write(
+                folder, evaluator, results, outputs, test, calibration, gallery.cards, metrics_file
+            )
     return results
 
 
@@ -59,15 +67,16 @@ def _write(
     test: Sequence[Record],
     calibration: Calibration,
     cards: Sequence[EncodedCard],
+    metrics_file: Path,
 ) -> None:
-    """Writes all files but the pictures; results.json last, as it marks a complete report."""
+    """Writes all files but the pictures."""
     scores = calibration.image_scores(outputs.terms)
-    _write_scores(out / "scores.csv", test, scores, outputs.terms, calibration.terms)
-    metrics_file = out / "metrics.jsonl"
+    calibration.save(out / CALIBRATION)
+    _write_scores(out / SCORES, test, scores, outputs.terms, calibration.terms)
     report = make_report(
         evaluator.config, results, outputs, scores, calibration, cards, metrics_file
     )
-    write_page(out / "report.html", report)
+    write_page(out / PAGE, report)
     write_json(out / RESULTS_FILE, results.to_dict())
 
 
@@ -78,14 +87,12 @@ def _write_scores(
     terms: np.ndarray,
     names: Sequence[str],
 ) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as f:
+    with replacing(path, "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(("name", "label", "defect", "score", *names))
         for record, score, row in zip(test, scores, terms, strict=True):
             values = (f"{v:.7g}" for v in (score, *row))
             writer.writerow((record.name, record.label, record.defect, *values))
-    temporary.replace(path)
 
 
 def say_results(results: Results) -> None:
