@@ -81,7 +81,8 @@ class Role:
             if not self._allows_count(len(value)):
                 return f"give {' or '.join(map(str, self.counts)) or 'one or more'} values"
             value = next(item for item in value if not self.allows(item))
-        if isinstance(value, int | float) and value > self._largest(value) and value != math.inf:
+        ranged = self.choices or self.at_most is not None or self.below is not None
+        if not ranged and self._largest(value) < value < math.inf:
             return f"use at most {self._largest(value)}"
         return f"use {self.range}" if self.range else "give a finite number"
 

@@ -113,7 +113,7 @@ def test_files_of_earlier_versions_are_read(tmp_path):
     ("text", "message"),
     [
         ("{", "can't be read"),
-        ("[]", "holds no results: evaluate the run again"),
+        ("[]", "it holds a list instead of fields.*: evaluate the run again"),
         ('{"format": 99, "versions": {"vtadl_jax": "9.0"}}', "newer version of vtadl_jax"),
     ],
 )

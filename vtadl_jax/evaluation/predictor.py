@@ -66,6 +66,8 @@ class Predictor:
         self.calibration, self.channels = calibration, channels
         self.batch_size, self.num_threads = batch_size, num_threads
         self.threshold = calibration.image_threshold if threshold is None else threshold
+        if not np.isfinite(self.threshold):
+            raise UserError(f"threshold {self.threshold}: give a finite number")
         self._geometry = geometry
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         sharding.check_batch("batch_size", batch_size, mesh)
