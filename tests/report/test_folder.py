@@ -1,4 +1,4 @@
-"""The files of a report take their places together, and only the program's own pictures are removed."""
+"""The files of a report take their places together; only the program's pictures are removed."""
 
 import json
 import os
@@ -38,23 +38,30 @@ def test_a_report_replaces_the_one_before(tmp_path):
     assert json.loads((tmp_path / DRAWN).read_text()) == {"drawn": ["b.png", "c.png"]}
 
 
-@pytest.mark.parametrize("error", [UserError("a spoilt image"), KeyboardInterrupt()])
-def test_what_fails_halfway_leaves_all_as_it_was(tmp_path, error):
-    put(tmp_path, "first", "a.png")
-    before = content(tmp_path)
-    with pytest.raises(type(error)), draft(tmp_path) as folder:
-        (folder / CALIBRATION).write_text("half")
-        (folder / OVERLAYS / "b.png").write_text("half")
-        raise error
-    assert content(tmp_path) == before
+def fail():
+    raise UserError("a spoilt image")
 
 
-def test_a_signal_leaves_all_as_it_was(tmp_path):
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("end", [fail, interrupt, terminate])
+def test_what_ends_halfway_leaves_all_as_it_was(tmp_path, end):
+    def half():
+        with StopRequest().listening(), draft(tmp_path) as folder:
+            (folder / CALIBRATION).write_text("half")
+            (folder / OVERLAYS / "b.png").write_text("half")
+            end()
+
     put(tmp_path, "first", "a.png")
     before = content(tmp_path)
-    with pytest.raises(Preempted), StopRequest().listening(), draft(tmp_path) as folder:
-        (folder / CALIBRATION).write_text("half")
-        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises((UserError, KeyboardInterrupt, Preempted)):
+        half()
     assert content(tmp_path) == before
 
 

@@ -28,10 +28,14 @@ def test_a_file_is_replaced_and_nothing_else_is_left(path):
 
 
 def test_what_is_raised_while_writing_leaves_the_file_before(path):
-    with pytest.raises(KeyboardInterrupt), files.replacing(path, "w") as file:
-        file.write("half")
-        file.flush()
-        raise KeyboardInterrupt
+    def half():
+        with files.replacing(path, "w") as file:
+            file.write("half")
+            file.flush()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
     assert path.read_text() == OLD
     assert list(path.parent.iterdir()) == [path]
 
@@ -98,7 +102,7 @@ def test_json_of_another_kind_is_a_value_error(path, text, reason):
 def test_a_pipe_and_a_folder_are_no_json(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(ValueError, match="not a file|directory"):
+        with pytest.raises(ValueError, match=r"not a file|directory"):
             files.read_json(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         files.read_json(tmp_path / "none")

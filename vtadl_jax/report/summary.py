@@ -1,5 +1,6 @@
 """Builds the content of the report page from an evaluation: figures, curves and tables."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.runtime.console import read_metrics
 
 CURVE_POINTS = 200
+INSIDE = ("data.category", "data.defects")  # names of folders inside the data
 NOT_CHARTED = ("images_per_second", "grad_norm")
 
 
@@ -54,27 +56,25 @@ def make_report(
         training=_training(metrics_file),
         tables=_tables(results),
         config_text="\n".join(
-            f"{name} = {shown(value, config.data.root)!r}" for name, value in flatten(config)
+            f"{name} = {shown(name, value, config.data.root)!r}" for name, value in flatten(config)
         ),
         versions=results.versions,
     )
 
 
-def shown(value: Any, root: str) -> Any:
+def shown(name: str, value: Any, root: str) -> Any:
     """Returns a field's value as the page shows it: of a place on this machine, only the end.
 
     root: of the data; a place inside it is shown relative to it, any other by its last name.
     """
     if isinstance(value, tuple):
-        return tuple(shown(item, root) for item in value)
-    if not isinstance(value, str) or not re.search(r"[/\\]", value):
+        return tuple(shown(name, item, root) for item in value)
+    parts = re.split(r"[/\\]", value.rstrip("/\\")) if isinstance(value, str) else []
+    if len(parts) < 2 or (name in INSIDE and ".." not in parts and not os.path.isabs(value)):
         return value
-    place, folder = PurePath(value), PurePath(root)
-    if root and value != root and place.is_relative_to(folder):
-        place = place.relative_to(folder)
-    elif place.is_absolute() or ".." in place.parts or value == root or value.startswith("~"):
-        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return str(place)
+    if root and value != root and PurePath(value).is_relative_to(root) and ".." not in parts:
+        return str(PurePath(value).relative_to(root))
+    return parts[-1]
 
 
 def _training_images(results: Results) -> str:
