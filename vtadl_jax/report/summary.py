@@ -1,6 +1,5 @@
 """Builds the content of the report page from an evaluation: figures, curves and tables."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -70,7 +69,9 @@ def shown(name: str, value: Any, root: str) -> Any:
     if isinstance(value, tuple):
         return tuple(shown(name, item, root) for item in value)
     parts = re.split(r"[/\\]", value.rstrip("/\\")) if isinstance(value, str) else []
-    if len(parts) < 2 or (name in INSIDE and ".." not in parts and not os.path.isabs(value)):
+    if len(parts) < 2 or (
+        name in INSIDE and ".." not in parts and not PurePath(value).is_absolute()
+    ):
         return value
     if root and value != root and PurePath(value).is_relative_to(root) and ".." not in parts:
         return str(PurePath(value).relative_to(root))
