@@ -117,6 +117,7 @@ def test_a_mistake_in_a_process_of_its_own():
         ("model__loss__nll_weight", float("-inf"), "nll_weight -inf: give a finite number"),
         ("seed", 2**63, "seed 9223372036854775808: use 0 to 9223372036854775807"),
         ("image_size", (32, 2**20), r"image_size \(32, 1048576\): use at most 16384"),
+        ("data__root", "parts\0", r"data.root 'parts\\x00': give a text without zero bytes"),
         ("data__resize", (40,), r"data.resize \(40,\): give 0 or 2 values"),
         ("eval__image_threshold", "high", "eval.image_threshold 'high': give a number or None"),
     ],

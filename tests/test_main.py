@@ -16,7 +16,7 @@ from tests.training.steps import QUICK
 from vtadl_jax import metrics, run
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluate import evaluate_run
-from vtadl_jax.evaluation.trained_run import load_run
+from vtadl_jax.evaluation.trained_run import load_calibration, load_run
 from vtadl_jax.report.summary import shown
 from vtadl_jax.runtime.lock import locked
 
@@ -111,6 +111,22 @@ def test_a_config_of_another_kind_is_told_in_one_line(copied, text):
     with pytest.raises(UserError, match=r"copy/config\.json") as told:
         load_run(copied)
     assert "\n" not in str(told.value)
+
+
+def test_a_calibration_of_another_detector_is_refused(copied):
+    path = copied / "calibration.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "terms": ["a", "b", "c"]}))
+    with pytest.raises(UserError, match="is calibrated for another detector, with the terms a, b"):
+        load_calibration(load_run(copied))
+
+
+def test_a_folder_of_checkpoints_behind_a_link_is_not_written_to(finished, copied, tmp_path):
+    (copied / "checkpoints").rename(tmp_path / "elsewhere")
+    (copied / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"copy/checkpoints is a link, and nothing is written"):
+        run.run(finished[0], copied)
+    assert load_run(copied).step == 4
 
 
 def test_a_workdir_in_use_is_refused(finished, copied):

@@ -183,9 +183,15 @@ def read_value(name: str, value: Any, kind: Any, role: Role) -> Any:
         value = _convert(value, kind)
     except (TypeError, ValueError, OverflowError) as e:
         raise UserError(f"{name} {_shown(value)}: give {_kind_name(kind)}") from e
+    if any(isinstance(text, str) and "\0" in text for text in (value, *_items(value))):
+        raise UserError(f"{name} {_shown(value)}: give a text without zero bytes")
     if not role.allows(value):
         raise UserError(f"{name} {_shown(value)}: {role.remedy(value)}")
     return value
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
 
 
 def _shown(value: Any) -> str:

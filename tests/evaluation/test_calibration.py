@@ -38,6 +38,8 @@ def test_weights_must_match_the_terms():
     assert term_weights(tiny_config(), detector) == (1, 2)
     with pytest.raises(UserError, match="give 2 numbers, for a, b"):
         term_weights(tiny_config(eval__term_weights=(1.0,)), detector)
+    with pytest.raises(UserError, match="give one that is not 0"):
+        term_weights(tiny_config(eval__term_weights=(0.0, 0.0)), detector)
 
 
 def test_without_maps_there_is_no_pixel_threshold(tmp_path):

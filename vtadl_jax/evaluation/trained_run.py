@@ -76,16 +76,24 @@ def load_calibration(run: Run) -> Calibration:
     """
     path = run.workdir / CALIBRATION
     if path.is_file() and (calibration := Calibration.load(path)).step == run.step:
+        _check_terms(run, calibration, str(path))
         return calibration
+    again = f"run python -m vtadl_jax.evaluate --workdir {run.workdir}"
+    where = f"checkpoint {run.step} of {run.workdir}"
     if run.calibration is None:
-        raise UserError(
-            f"checkpoint {run.step} of {run.workdir} is not calibrated: run python -m "
-            f"vtadl_jax.evaluate --workdir {run.workdir}"
-        )
+        raise UserError(f"{where} is not calibrated: {again}")
     try:
-        return Calibration.from_dict(run.calibration)
-    except (TypeError, ValueError, AttributeError) as e:
+        calibration = Calibration.from_dict(run.calibration)
+    except (AttributeError, TypeError, ValueError) as e:
+        raise UserError(f"{where} has no usable calibration ({e}): {again}") from e
+    _check_terms(run, calibration, where)
+    return calibration
+
+
+def _check_terms(run: Run, calibration: Calibration, where: str) -> None:
+    if calibration.terms != tuple(run.detector.score_terms):
         raise UserError(
-            f"checkpoint {run.step} of {run.workdir} has no usable calibration ({e}): run python "
-            f"-m vtadl_jax.evaluate --workdir {run.workdir}"
-        ) from e
+            f"{where} is calibrated for another detector, with the terms "
+            f"{', '.join(calibration.terms)} instead of {', '.join(run.detector.score_terms)}: run "
+            f"python -m vtadl_jax.evaluate --workdir {run.workdir}"
+        )

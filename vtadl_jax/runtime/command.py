@@ -62,8 +62,8 @@ def run_command(
     """Parses `argv` into `values`, then calls `run`. Returns the exit code.
 
     The exit code of `run` (None is 0); 2 for a mistake or a full disk, 3 if the loss diverged, 75
-    if stopped by SIGTERM, 76 if a peer was lost, 130 after Ctrl-C, 141 if the output was closed. For
-    --help it prints `usage`, the flags and `fields`, and returns 0.
+    if stopped by SIGTERM, 76 if a peer was lost, 130 after Ctrl-C, 141 if the output was closed.
+    For --help it prints `usage`, the flags and `fields`, and returns 0.
     """
     quiet_libraries()
     if "help" not in values:

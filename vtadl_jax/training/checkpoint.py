@@ -178,7 +178,7 @@ class Checkpoints:
             frozen = load_frozen(self.directory.parent, state_like.frozen)
             state = state_like.replace(**found, frozen=frozen)
         if data_iterator is not None:
-            data_iterator.set_state(items[_DATA])
+            self._set_position(data_iterator, items[_DATA], folder)
         return Restored(state, step, about)
 
     def _items(self, folder: Path, args: ocp.args.Composite) -> Any:
@@ -190,6 +190,15 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {folder} does not fit this run ({reason}): restore the run's own "
                 f"files, or train again in another --workdir"
+            ) from error
+
+    def _set_position(self, data_iterator, position: Any, folder: Path) -> None:
+        try:
+            data_iterator.set_state(position)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {folder} has no usable position in the data ({error}): train again in "
+                f"another --workdir"
             ) from error
 
     def _damage(self, step: int) -> str | None:

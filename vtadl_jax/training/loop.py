@@ -41,7 +41,9 @@ def check_params(step: int, state: TrainState, checkpoints: Checkpoints) -> None
     """
     spoilt = [
         jax.tree_util.keystr(path)
-        for path, leaf in jax.tree.leaves_with_path({"params": state.params})
+        for path, leaf in jax.tree.leaves_with_path(
+            {"params": state.params, "ema_params": state.ema_params}
+        )
         if not all(np.isfinite(np.asarray(s.data)).all() for s in leaf.addressable_shards)
     ]
     if anywhere(bool(spoilt)):
