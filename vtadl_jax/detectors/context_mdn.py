@@ -70,7 +70,7 @@ class WindowOptions:
     """Options of the windows whose density is modelled, and of the context (the condition)."""
 
     windows: tuple[int, ...] = option(
-        (1, 4, 8), "sides, in grid cells", at_least=1, limit=LARGEST_SIZE, filled=True
+        (1, 4, 8), "sides, in grid cells", at_least=1, limit=LARGEST_SIZE
     )
     radii: tuple[int, ...] = option(
         (2,),
