@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli import ROOT, run_cli, run_main
+from tests.cli import ROOT, environment, run_cli, run_main
 from tests.factory import tiny_config
 from vtadl_jax import config as schema
 from vtadl_jax import options as options_lib
@@ -100,12 +103,22 @@ def test_a_mistake_in_a_process_of_its_own():
         ("dtype", "float33", "dtype 'float33': use 'float32' or 'bfloat16'"),
         ("image_size", (32,), r"image_size \(32,\): give 2 values"),
         ("data__channels", 4, "data.channels 4"),
-        ("data__holdout_fraction", 0.0, "data.holdout_fraction 0.0: use more than 0 to less"),
+        ("data__holdout_fraction", 0.0, "data.holdout_fraction 0.0: use more than 0 and less"),
         ("eval__fpr_limit", 0.0, "eval.fpr_limit 0.0"),
-        ("optimizer__ema_decay", 1.0, "to less than 1"),
+        ("optimizer__ema_decay", 1.0, "use at least 0 and less than 1"),
         ("eval__term_weights", (1.0, 2.0), "give 3 numbers, for mse, dissimilarity, max_nll"),
         ("model__vit__widht", 8, "unknown field model.vit.widht: did you mean model.vit.width"),
         ("batch_size", True, "batch_size True: give an integer"),
+        ("batch_size", 10**9, "batch_size 1000000000: use at most 1048576"),
+        ("num_train_steps", 2**31, "num_train_steps 2147483648: use at most 2147483647"),
+        ("num_train_steps", 10**500, "num_train_steps 1000.*…: use at most"),
+        ("optimizer__learning_rate", 10**400, "optimizer.learning_rate 1.*: give a number"),
+        ("optimizer__learning_rate", 1e39, r"learning_rate 1e\+39: use at most 3.4e\+38"),
+        ("model__loss__nll_weight", float("-inf"), "nll_weight -inf: give a finite number"),
+        ("seed", 2**63, "seed 9223372036854775808: use 0 to 9223372036854775807"),
+        ("image_size", (32, 2**20), r"image_size \(32, 1048576\): use at most 16384"),
+        ("data__root", "parts\0", r"data.root 'parts\\x00': give a text without zero bytes"),
+        ("data__resize", (40,), r"data.resize \(40,\): give 0 or 2 values"),
         ("eval__image_threshold", "high", "eval.image_threshold 'high': give a number or None"),
     ],
 )
@@ -113,6 +126,20 @@ def test_impossible_values_are_refused_before_anything_is_written(field, value, 
     with pytest.raises(UserError, match=message):
         run.run(tiny_config("/no/such/folder", **{field: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_ranges_read_as_plain_english():
+    texts = [
+        role.range
+        for _, _, role in options_lib.fields_of(Config(model=DETECTORS["vtadl"].options()))
+    ]
+    assert {"more than 0 and less than 1", "more than 0 and at most 1", "0 to 1"} <= set(texts)
+    assert not [text for text in texts if " to less" in text or " to more" in text]
+
+
+def test_a_filter_bank_has_a_filter():
+    with pytest.raises(UserError, match=r"model.filters.sigmas \(\): give one or more values"):
+        tiny_config(detector="filter_mixture", model__filters__sigmas=())
 
 
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
@@ -247,6 +274,7 @@ def test_help_shows_usage_and_flags_and_exits_with_0(command, capsys):
     assert "python -m vtadl_jax." in done.stdout
     flags = re.findall(r"^ *--(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
     assert "help" in flags
+    assert not {"flagfile", "undefok"} & set(flags)
     assert len(flags) > 2
 
 
@@ -267,6 +295,20 @@ def test_help_of_a_config_lists_its_fields_with_unit_and_range(command, capsys):
 
 
 @pytest.mark.slow
+def test_help_into_a_closed_pipe_ends_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "vtadl_jax.import_torch", "--help"],
+        stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment(),
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "note: python -m vtadl_jax.import_torch is called python -m vtadl_jax.import_weights now\n"
+    )
+
+
 def test_help_in_a_process_of_its_own():
     done = run_cli("vtadl_jax.main", "--help")
     assert (done.returncode, done.stderr) == (0, "")

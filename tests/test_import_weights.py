@@ -181,7 +181,7 @@ def test_a_failure_while_writing_leaves_nothing(published, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vtadl_jax.import_weights.save_config", fail)
-    with pytest.raises(UserError, match="No space left on device: give another"):
+    with pytest.raises(UserError, match=r"No space left on device\): make room"):
         import_run(small_config(), *published[0], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -21,6 +21,7 @@ ORDER = (
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
+    ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
 )
 RANK = {room: rank for rank, row in enumerate(ORDER) for room in row}

@@ -1,8 +1,10 @@
 """The whole program on rendered parts: the files of a run, and bad folders."""
 
 import csv
+import functools
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,10 @@ from tests.training.steps import QUICK
 from vtadl_jax import metrics, run
 from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluate import evaluate_run
+from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.report.summary import shown
+from vtadl_jax.runtime.lock import locked
 
 NUM_TEST = 4 + 5 * 2
 
@@ -72,6 +78,97 @@ def test_rerunning_a_finished_run_only_evaluates(dataset, tmp_path, capsys):
     assert "compiled the train step" not in capsys.readouterr().err
     assert again["image_auroc"] == results["image_auroc"]
     assert again["aupro"] == results["aupro"]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(finished[1], tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.mdn.num_components", 5),
+        ("model.decoder.features", [8, 8, 8, 4]),
+        ("data.category", "washer"),
+        ("seed", 3),
+    ],
+)
+def test_a_config_of_another_run_than_the_checkpoint_is_refused(copied, field, value):
+    path = copied / "config.json"
+    stored = json.loads(path.read_text())
+    *groups, name = field.split(".")
+    functools.reduce(dict.__getitem__, groups, stored)[name] = value
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=rf"copy/config\.json is of another run .*: {field} is "):
+        load_run(copied)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"detector": 5}', '{"detector": "vtadl", "data": 1}']
+)
+def test_a_config_of_another_kind_is_told_in_one_line(copied, text):
+    (copied / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"copy/config\.json") as told:
+        load_run(copied)
+    assert "\n" not in str(told.value)
+
+
+def test_a_calibration_of_another_detector_is_refused(copied):
+    path = copied / "calibration.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "terms": ["a", "b", "c"]}))
+    with pytest.raises(UserError, match="is calibrated for another detector, with the terms a, b"):
+        load_calibration(load_run(copied))
+
+
+def test_a_folder_of_checkpoints_behind_a_link_is_not_written_to(finished, copied, tmp_path):
+    (copied / "checkpoints").rename(tmp_path / "elsewhere")
+    (copied / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"copy/checkpoints is a link, and nothing is written"):
+        run.run(finished[0], copied)
+    assert load_run(copied).step == 4
+
+
+def test_a_workdir_in_use_is_refused(finished, copied):
+    config, _, _ = finished
+    with locked(copied):
+        for start in (lambda: run.run(config, copied), lambda: evaluate_run(copied, {})):
+            with pytest.raises(UserError, match=r"copy is in use by process \d+ on"):
+                start()
+        assert load_run(copied).step == 4  # reading needs no lock
+
+
+def test_the_page_tells_no_place_of_this_machine(finished, dataset):
+    _, workdir, _ = finished
+    page = (workdir / "report.html").read_text()
+    assert str(dataset.parent) not in page
+    assert f"data.root = &#x27;{dataset.name}&#x27;" in page
+    assert str(Path.home()) not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "root", "wanted"),
+    [
+        ("runs/ann/vit.npz", "parts", "vit.npz"),
+        ("/home/ann/secret/parts", "/home/ann/secret/parts", "parts"),
+        ("../ann/parts/", "../ann/parts/", "parts"),
+        ("/home/ann/secret/parts/bad/a", "/home/ann/secret/parts", "bad/a"),
+        ("~/weights/vit.npz", "parts", "vit.npz"),
+        ("C:\\Users\\ann\\vit.npz", "parts", "vit.npz"),
+        (("/home/ann/a", "b/c"), "", ("a", "c")),
+        ("screw", "/data/screw", "screw"),
+        (3, "/data", 3),
+    ],
+)
+def test_a_place_is_shown_by_its_end(value, root, wanted):
+    assert shown("init_from", value, root) == wanted
+
+
+def test_folders_inside_the_data_are_shown_whole():
+    assert shown("data.category", "line/screw", "/data") == "line/screw"
+    assert shown("data.category", "/home/ann/screw", "/data") == "screw"
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished):

@@ -134,10 +134,7 @@ def test_data_that_moved_are_evaluated_and_continued(moved, capsys):
 
 def test_evaluation_draws_no_data(finished, tmp_path, capsys):
     _, workdir, _ = finished
-    (tmp_path / "run").mkdir()
-    for path in workdir.iterdir():
-        if path.name != "config.json":
-            (tmp_path / "run" / path.name).symlink_to(path)
+    shutil.copytree(workdir, tmp_path / "run")
     stored = json.loads((workdir / "config.json").read_text())
     stored["data"] |= {"source": "synthetic", "root": str(tmp_path / "drawn")}
     (tmp_path / "run/config.json").write_text(json.dumps(stored))

@@ -144,7 +144,7 @@ def test_scores_so_far_are_kept_if_something_cannot_be_written(
     monkeypatch.setattr(command, place, failing)
     code, said, rows = run()
     assert code == 2
-    assert f"error: cannot write {tmp_path / 'x'}: {os.strerror(error)}" in said
+    assert f"error: {tmp_path / 'x'} can't be written ({os.strerror(error)})" in said
     assert list(rows) == ["0.png", "1.png", "2.png"]
     assert "3 of 4 images scored" in said
 

@@ -24,12 +24,13 @@ from absl import flags
 from vtadl_jax import experiment
 from vtadl_jax.compiling import comparing, implementations, page, scaling, search, sections, writing
 from vtadl_jax.compiling.program import step_names
-from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step, write_json
+from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step
 from vtadl_jax.compiling.topology import LOCAL, Target, find_target
 from vtadl_jax.compiling.wording import mib
 from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.files import write_json, write_text
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
@@ -107,9 +108,9 @@ def show(stem: Path, reading: Reading) -> None:
     tables = sections.sections(reading, _TRAINING.value)
     print(writing.terminal(title, subtitle, tables))
     write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **reading})
-    page.write(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
+    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
     html = page.reading_page(title, subtitle, reading, tables, _TRAINING.value)
-    page.write(stem.with_suffix(".html"), html)
+    write_text(stem.with_suffix(".html"), html)
     say(f"see {stem}.html, .md and .json")
 
 
@@ -170,9 +171,9 @@ def compare(reading: Reading, other: Reading | Config, target: Target, output: P
     name = file_name(reading["program"]["config"], _STEP.value, target.name)
     path = output / f"{name}-against-{stem}"
     write_json(path.with_suffix(".json"), {"before": before, "after": reading})
-    page.write(path.with_suffix(".md"), writing.markdown(title, subtitle, tables))
+    write_text(path.with_suffix(".md"), writing.markdown(title, subtitle, tables))
     html = page.page(title, subtitle, [page.table(t) for t in tables])
-    page.write(path.with_suffix(".html"), html)
+    write_text(path.with_suffix(".html"), html)
     say(f"see {path}.html, .md and .json")
 
 
@@ -195,14 +196,14 @@ def sweep(config: Config, name: str, output: Path) -> None:
     print(writing.terminal(title, subtitle, tables))
     stem = output / file_name(name, _STEP.value, f"{chip}-sweep")
     write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **found})
-    page.write(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
+    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
     parts = [
         page.charts(f"{kind.capitalize()} scaling", scaling.curves(found[kind], _TRAINING.value))
         for kind in scaling.KINDS
         if any(r["fits"] for r in found[kind])
     ]
     html = page.page(title, subtitle, [*parts, *(page.table(t) for t in tables)])
-    page.write(stem.with_suffix(".html"), html)
+    write_text(stem.with_suffix(".html"), html)
     say(f"see {stem}.html, .md and .json")
 
 

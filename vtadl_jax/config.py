@@ -12,6 +12,9 @@ from typing import Any
 from vtadl_jax.errors import UserError
 from vtadl_jax.options import fields_of, option
 
+LARGEST_SIDE = 16384  # px
+LARGEST_BATCH = 2**20  # images
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentOptions:
@@ -77,7 +80,7 @@ class DataOptions:
     )
     resize: tuple[int, ...] = option(
         (), "(height, width) before the centre crop to image_size; empty: no crop", at_least=1,
-        unit="px", compiled=False,
+        limit=LARGEST_SIDE, counts=(0, 2), unit="px", compiled=False,
     )  # fmt: skip
     fit: str = option(
         "stretch",
@@ -107,9 +110,11 @@ class DataOptions:
         resumable=True,
     )
     num_threads: int = option(
-        4, "threads that decode images", at_least=0, resumable=True, compiled=False
+        4, "threads that decode images", at_least=0, limit=1024, resumable=True, compiled=False
     )
-    prefetch: int = option(16, "batches decoded ahead", at_least=0, resumable=True, compiled=False)
+    prefetch: int = option(
+        16, "batches decoded ahead", at_least=0, limit=4096, resumable=True, compiled=False
+    )
     augment: AugmentOptions = AugmentOptions()
 
 
@@ -159,7 +164,11 @@ class TrainOptions:
         resumable=True,
     )  # fmt: skip
     accumulate: int = option(
-        1, "number of microbatches that a batch is split into", at_least=1, resumable=True
+        1,
+        "number of microbatches that a batch is split into",
+        at_least=1,
+        limit=LARGEST_BATCH,
+        resumable=True,
     )
 
 
@@ -182,10 +191,12 @@ class ProfileOptions:
 class EvalOptions:
     """Scores, thresholds, metrics and pictures."""
 
-    batch_size: int = option(8, "images", at_least=1, resumable=True, compiled=False)
+    batch_size: int = option(
+        8, "images", at_least=1, limit=LARGEST_BATCH, resumable=True, compiled=False
+    )
     map_sigma: float = option(
-        4.0, "Gaussian smoothing of the map; 0: none", unit="px", at_least=0, resumable=True,
-        compiled=False,
+        4.0, "Gaussian smoothing of the map; 0: none", unit="px", at_least=0,
+        limit=LARGEST_SIDE, resumable=True, compiled=False,
     )  # fmt: skip
     term_weights: tuple[float, ...] = option(
         (), "weights of the standardised score terms; empty: the detector's own", resumable=True,
@@ -215,7 +226,7 @@ class EvalOptions:
     )
     num_bootstrap: int = option(
         0, "bootstrap resamples for 95 % intervals, for example 1000; 0: none", at_least=0,
-        resumable=True, compiled=False,
+        limit=10**6, resumable=True, compiled=False,
     )  # fmt: skip
     num_pictures: int = option(
         200, "number of overlays, spread over the defects; -1: all", at_least=-1, resumable=True,
@@ -233,14 +244,20 @@ class Config:
         at_most=2**63 - 1, compiled=False,
     )  # fmt: skip
     image_size: tuple[int, int] = option(
-        (512, 512), "(height, width) of the network's input", unit="px", at_least=1
+        (512, 512),
+        "(height, width) of the network's input",
+        unit="px",
+        at_least=1,
+        limit=LARGEST_SIDE,
     )
     dtype: str = option(
         "float32",
         "dtype of matrix products; 'bfloat16' on accelerators. Densities stay float32",
         choices=("float32", "bfloat16"),
     )
-    batch_size: int = option(8, "images per step, over all devices", at_least=1)
+    batch_size: int = option(
+        8, "images per step, over all devices", at_least=1, limit=LARGEST_BATCH
+    )
     num_train_steps: int = option(
         0, "number of steps; 0: num_epochs decides", at_least=0, resumable=True
     )
@@ -287,19 +304,25 @@ def check_same_run(config: Config, stored: Config, workdir: Path) -> None:
 
     `data.channels` 0 stands for what the stored run found in its images.
     """
-    there = {name: value for name, value, _ in fields_of(stored)}
-    differing = []
-    for name, value, role in fields_of(config):
-        if role.resumable or (name == "data.channels" and value == 0):
-            continue
-        if name not in there or there[name] != value:
-            differing.append(f"{name} is {there.get(name)!r} there and {value!r} here")
-    if differing:
+    if differing := differences(config, stored):
+        name, here, there = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise UserError(
-            f"workdir {workdir} holds the run of another config: {differing[0]}{more}: "
-            f"give another --workdir, or remove that one"
+            f"workdir {workdir} holds the run of another config: {name} is {there!r} there and "
+            f"{here!r} here{more}: give another --workdir, or remove that one"
         )
+
+
+def differences(config: Config, stored: Config) -> list[tuple[str, Any, Any]]:
+    """Returns (field, value, stored value) of the fields in which two configs are of two runs."""
+    there = {name: value for name, value, _ in fields_of(stored)}
+    return [
+        (name, value, there.get(name))
+        for name, value, role in fields_of(config)
+        if not role.resumable
+        and not (name == "data.channels" and value == 0)
+        and (name not in there or there[name] != value)
+    ]
 
 
 def schedule_of(config: Config) -> dict[str, int]:

@@ -6,7 +6,9 @@ Evaluates the newest checkpoint again: calibrates on the held-out good images, s
 images and replaces results and calibration in the workdir. Images that have moved since training
 are given with --data_root, --data_bad and --data_masks. A false-alarm rate given as a flag also
 applies to later predictions; a threshold applies to these results only.
-Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
+A failed or stopped evaluation leaves what was there.
+Exit codes: 0 done, 2 a mistake the user can fix, 3 the model's scores are not finite, 75 stopped by
+SIGTERM, 130 interrupted.
 """
 
 import functools
@@ -19,16 +21,20 @@ from absl import flags
 
 from vtadl_jax import options as config_lib
 from vtadl_jax import sweep
+from vtadl_jax.config import Config
 from vtadl_jax.data.records import Splits, split_holdout
 from vtadl_jax.data.sources import load_splits
-from vtadl_jax.errors import UserError
+from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.experiment import make_detector
+from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.lock import locked
+from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.training.known_images import describe, differences, load_marks, marks_of
 from vtadl_jax.training.stored import CONFIG, load_config
 
@@ -78,6 +84,12 @@ def evaluate_run(
     places = {"root": data_root, "bad": data_bad, "masks": data_masks}
     fields |= {f"data.{name}": place for name, place in places.items() if place}
     config = config_lib.replace(config, fields)
+    with locked(workdir), StopRequest().listening():
+        return _evaluate(workdir, config)
+
+
+def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
+    check_place(workdir)
     try:
         splits = load_splits(config, make_detector(config).needs, draw=False)
     except UserError as error:
@@ -88,10 +100,16 @@ def evaluate_run(
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
     evaluator = Evaluator(config, found.detector, found.geometry, mesh)
-    calibration = evaluator.calibrate(found.variables, holdout, found.step, train)
-    results = evaluate(
-        evaluator, found.variables, calibration, splits.test, train=train, out=workdir
-    )
+    try:
+        calibration = evaluator.calibrate(found.variables, holdout, found.step, train)
+        results = evaluate(
+            evaluator, found.variables, calibration, splits.test, train=train, out=workdir
+        )
+    except TrainingDiverged as e:
+        raise TrainingDiverged(
+            f"checkpoint {found.step} of {workdir}: {e}: train again in another --workdir with a "
+            f"smaller optimizer.learning_rate"
+        ) from e
     say_results(results)
     return results.to_dict()
 
@@ -133,7 +151,7 @@ def run() -> int:
 
 
 def main(argv: list[str]) -> int:
-    return run_command(FLAGS, argv, __doc__, run, "nothing but calibration.json has changed")
+    return run_command(FLAGS, argv, __doc__, run, "nothing has changed")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,10 @@ def term_weights(config: Config, detector: Detector) -> tuple[float, ...]:
         raise UserError(
             f"eval.term_weights {weights}: give {len(terms)} numbers, for {', '.join(terms)}"
         )
+    if not any(weights):
+        raise UserError(
+            f"eval.term_weights {weights}: give one that is not 0: all scores are equal"
+        )
     return weights
 
 

@@ -11,7 +11,6 @@ Exit codes: 0 done, 2 a mistake the user can fix or a run that failed, 130 inter
 """
 
 import functools
-import json
 import shlex
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from vtadl_jax.evaluation.results import RESULTS_FILE, Results
 from vtadl_jax.report.experiments import Measured, summarise, to_markdown, to_svg
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.files import read_json, write_json, write_text
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
@@ -117,7 +117,16 @@ def is_done(experiment: Experiment, folder: Path) -> bool:
 def read_record(folder: Path) -> dict | None:
     """Returns the record of a run, None if there is none."""
     path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} can't be read ({e}): remove it to run again") from e
+    kinds = {"arguments": list, "seed": int, "seconds": float, "commit": str}
+    if wrong := [name for name, kind in kinds.items() if type(record.get(name)) is not kind]:
+        raise UserError(f"{path} has no {wrong[0]} of a run: remove it to run again")
+    return record
 
 
 def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -> None:
@@ -139,7 +148,7 @@ def run_experiment(experiment: Experiment, seed: int, folder: Path, data: str) -
         "commit": commit(),
     }
     if folder.is_dir():  # absent after an early error: a run starts only in an absent folder
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / RECORD, record)
     if done.returncode:
         raise UserError(
             f"{experiment.name}, seed {seed}, ended with exit code {done.returncode}: see above"
@@ -183,10 +192,9 @@ def tabulate(experiments: list[Experiment], workdir: Path, markdown: str = "") -
         return
     text = to_markdown(rows)
     for path in (workdir / "results.md", *([Path(markdown)] if markdown else [])):
-        path.write_text(text, encoding="utf-8")
-    (workdir / "results.svg").write_text(to_svg(rows), encoding="utf-8")
-    stored = [row.as_dict() for row in rows]
-    (workdir / "results.json").write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        write_text(path, text)
+    write_text(workdir / "results.svg", to_svg(rows))
+    write_json(workdir / "results.json", [row.as_dict() for row in rows])
 
 
 def run() -> int:

@@ -23,6 +23,8 @@ from vtadl_jax.data import pipeline
 from vtadl_jax.detectors import official_names as names
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.files import not_written, writing
+from vtadl_jax.runtime.lock import is_empty, locked
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.state import TrainState, create_state
@@ -44,7 +46,7 @@ def import_run(config: Config, autoencoder: Path, mixture: Path, workdir: Path) 
     """
     if config.detector != "official":
         raise UserError(f"detector {config.detector!r}: start from {DEFAULT_CONFIG}")
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    if workdir.exists() and (not workdir.is_dir() or not is_empty(workdir)):
         raise UserError(f"workdir {workdir} exists and is not an empty folder: give another")
     detector = experiment.make_detector(config)
     entries: list[names.Entry] = []
@@ -70,20 +72,22 @@ def _write_run(workdir: Path, config: Config, state: TrainState) -> None:
     # The iterator's state is a number of batches and does not depend on the data.
     start = pipeline.train_iterator(pipeline.index_loader, size, size, config.seed, prefetch=0)
     existed = workdir.exists()
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    with locked(workdir):
         try:
-            checkpoints.save(0, state, start, config=config.to_dict())
-            checkpoints.wait()
-        finally:
-            checkpoints.close()
-        save_config(config, workdir / CONFIG)
-    except BaseException as error:
-        shutil.rmtree(workdir / "checkpoints" if existed else workdir, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"workdir {workdir}: {error.strerror}: give another") from error
-        raise
+            checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+            try:
+                checkpoints.save(0, state, start, config=config.to_dict())
+                checkpoints.wait()
+            finally:
+                checkpoints.close()
+            save_config(config, workdir / CONFIG)
+        except BaseException as error:
+            shutil.rmtree(workdir / "checkpoints" if existed else workdir, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise not_written(workdir, error) from error
+            raise
 
 
 def run(text: str, overrides: list[str]) -> None:

@@ -6,12 +6,10 @@ with `option`. Nothing here knows a particular field.
 
 import dataclasses
 import difflib
-import json
 import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,14 +18,19 @@ from ml_collections.config_dict import placeholder
 from vtadl_jax.errors import UserError
 
 _KEY = "vtadl_jax"
+LARGEST_SIZE = 65536  # of a network's layer, a neighbourhood, a list of Gaussians
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of int32, as steps are, and of float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
     """Metadata of a field beside its type and default.
 
-    at_least, above, at_most, below: its range. choices: the allowed values. resumable: whether a
-    run may continue with another value. compiled: whether a train step depends on it.
+    at_least, above, at_most, below: its range; numbers are always finite. limit: a largest value
+    that no experiment needs, told only to those who exceed it; by default that of int32 or float32.
+    counts: the allowed numbers of values of a tuple, () for any; filled: whether it needs at least
+    one. choices: the allowed values. resumable: whether a run may continue with another value.
+    compiled: whether a train step depends on it.
     """
 
     help: str
@@ -36,6 +39,9 @@ class Role:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
+    limit: float | None = None
+    counts: tuple[int, ...] = ()
+    filled: bool = False
     choices: tuple[Any, ...] = ()
     resumable: bool = False
     compiled: bool = True
@@ -45,12 +51,13 @@ class Role:
         """Returns the range in words, as '1 or more' or "'full' or 'diag'"; '' without a range."""
         if self.choices:
             return " or ".join(repr(choice) for choice in self.choices)
-        low = "" if self.at_least is None else f"{self.at_least:g}"
-        low = low if self.above is None else f"more than {self.above:g}"
-        if self.at_most is None and self.below is None:
-            return f"{low} or more" if self.at_least is not None else low
-        high = f"{self.at_most:g}" if self.below is None else f"less than {self.below:g}"
-        return f"{low} to {high}"
+        low, above, high, below = self.at_least, self.above, self.at_most, self.below
+        if low is not None and high is None and below is None:
+            return f"{low:g} or more"
+        if low is not None and high is not None:
+            return f"{low:g} to {high:g}" if high < LARGEST_INT else f"{low:g} to {high}"
+        bounds = (("at least", low), ("more than", above), ("at most", high), ("less than", below))
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
     def allows(self, value: Any) -> bool:
         """Returns whether a number is in the range, or a value is among the choices."""
@@ -59,14 +66,33 @@ class Role:
         if value is None or isinstance(value, str | bool):
             return True
         if isinstance(value, tuple):
-            return all(map(self.allows, value))
+            return self._allows_count(len(value)) and all(map(self.allows, value))
         return (
-            math.isfinite(value)
+            -self._largest(value) <= value <= self._largest(value)  # False for NaN
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
         )
+
+    def remedy(self, value: Any) -> str:
+        """Returns what to give in place of a value that is not allowed."""
+        if isinstance(value, tuple):
+            if not self._allows_count(len(value)):
+                return f"give {' or '.join(map(str, self.counts)) or 'one or more'} values"
+            value = next(item for item in value if not self.allows(item))
+        ranged = self.choices or self.at_most is not None or self.below is not None
+        if not ranged and self._largest(value) < value < math.inf:
+            return f"use at most {self._largest(value)}"
+        return f"use {self.range}" if self.range else "give a finite number"
+
+    def _largest(self, value: float) -> float:
+        if self.limit is None and self.at_most is None:
+            return LARGEST_FLOAT if isinstance(value, float) else LARGEST_INT
+        return self.limit if self.limit is not None else self.at_most or 0
+
+    def _allows_count(self, count: int) -> bool:
+        return (not self.counts or count in self.counts) and (count > 0 or not self.filled)
 
 
 def option(default: Any, help: str, **role: Any) -> Any:
@@ -155,12 +181,26 @@ def read_value(name: str, value: Any, kind: Any, role: Role) -> Any:
     """Returns `value` as `kind`. Raises UserError if it has another type or is out of range."""
     try:
         value = _convert(value, kind)
-    except (TypeError, ValueError) as e:
-        raise UserError(f"{name} {value!r}: give {_kind_name(kind)}") from e
+    except (TypeError, ValueError, OverflowError) as e:
+        raise UserError(f"{name} {_shown(value)}: give {_kind_name(kind)}") from e
+    if any(isinstance(text, str) and "\0" in text for text in (value, *_items(value))):
+        raise UserError(f"{name} {_shown(value)}: give a text without zero bytes")
     if not role.allows(value):
-        remedy = f"use {role.range}" if role.range else "give a finite number"
-        raise UserError(f"{name} {value!r}: {remedy}")
+        raise UserError(f"{name} {_shown(value)}: {role.remedy(value)}")
     return value
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for a line of text, cut if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a nest of lists
+        text = f"of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -231,10 +271,3 @@ def describe(config: Any, prefix: str = "") -> list[str]:
         notes = "; ".join(note for note in (role.help, role.unit, role.range) if note)
         lines.append(f"  --{prefix}{name}={value!r}" + (f"  {notes}" if notes else ""))
     return lines
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -29,10 +29,11 @@ from vtadl_jax.data.finding import Found, find_images
 from vtadl_jax.errors import UserError, printable
 from vtadl_jax.evaluation.predictor import Intake, Prediction, Predictor, check_score
 from vtadl_jax.report.names import cell, file_names, png_name
-from vtadl_jax.report.picture_files import save_map, save_picture, writing
+from vtadl_jax.report.picture_files import save_map, save_picture
 from vtadl_jax.report.pictures import overlay_row, photo_of
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say, track
+from vtadl_jax.runtime.files import writing
 
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,27 @@ import jax
 
 from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
-from vtadl_jax.errors import UserError
+from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
+from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 from vtadl_jax.runtime.compilation_cache import Stopwatch, watching_cache
-from vtadl_jax.runtime.console import MetricWriter, NoWriter, say
+from vtadl_jax.runtime.console import BOARD, METRICS_FILE, MetricWriter, NoWriter, say
 from vtadl_jax.runtime.distributed import barrier, broadcast_from_main, is_main
+from vtadl_jax.runtime.files import check_places
+from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.runtime.profiling import Profiler
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
 from vtadl_jax.training.fitting import fit_variables
 from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
-from vtadl_jax.training.loop import train_loop
-from vtadl_jax.training.setup import RESULTS, TrainSetup, make_setup
+from vtadl_jax.training.loop import check_params, diverged, train_loop
+from vtadl_jax.training.setup import RESULTS, TrainSetup, check_workdir, make_setup
 from vtadl_jax.training.state import TrainState, with_variables
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
 
@@ -43,12 +46,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     watch.lap("imports")
     reuse_host_buffers()
     setup = make_setup(config, workdir)
-    if is_main():
-        open_workdir(workdir, setup.config, setup.marks)
-    broadcast_from_main(None)  # all processes wait until the workdir exists
-    announce(setup)
-    watch.lap("data")
     with contextlib.ExitStack() as open_things:
+        open_things.enter_context(holding_workdir(workdir, setup.config, setup.marks))
+        announce(setup)
+        watch.lap("data")
         cache_use = open_things.enter_context(watching_cache())
         session = open_things.enter_context(Session.opened(setup))
         state, step_fn = prepare_training(setup, session.checkpoints, watch)
@@ -67,18 +68,40 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     return results.to_dict()
 
 
-def open_workdir(workdir: Path, config: Config, marks: Marks) -> None:
-    """Creates the folder of a run. Raises UserError if it cannot be written.
+@contextlib.contextmanager
+def holding_workdir(workdir: Path, config: Config, marks: Marks) -> Iterator[None]:
+    """Creates the folder of a run, and holds its lock; the main process does, the others wait.
+
+    Raises UserError in all processes if it cannot be written or another run is in it.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if is_main():
+            try:
+                open_workdir(workdir, config, marks, stack)
+            except UserError as error:
+                problem = str(error)
+        if (problem := broadcast_from_main(problem)) is not None:
+            raise UserError(problem)
+        yield
+
+
+def open_workdir(workdir: Path, config: Config, marks: Marks, stack: contextlib.ExitStack) -> None:
+    """Creates the folder of a run, unless it is there, takes its lock and writes its config.
 
     Keeps the list of the images that an earlier process trained on.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, workdir / CONFIG)
-        if not has_checkpoint(workdir) or not (workdir / IMAGES).is_file():
-            save_marks(workdir, marks)
     except OSError as e:
         raise UserError(f"workdir {workdir}: {e.strerror}: give another --workdir") from e
+    stack.enter_context(locked(workdir))
+    check_workdir(workdir, config)  # again: another run may have been in it meanwhile
+    check_place(workdir)
+    check_places(workdir, (CONFIG, METRICS_FILE), ("checkpoints", BOARD, "profile"))
+    save_config(config, workdir / CONFIG)
+    if not has_checkpoint(workdir) or not (workdir / IMAGES).is_file():
+        save_marks(workdir, marks)
 
 
 def announce(setup: TrainSetup) -> None:
@@ -143,7 +166,7 @@ def prepare_training(
         state = sharding.put_state(setup.mesh, state, setup.assembly.shard_optimizer)
         watch.lap("state")
         if checkpoints.steps:
-            state = checkpoints.restore(state, setup.feed.iterator).state
+            state = checkpoints.restore(state, setup.feed.iterator, config=setup.config).state
             say(f"continuing from step {int(state.step)}")
             watch.lap("checkpoint")
         if int(state.step) >= setup.num_steps:
@@ -231,21 +254,32 @@ class Session:
     def calibrate(self, state: TrainState, step: int) -> Calibration:
         """Returns the calibration of a state; measures it at the first call."""
         if self.calibration is None or self.calibration.step != step:
-            self.calibration = self.evaluator.calibrate(
-                state.variables, self.setup.holdout, step, self.setup.records
-            )
+            with self.noticing_divergence(step):
+                self.calibration = self.evaluator.calibrate(
+                    state.variables, self.setup.holdout, step, self.setup.records
+                )
         return self.calibration
+
+    @contextlib.contextmanager
+    def noticing_divergence(self, step: int) -> Iterator[None]:
+        """Adds step, last good checkpoint and remedy to the error of a model that diverged."""
+        try:
+            yield
+        except TrainingDiverged as error:
+            raise diverged(step, str(error), self.checkpoints) from error
 
     def evaluate(self, state: TrainState, step: int, report: bool = False) -> Results:
         """Evaluates a state on the test images; with `report` also writes the report's files."""
-        results = self.results = evaluate(
-            self.evaluator,
-            state.variables,
-            self.calibrate(state, step),
-            self.setup.test,
-            train=self.setup.records,
-            out=self.setup.workdir if report and is_main() else None,
-        )
+        calibration = self.calibrate(state, step)
+        with self.noticing_divergence(step):
+            results = self.results = evaluate(
+                self.evaluator,
+                state.variables,
+                calibration,
+                self.setup.test,
+                train=self.setup.records,
+                out=self.setup.workdir if report and is_main() else None,
+            )
         say_results(results)
         numbers = {**results.metrics, "seconds": results.seconds}
         known = {name: value for name, value in numbers.items() if value is not None}
@@ -253,7 +287,11 @@ class Session:
         return results
 
     def save(self, state: TrainState, step: int) -> None:
-        """Saves a state with its calibration, or without it after SIGTERM, to exit in time."""
+        """Saves a state with its calibration, or without it after SIGTERM, to exit in time.
+
+        Raises TrainingDiverged, and saves nothing, if parameters or calibration are not finite.
+        """
+        check_params(step, state, self.checkpoints)
         calibration, numbers = None, {}
         if not self.stop.requested:
             calibration = self.calibrate(state, step)

@@ -1,6 +1,7 @@
 """Scales and thresholds from normal images."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ def test_weights_must_match_the_terms():
     assert term_weights(tiny_config(), detector) == (1, 2)
     with pytest.raises(UserError, match="give 2 numbers, for a, b"):
         term_weights(tiny_config(eval__term_weights=(1.0,)), detector)
+    with pytest.raises(UserError, match="give one that is not 0"):
+        term_weights(tiny_config(eval__term_weights=(0.0, 0.0)), detector)
 
 
 def test_without_maps_there_is_no_pixel_threshold(tmp_path):
@@ -75,3 +78,41 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     path.write_text('{"step": 7}')
     with pytest.raises(UserError, match=r"calibration.json is not a calibration .*evaluate"):
         Calibration.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_threshold", "2"),
+        ("image_threshold", float("nan")),
+        ("pixel_threshold", float("inf")),
+        ("image_false_alarm_rate", None),
+        ("mean", None),
+        ("mean", [1.0, float("nan")]),
+        ("spread", [1.0, 0.0]),
+        ("spread", [1.0, -2.0]),
+        ("weights", [1, 2, 3]),
+        ("weights", ["1", 2]),
+        ("weights", [True, 2]),
+        ("terms", []),
+        ("terms", "ab"),
+        ("map_high", -9.0),
+        ("step", -1),
+        ("num_images", 2.5),
+        ("colour", 1),
+    ],
+)
+def test_a_file_with_values_that_no_calibration_has_is_told(tmp_path, field, value):
+    rng = np.random.default_rng(4)
+    calib = calibrate(("a", "b"), rng.normal(size=(9, 2)), rng.normal(size=9), weights=(1, 2))
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({**dataclasses.asdict(calib), field: value}))
+    with pytest.raises(UserError, match=f"json is not a calibration .*{field}"):
+        Calibration.load(path)
+
+
+def test_scores_that_are_no_numbers_give_no_calibration():
+    terms = np.array([[1.0, np.nan], [2.0, 1.0]])
+    with np.errstate(all="ignore"):
+        calib = calibrate(("a", "b"), terms, np.zeros(4), weights=(1, 1))
+    assert calib.fault() == f"mean is {calib.mean!r}"

@@ -116,7 +116,11 @@ def test_files_of_earlier_versions_are_read(tmp_path):
     ("text", "message"),
     [
         ("{", "can't be read"),
-        ("[]", "holds no results: evaluate the run again"),
+        ("[]", "it holds a list instead of fields.*: evaluate the run again"),
+        ('{"image_auroc": "0.5"}', "image_auroc is '0.5'"),
+        ('{"by_defect": []}', r"by_defect is \[\]"),
+        ('{"format": 2, "versions": 5}', "versions is 5"),
+        ('{"format": 99, "versions": 5}', "newer version of vtadl_jax"),
         ('{"format": 99, "versions": {"vtadl_jax": "9.0"}}', "newer version of vtadl_jax"),
     ],
 )

@@ -165,7 +165,22 @@ def damage_half(folder):
     (folder / CHECKSUMS).unlink()
 
 
+def damage_list_of_another_kind(folder):
+    (folder / CHECKSUMS).write_text("[]")
+
+
+def damage_entry(folder):
+    (folder / CHECKSUMS).write_text('{"state/_METADATA": 5}')
+
+
+def damage_list_that_is_empty(folder):
+    (folder / CHECKSUMS).write_text("{}")
+
+
 DAMAGE = {
+    damage_list_of_another_kind: "it holds a list",
+    damage_entry: "it says 5 of state/_METADATA",
+    damage_list_that_is_empty: "it lists no files",
     damage_cut: "bytes instead of",
     damage_bit: "has another checksum",
     damage_gone: "No such file",

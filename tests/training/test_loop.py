@@ -16,6 +16,7 @@ from vtadl_jax.errors import TrainingDiverged
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.training import assembly
 from vtadl_jax.training import setup as setups
+from vtadl_jax.training.loop import check_params
 from vtadl_jax.training.step import make_train_step, train_step
 
 LOOP = {**QUICK, "mesh__data": 1, "eval__num_pictures": 1}
@@ -64,6 +65,27 @@ def test_a_nan_stops_the_run_and_names_step_term_and_checkpoint(dataset, tmp_pat
     ):
         run.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_what_the_last_update_spoils_is_not_saved(dataset, tmp_path):
+    config = tiny_config(dataset, **LOOP, num_train_steps=1, optimizer__learning_rate=3e38)
+    with pytest.raises(
+        TrainingDiverged, match=r"step 1: .*: no checkpoint had been written: use a"
+    ):
+        run.run(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_parameter_that_is_not_finite_is_named(tmp_path, bad):
+    checkpoints = run.Checkpoints(tmp_path)
+    state = assembly.assemble(tiny_config(**LOOP), 1).make_state()
+    check_params(3, state, checkpoints)
+    spoilt = jax.tree.map(lambda x: x.at[..., -1].set(bad), state.params)
+    with pytest.raises(TrainingDiverged, match=r"step 3: \['params'\].* is not finite"):
+        check_params(3, state.replace(params=spoilt), checkpoints)
+    checkpoints.close()
 
 
 def test_one_run_compiles_one_train_step(dataset, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def test_a_mistake_in_a_config_is_told_before_data_are_drawn(tmp_path, fields, m
     ("flag", "message"),
     [
         ("optimizer.schedule=linear", "optimizer.schedule 'linear': use 'constant' or 'cosine'"),
-        ("optimizer.ema_decay=1.0", "optimizer.ema_decay 1.0: use 0 to less than 1"),
+        ("optimizer.ema_decay=1.0", "optimizer.ema_decay 1.0: use at least 0 and less than 1"),
         ("data.augment.rotation_degrees=200.0", "rotation_degrees 200.0: use 0 to 180"),
         ("data.cache=disk", "data.cache 'disk': use 'none' or 'host' or 'device'"),
         ("train.parallel=pjit", "train.parallel 'pjit': use 'jit' or 'pmap'"),

@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
 
 from vtadl_jax.compiling import figures as figures_lib
 from vtadl_jax.compiling.reading import Reading
@@ -64,13 +63,6 @@ def _css() -> str:
         resources.files(package).joinpath(name).read_text(encoding="utf-8")
         for package, name in files
     )
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file atomically: the old file stays until the new one is complete."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def summary_of(reading: Reading, num_images: int) -> list[Figure]:

@@ -19,6 +19,7 @@ from vtadl_jax.compiling.program import Program, lower_step
 from vtadl_jax.compiling.topology import Target
 from vtadl_jax.config import Config
 from vtadl_jax.options import flatten
+from vtadl_jax.runtime.files import write_json, write_text
 from vtadl_jax.runtime.versions import compiler_versions
 
 SCHEMA = 3
@@ -64,12 +65,6 @@ def read_step(
             write_json(stored, reading)
     described = _describe(program, config, name, target)
     return {"program": {**described, "implementations": dict(implementations or {})}, **reading}
-
-
-def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _key(program: Program, target: Target) -> str:
@@ -224,4 +219,4 @@ def _dump_lowered(program: Program, prefix: Path) -> None:
 
 def _write(prefix: Path, kind: str, text: str) -> None:
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    prefix.with_name(f"{prefix.name}.{kind}").write_text(text, encoding="utf-8")
+    write_text(prefix.with_name(f"{prefix.name}.{kind}"), text)

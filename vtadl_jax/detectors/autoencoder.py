@@ -27,7 +27,7 @@ from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.ops.reconstruction import reconstruction_terms, to_uint8, to_unit_range
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.strided_conv import TAPS, halving_conv
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 SCORE_TERMS = ("mse", "dissimilarity", "max_error")
 SLOPE = 0.1  # negative slope of the leaky ReLU
@@ -45,7 +45,7 @@ class ReconstructionLossOptions:
 class AutoencoderOptions:
     """Options of the auto-encoder detector."""
 
-    latent_dim: int = option(128, "length of the latent vector", at_least=1)
+    latent_dim: int = option(128, "length of the latent vector", at_least=1, limit=LARGEST_SIZE)
     decoder: ConvDecoderOptions = ConvDecoderOptions()
     loss: ReconstructionLossOptions = ReconstructionLossOptions()
 

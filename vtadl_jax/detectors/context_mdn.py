@@ -37,7 +37,7 @@ from vtadl_jax.ops.context import context_of, position_code
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.windows import to_places, window_means, window_starts
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 # Mean of the map's largest values; mean of the largest excesses (nll minus its expectation, divided
 # by the expected deviation); mean nll of the whole image. The last is the image's overall level of
@@ -54,9 +54,11 @@ HALF_COUNTED_AT = 8.0  # excess of a large window at which the slope of `tempere
 class ContextMdnOptions:
     """Options of the mixture density network of each window size."""
 
-    num_components: int = option(8, "Gaussians", at_least=1)
-    feature_dim: int = option(12, "whitened features that a density models", at_least=1)
-    hidden: int = option(256, "units of the two hidden layers", at_least=1)
+    num_components: int = option(8, "Gaussians", at_least=1, limit=LARGEST_SIZE)
+    feature_dim: int = option(
+        12, "whitened features that a density models", at_least=1, limit=LARGEST_SIZE
+    )
+    hidden: int = option(256, "units of the two hidden layers", at_least=1, limit=LARGEST_SIZE)
     scale_floor: float = option(
         0.05, "least diagonal of a factor; features have unit scale", above=0
     )
@@ -67,8 +69,16 @@ class ContextMdnOptions:
 class WindowOptions:
     """Options of the windows whose density is modelled, and of the context (the condition)."""
 
-    windows: tuple[int, ...] = option((1, 4, 8), "sides, in grid cells", at_least=1)
-    radii: tuple[int, ...] = option((2,), "of the rings of context, in grid cells", at_least=1)
+    windows: tuple[int, ...] = option(
+        (1, 4, 8), "sides, in grid cells", at_least=1, limit=LARGEST_SIZE
+    )
+    radii: tuple[int, ...] = option(
+        (2,),
+        "of the rings of context, in grid cells",
+        at_least=1,
+        limit=LARGEST_SIZE,
+        filled=True,
+    )
     position: bool = option(False, "condition on the position, too")
 
 

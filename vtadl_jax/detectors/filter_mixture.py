@@ -23,7 +23,7 @@ from vtadl_jax.networks.features import (
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.resize import upsample_maps
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 SCORE_TERMS = ("max_nll", "mean_nll")
 EM_SAMPLES = 30_000  # over all images
@@ -33,8 +33,10 @@ EM_SAMPLES = 30_000  # over all images
 class FilterMdnOptions:
     """Options of the mixture over features."""
 
-    num_components: int = option(40, "Gaussians", at_least=1)
-    feature_dim: int = option(20, "whitened features that the density models", at_least=1)
+    num_components: int = option(40, "Gaussians", at_least=1, limit=LARGEST_SIZE)
+    feature_dim: int = option(
+        20, "whitened features that the density models", at_least=1, limit=LARGEST_SIZE
+    )
 
 
 @dataclasses.dataclass(frozen=True)

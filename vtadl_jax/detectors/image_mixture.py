@@ -19,7 +19,7 @@ from vtadl_jax.ops.color import to_grey
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
 from vtadl_jax.ops.orientations import oriented_edges
 from vtadl_jax.ops.resize import upsample_maps
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 SCORE_TERMS = ("nll", "residual")
 EM_ITERATIONS = 20
@@ -30,17 +30,21 @@ PRECISION = jax.lax.Precision.HIGHEST
 class EdgeOptions:
     """Options of the image descriptor."""
 
-    stride: int = option(4, "from one cell to the next", unit="px", at_least=1)
-    num_orientations: int = option(8, "of edges", at_least=1)
-    sigma: float = option(1.0, "of the smoothing before differences", unit="px", above=0)
+    stride: int = option(4, "from one cell to the next", unit="px", at_least=1, limit=LARGEST_SIZE)
+    num_orientations: int = option(8, "of edges", at_least=1, limit=LARGEST_SIZE)
+    sigma: float = option(
+        1.0, "of the smoothing before differences", unit="px", above=0, limit=LARGEST_SIZE
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageMdnOptions:
     """Options of the mixture over descriptors."""
 
-    num_components: int = option(8, "Gaussians", at_least=1)
-    feature_dim: int = option(64, "principal components that the density models", at_least=1)
+    num_components: int = option(8, "Gaussians", at_least=1, limit=LARGEST_SIZE)
+    feature_dim: int = option(
+        64, "principal components that the density models", at_least=1, limit=LARGEST_SIZE
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ from vtadl_jax.ops.reconstruction import squared_error, to_uint8
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.ssim import ssim
 from vtadl_jax.ops.transposed_conv import transposed_conv
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 IMAGE_SIZE = (512, 512)
 # QUIRK: six transposed convolutions of odd sizes and widths; the paper has five.
@@ -67,7 +67,7 @@ class OfficialVitOptions(VitSizes):
 class OfficialMixtureOptions:
     """Options of the published mixture: diagonal covariances, over whole tokens."""
 
-    num_components: int = option(10, "Gaussians", at_least=1)
+    num_components: int = option(10, "Gaussians", at_least=1, limit=LARGEST_SIZE)
     noise_std: float = option(0.2, "of the noise on the tokens, in training only", at_least=0)
 
 

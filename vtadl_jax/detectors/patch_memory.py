@@ -26,14 +26,17 @@ SCORE_TERMS = ("max_distance", "mean_distance")
 class MemoryOptions:
     """Options of the memory bank."""
 
-    size: int = option(2000, "patches in the bank", at_least=1)
-    neighbours: int = option(1, "nearest patches whose distances are averaged", at_least=1)
+    size: int = option(2000, "patches in the bank", at_least=1, limit=10**7)
+    neighbours: int = option(
+        1, "nearest patches whose distances are averaged", at_least=1, limit=10**7
+    )
     metric: str = option("euclidean", "distance of two patches", choices=("euclidean", "cosine"))
     standardise: bool = option(True, "each response to zero mean and unit deviation first")
     candidates: int = option(
         50_000,
         "random patches of all images, from which the coreset is chosen",
         at_least=1,
+        limit=10**8,
     )
 
 

@@ -16,7 +16,7 @@ from vtadl_jax.networks.features import grid_of
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.ops.color import to_grey
 from vtadl_jax.ops.resize import upsample_maps
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 SCORE_TERMS = ("max_nll", "mean_nll")
 NUM_STATISTICS = 4
@@ -28,7 +28,7 @@ RIDGE = 1e-6  # of grey values in [0, 1]: a quarter of a grey level
 class GridOptions:
     """Options of the grid of Gaussians."""
 
-    stride: int = option(8, "between grid positions", unit="px", at_least=1)
+    stride: int = option(8, "between grid positions", unit="px", at_least=1, limit=LARGEST_SIZE)
 
 
 @dataclasses.dataclass(frozen=True)

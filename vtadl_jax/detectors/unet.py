@@ -30,9 +30,9 @@ class NetworkOptions:
     """Sizes of the network."""
 
     width: int = option(
-        16, "channels of the first level; each next one has twice as many", at_least=4
+        16, "channels of the first level; each next one has twice as many", at_least=4, limit=4096
     )
-    levels: int = option(4, "resolutions, each half of the one before", at_least=2)
+    levels: int = option(4, "resolutions, each half of the one before", at_least=2, limit=12)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ maps of a data set share one scale.
 """
 
 import dataclasses
-import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
+from vtadl_jax.runtime.files import read_json, write_json
 
 # A term of negative weight counts off the overall level of an image, as new light changes it: no
 # more than this many standard deviations, so that nothing is good because it is strange all over.
@@ -85,18 +86,15 @@ class Calibration:
         return dict(zip(self.terms, map(float, terms), strict=True))
 
     def save(self, path: Path) -> None:
-        """Writes the calibration as JSON, atomically."""
-        temporary = path.with_suffix(".tmp")
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        """Writes the calibration as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         """Reads a file of `save`. Raises UserError for a file that is not a calibration."""
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, AttributeError) as e:
+            return cls.from_dict(read_json(path))
+        except (OSError, ValueError) as e:
             raise UserError(f"{path} is not a calibration ({e}): evaluate the run again") from e
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,12 +104,55 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Calibration":
-        """Returns the calibration from a dict of `to_dict`, also after JSON."""
+        """Returns the calibration from a dict of `to_dict`, also after JSON.
+
+        Raises ValueError, with the field, for values that no calibration has.
+        """
         values: dict[str, Any] = {}
         values |= {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         if values.get("novelty") is not None:
             values["novelty"] = Novelty.from_dict(values["novelty"])
-        return cls(**values)
+        try:
+            found = cls(**values)
+        except TypeError as e:  # fields that are missing or unknown
+            raise ValueError(str(e).partition("() ")[2] or str(e)) from e
+        if fault := found.fault():
+            raise ValueError(fault)
+        return found
+
+    def fault(self) -> str | None:
+        """Returns which field has a value that gives no score or no decision; None if none has."""
+        if not (isinstance(self.terms, tuple) and self.terms):
+            return f"terms is {self.terms!r}"
+        if not all(isinstance(name, str) for name in self.terms):
+            return f"terms is {self.terms!r}"
+        for name in ("mean", "spread", "weights"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != len(self.terms):
+                return f"{name} is {values!r}, for the terms {', '.join(self.terms)}"
+            if not all(map(_is_finite, values)) or (name == "spread" and min(values) <= 0):
+                return f"{name} is {values!r}"
+        for name in ("step", "num_images"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                return f"{name} is {getattr(self, name)!r}"
+        numbers = ["image_threshold", "image_false_alarm_rate", "pixel_false_alarm_rate"]
+        numbers += ["map_low", "map_high"] + ["pixel_threshold"] * (
+            self.pixel_threshold is not None
+        )
+        for name in numbers:
+            if not _is_finite(getattr(self, name)):
+                return f"{name} is {getattr(self, name)!r}"
+        if self.credit_limit is not None and not _is_finite(self.credit_limit):
+            return f"credit_limit is {self.credit_limit!r}"
+        if self.map_low >= self.map_high:
+            return f"map_low is {self.map_low!r} and map_high {self.map_high!r}"
+        return None
+
+
+def _is_finite(value: Any) -> bool:
+    if type(value) not in (int, float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # False for NaN
 
 
 def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:

@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.metric_table import METRICS, View, compute_metrics
 from vtadl_jax.evaluation.scoring import EvalOutputs
+from vtadl_jax.runtime.files import read_json
 from vtadl_jax.training.stored import check_format, stamp
 
 RESULTS_FILE = "results.json"  # in the workdir of a run
@@ -84,13 +84,32 @@ class Results:
         Raises UserError for a file that holds no results, and for one of a newer version.
         """
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
         except (OSError, ValueError) as e:
             raise UserError(f"{path} can't be read ({e}): evaluate the run again") from e
-        if not isinstance(stored, dict):
-            raise UserError(f"{path} holds no results: evaluate the run again")
         check_format(stored, path)
-        return cls.from_dict(stored)
+        found = cls.from_dict(stored)
+        for name, value, kinds in found._parts():
+            if type(value) not in kinds:
+                raise UserError(f"{path}: {name} is {value!r}: evaluate the run again")
+        return found
+
+    def _parts(self) -> Iterator[tuple[str, Any, tuple[type, ...]]]:
+        """Yields (name, value, its types in JSON) of the fields and metrics."""
+        numbers, none = (int, float), type(None)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "metrics":
+                yield from ((name, number, (*numbers, none)) for name, number in value.items())
+            elif field.type == "int" or field.type is int:
+                yield field.name, value, (int,)
+            elif field.name in ("fpr_limit", "seconds", "num_train_images"):
+                yield field.name, value, (*numbers, none)
+            else:
+                optional = field.name in ("schedule", "aupro_at")
+                yield field.name, value, (dict, none) if optional else (dict,)
+        for limit, number in (self.aupro_at or {}).items():
+            yield f"aupro_at {limit}", number, (*numbers, none)
 
 
 def measure(

@@ -1,6 +1,7 @@
 """Scores test sets and new images with one jitted step. Computes no metrics, writes no files."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores, Variables
+from vtadl_jax.errors import TrainingDiverged
 from vtadl_jax.evaluation import calibration
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import describe, spread_over
@@ -132,10 +134,14 @@ class Evaluator:
         what: str,
         on_batch: Callable[[dict, Scores], None] | None = None,
     ) -> EvalOutputs:
-        """Scores all records. on_batch: called with every (batch, scores) of `batches`."""
+        """Scores all records. on_batch: called with every (batch, scores) of `batches`.
+
+        Raises TrainingDiverged for a score or a map that is not finite.
+        """
         terms, maps, masks, labels, has_mask, descriptions = [], [], [], [], [], []
         num_thin = 0
         for batch, scores in self.batches(variables, records, what):
+            _check_finite(scores, [records[i] for i in batch["index"].tolist()], self.detector)
             if on_batch is not None:
                 on_batch(batch, scores)
             terms.append(scores.terms)
@@ -183,21 +189,26 @@ class Evaluator:
         """Returns the calibration of these variables on held-out good images.
 
         train: the training images; the good ones widen the range outside which an image is new.
+        Raises TrainingDiverged if it is not finite.
         """
         outputs = self.run(variables, holdout, "calibrate")
         settings = self.config.eval
         if self._described is None:
             self._described = self.describe([record for record in train if not record.label])
-        return calibration.calibrate(
-            self.detector.score_terms,
-            outputs.terms,
-            flat(outputs.maps) if outputs.maps else None,
-            weights=term_weights(self.config, self.detector),
-            step=step,
-            image_false_alarm_rate=settings.image_false_alarm_rate,
-            pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
-            descriptions=np.concatenate([*self._described, outputs.descriptions]),
-        )
+        with np.errstate(all="ignore"):  # told below
+            found = calibration.calibrate(
+                self.detector.score_terms,
+                outputs.terms,
+                flat(outputs.maps) if outputs.maps else None,
+                weights=term_weights(self.config, self.detector),
+                step=step,
+                image_false_alarm_rate=settings.image_false_alarm_rate,
+                pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
+                descriptions=np.concatenate([*self._described, outputs.descriptions]),
+            )
+        if fault := found.fault():
+            raise TrainingDiverged(f"calibration: {fault}")
+        return found
 
     def describe(self, records: Sequence[Record]) -> list[np.ndarray]:
         """Returns the descriptions of a selection of images, spread over the records, in batches.
@@ -208,3 +219,12 @@ class Evaluator:
         size, data = self.config.eval.batch_size, self.config.data
         loader = eval_batches(chosen, self.geometry, data.channels, size, data.num_threads)
         return [describe(batch["image"][batch["valid"]]) for batch in loader]
+
+
+def _check_finite(scores: Scores, records: Sequence[Record], detector: Detector) -> None:
+    for i, record in enumerate(records):
+        for name, value in zip(detector.score_terms, scores.terms[i].tolist(), strict=True):
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"{name} of the image {record.name} is {value}")
+        if scores.anomaly_map is not None and not np.isfinite(scores.anomaly_map[i]).all():
+            raise TrainingDiverged(f"the anomaly map of the image {record.name} is not finite")

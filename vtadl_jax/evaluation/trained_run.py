@@ -54,7 +54,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         raise UserError(f"{workdir} holds no checkpoint: train first")
     checkpoints = Checkpoints(workdir, writable=False)
     try:
-        found = checkpoints.restore(state_like, step=step)
+        found = checkpoints.restore(state_like, step=step, config=config)
     finally:
         checkpoints.close()
     return Run(
@@ -64,7 +64,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         geometry=make_geometry(config),
         variables=found.state.variables,
         step=found.step,
-        calibration=found.about["calibration"],
+        calibration=found.about.get("calibration"),
     )
 
 
@@ -76,10 +76,24 @@ def load_calibration(run: Run) -> Calibration:
     """
     path = run.workdir / CALIBRATION
     if path.is_file() and (calibration := Calibration.load(path)).step == run.step:
+        _check_terms(run, calibration, str(path))
         return calibration
+    again = f"run python -m vtadl_jax.evaluate --workdir {run.workdir}"
+    where = f"checkpoint {run.step} of {run.workdir}"
     if run.calibration is None:
+        raise UserError(f"{where} is not calibrated: {again}")
+    try:
+        calibration = Calibration.from_dict(run.calibration)
+    except (AttributeError, TypeError, ValueError) as e:
+        raise UserError(f"{where} has no usable calibration ({e}): {again}") from e
+    _check_terms(run, calibration, where)
+    return calibration
+
+
+def _check_terms(run: Run, calibration: Calibration, where: str) -> None:
+    if calibration.terms != tuple(run.detector.score_terms):
         raise UserError(
-            f"checkpoint {run.step} of {run.workdir} is not calibrated: run python -m "
-            f"vtadl_jax.evaluate --workdir {run.workdir}"
+            f"{where} is calibrated for another detector, with the terms "
+            f"{', '.join(calibration.terms)} instead of {', '.join(run.detector.score_terms)}: run "
+            f"python -m vtadl_jax.evaluate --workdir {run.workdir}"
         )
-    return Calibration.from_dict(run.calibration)

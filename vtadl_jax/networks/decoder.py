@@ -15,7 +15,7 @@ from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel
 from vtadl_jax.ops.blocks import blocked_transposed_conv, merge_blocks, split_columns
 from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.transposed_conv import transposed_conv
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 NUM_LAYERS = 5
 BASE_SIDE = 8
@@ -27,9 +27,11 @@ NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.9
 class ConvDecoderOptions:
     """Options of the reconstruction vector and the transposed convolutions."""
 
-    vector_dim: int = option(512, "length of the reconstruction vector", at_least=1)
+    vector_dim: int = option(
+        512, "length of the reconstruction vector", at_least=1, limit=LARGEST_SIZE
+    )
     features: tuple[int, ...] = option(
-        (64, 64, 32, 16), "channels of the four hidden layers", at_least=1
+        (64, 64, 32, 16), "channels of the four hidden layers", at_least=1, limit=LARGEST_SIZE
     )
     norm_statistics: str = option(
         "global",

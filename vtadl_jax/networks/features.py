@@ -16,7 +16,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.networks import efficientnet, fitting
 from vtadl_jax.ops.color import normalise, opponents, to_grey
 from vtadl_jax.ops.filters import NUM_FILTERS, filter_bank
-from vtadl_jax.options import fields_of, nearest, option
+from vtadl_jax.options import LARGEST_SIZE, fields_of, nearest, option
 
 SAMPLES_PER_IMAGE = 256
 COLOR_SIGMAS = (2,)  # pixels; windows average over larger areas
@@ -31,9 +31,14 @@ FILTERS = "filters"
 class FilterOptions:
     """Options of the fixed filter bank, read if `features` is 'filters'."""
 
-    stride: int = option(8, "between grid positions", unit="px", at_least=1)
+    stride: int = option(8, "between grid positions", unit="px", at_least=1, limit=LARGEST_SIZE)
     sigmas: tuple[int, ...] = option(
-        (1, 2, 4, 8), "of the Gaussians; powers of two", unit="px", at_least=1
+        (1, 2, 4, 8),
+        "of the Gaussians; powers of two",
+        unit="px",
+        at_least=1,
+        limit=LARGEST_SIZE,
+        filled=True,
     )
     normalise: bool = option(False, "standardize the logarithm of each image before filtering")
     color: bool = option(False, "for RGB images, add local colour and its deviation")

@@ -16,7 +16,7 @@ import numpy as np
 
 from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, shared_mixture_log_prob, tril_size
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 # softplus(log(e - 1)) = 1: components start with unit scales.
 UNIT_SCALE = math.log(math.e - 1)
@@ -29,8 +29,10 @@ SHARED_REACH = 10.0
 class MdnOptions:
     """Options of the mixture density network over encoded tokens; see `MixtureDensity`."""
 
-    num_components: int = option(150, "Gaussians", at_least=1)
-    feature_dim: int = option(16, "dimension that a token is projected to", at_least=1)
+    num_components: int = option(150, "Gaussians", at_least=1, limit=LARGEST_SIZE)
+    feature_dim: int = option(
+        16, "dimension that a token is projected to", at_least=1, limit=LARGEST_SIZE
+    )
     fixed_features: bool = option(
         False, "project along constant random directions, not learned ones"
     )

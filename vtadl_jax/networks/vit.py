@@ -11,7 +11,7 @@ from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel, drop_gathered
 from vtadl_jax.ops.attention import attention
 from vtadl_jax.ops.dense import dense_dot_general
 from vtadl_jax.ops.patches import embed_patches
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -20,11 +20,11 @@ LAYER_NORM_EPSILON = 1e-5
 class VitSizes:
     """Options: sizes of an encoder."""
 
-    patch_size: int = option(64, "side of a patch", unit="px", at_least=1)
-    width: int = option(512, "of a token", at_least=1)
-    depth: int = option(6, "blocks", at_least=1)
-    num_heads: int = option(8, "of attention", at_least=1)
-    mlp_dim: int = option(1024, "hidden units of a block's MLP", at_least=1)
+    patch_size: int = option(64, "side of a patch", unit="px", at_least=1, limit=LARGEST_SIZE)
+    width: int = option(512, "of a token", at_least=1, limit=LARGEST_SIZE)
+    depth: int = option(6, "blocks", at_least=1, limit=LARGEST_SIZE)
+    num_heads: int = option(8, "of attention", at_least=1, limit=LARGEST_SIZE)
+    mlp_dim: int = option(1024, "hidden units of a block's MLP", at_least=1, limit=LARGEST_SIZE)
     remat: bool = option(False, "recompute a block's activations in the backward pass")
 
 

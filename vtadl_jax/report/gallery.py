@@ -1,6 +1,5 @@
 """Draws test images as they are scored: overlays, one contact sheet, cards of the page."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,33 +12,28 @@ from vtadl_jax.detectors.contract import Scores
 from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.report.cards import Card, EncodedCard, encode_card
+from vtadl_jax.report.folder import OVERLAYS, OVERVIEW
 from vtadl_jax.report.names import file_names, flat_name
-from vtadl_jax.report.picture_files import check_folder, save_picture, writing
+from vtadl_jax.report.picture_files import save_picture
 from vtadl_jax.report.pictures import contact_sheet, overlay_row
 
-SCORES = "scores.csv"
 SHEET_ROWS = 12
 PAGE_CARDS = 2000  # images on the report page; of a larger set, some of every defect
 
 
 class Gallery:
-    """Collector of pictures: `add` every batch, then `finish`.
+    """Collector of pictures: `add` every batch, then `finish`. out: a folder of `folder.draft`.
 
-    overlays: the file of each test image, '' for one without. Removes the overlays that scores.csv
-    of an earlier evaluation lists first; other files stay.
+    overlays: the file of each test image, '' for one without.
     """
 
     def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: Config):
-        self._folder, self._out = out / "overlays", out
+        self._folder, self._out = out / OVERLAYS, out
         self._test, self._calib = test, calib
         limit = len(test) if config.eval.num_pictures < 0 else config.eval.num_pictures
         self._chosen = spread(test, limit)
         names = file_names([record.name.removeprefix("test/") for record in test], flat_name)
         self.overlays = [name if i in self._chosen else "" for i, name in enumerate(names)]
-        check_folder(self._folder)
-        for old in {*listed_overlays(out / SCORES), *filter(None, self.overlays)}:
-            with writing(self._folder / old):
-                (self._folder / old).unlink(missing_ok=True)
         self._on_sheet = spread(test, SHEET_ROWS)
         self._on_page = spread(test, PAGE_CARDS)
         self._rows: dict[int, Image.Image] = {}
@@ -78,9 +72,7 @@ class Gallery:
         if rows:
             low, high = self._calib.map_low, self._calib.map_high
             sheet = contact_sheet(rows, low=low, high=high, has_maps=self._has_maps)
-            with writing(self._out / "overview.png"):
-                (self._out / "overview.png").unlink(missing_ok=True)
-            save_picture(sheet, self._out, "overview.png")
+            save_picture(sheet, self._out, OVERVIEW)
 
     def _card(
         self, record: Record, score: float, batch: dict[str, np.ndarray], scores: Scores, i: int
@@ -97,18 +89,6 @@ class Gallery:
             mask=batch["mask"][i] if batch["has_mask"][i] else None,
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),
         )
-
-
-def listed_overlays(scores: Path) -> set[str]:
-    """Returns the files in the column `overlay` of scores.csv; none if there is no such column."""
-    if not scores.is_file():  # nor is a pipe waited for
-        return set()
-    try:
-        with scores.open(newline="", encoding="utf-8") as file:
-            names = {row.get("overlay") or "" for row in csv.DictReader(file)}
-    except (OSError, ValueError, csv.Error):
-        return set()
-    return {name for name in names if name.endswith(".png") and Path(name).name == name}
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

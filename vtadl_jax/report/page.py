@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtadl_jax.errors import UserError
 from vtadl_jax.report.cards import Card, EncodedCard, colour_bar, encode_card
 from vtadl_jax.report.charts import line_chart
+from vtadl_jax.runtime.files import replacing
 
 __all__ = ["Card", "Curve", "EncodedCard", "Report", "encode_card", "write_page"]
 
@@ -67,7 +67,7 @@ class Report:
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Writes the page to `path` atomically.
+    """Writes the page to `path`, whole or not at all.
 
     Raises:
       ValueError: a threshold or a colour scale that is not finite.
@@ -76,21 +76,12 @@ def write_page(path: Path, report: Report) -> None:
     for name in ("threshold", "map_low", "map_high"):
         if not math.isfinite(getattr(report, name)):
             raise ValueError(f"{name} must be finite, got {getattr(report, name)}")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
-        with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as f:
-            _write(f, report)
-        temporary.replace(path)
-    except OSError as e:
-        raise UserError(
-            f"{path} can't be written ({e.strerror or e}): give a folder with room that is yours"
-        ) from e
-    finally:
-        temporary.unlink(missing_ok=True)
+    # File names that are not UTF-8 contain lone surrogates, which cannot be encoded.
+    with replacing(path, "w", errors="replace", newline="\n") as f:
+        _write(f, report)
 
 
-def _write(f: TextIO, report: Report) -> None:
+def _write(f: IO[str], report: Report) -> None:
     html, css, js = (_part(f"page.{kind}") for kind in ("html", "css", "js"))
     empty = {
         "no_cards": not report.cards,

@@ -1,27 +1,15 @@
 """Writes pictures and maps as new files of a folder: whole or not at all, through no link."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from vtadl_jax.errors import UserError, disk_trouble, printable
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises UserError with the file and the reason if the system refuses a write."""
-    try:
-        yield
-    except OSError as error:
-        full = disk_trouble(error)
-        remedy = "make room" if full else "give a folder that can be written"
-        reason = full or error.strerror or f"{error}, the disk may be full"
-        raise UserError(f"cannot write {printable(path)}: {reason}: {remedy}") from error
+from vtadl_jax.errors import UserError, printable
+from vtadl_jax.runtime.files import open_new, writing
 
 
 def save_picture(picture: Image.Image, folder: Path, name: str) -> None:
@@ -50,9 +38,8 @@ def _write_new(folder: Path, name: str, write: Callable[[BinaryIO], object]) -> 
     path = folder / name
     for parent in reversed(path.relative_to(folder).parents):
         check_folder(folder / parent)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     with writing(path):
-        file = os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), "wb")
+        file = os.fdopen(open_new(path), "wb")
         try:
             with file:
                 write(file)

@@ -1,8 +1,8 @@
 """Builds the content of the report page from an evaluation: figures, curves and tables."""
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.options import flatten
 from vtadl_jax.report.page import Curve, EncodedCard, Report
+from vtadl_jax.runtime.console import read_metrics
 
 CURVE_POINTS = 200
+INSIDE = ("data.category", "data.defects")  # names of folders inside the data
 NOT_CHARTED = ("images_per_second", "grad_norm")
 
 
@@ -52,9 +54,28 @@ def make_report(
         curves=_curves(results, outputs, scores),
         training=_training(metrics_file),
         tables=_tables(results),
-        config_text="\n".join(f"{name} = {value!r}" for name, value in flatten(config)),
+        config_text="\n".join(
+            f"{name} = {shown(name, value, config.data.root)!r}" for name, value in flatten(config)
+        ),
         versions=results.versions,
     )
+
+
+def shown(name: str, value: Any, root: str) -> Any:
+    """Returns a field's value as the page shows it: of a place on this machine, only the end.
+
+    root: of the data; a place inside it is shown relative to it, any other by its last name.
+    """
+    if isinstance(value, tuple):
+        return tuple(shown(name, item, root) for item in value)
+    parts = re.split(r"[/\\]", value.rstrip("/\\")) if isinstance(value, str) else []
+    if len(parts) < 2 or (
+        name in INSIDE and ".." not in parts and not PurePath(value).is_absolute()
+    ):
+        return value
+    if root and value != root and PurePath(value).is_relative_to(root) and ".." not in parts:
+        return str(PurePath(value).relative_to(root))
+    return parts[-1]
 
 
 def _training_images(results: Results) -> str:
@@ -130,8 +151,7 @@ def _curves(results: Results, outputs: EvalOutputs, scores: NDArray[Any]) -> lis
 def _training(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Returns the logged terms by step, the last value if a step ran twice."""
     found: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        record = json.loads(line)
+    for record in read_metrics(path):
         for name, value in record.items():
             term = name.removeprefix("train/")
             if name.startswith("train/") and term not in NOT_CHARTED:

@@ -20,6 +20,7 @@ from vtadl_jax.evaluation.metric_table import TITLES as METRIC_TITLES
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.names import cell
 from vtadl_jax.report.published import PUBLISHED, PublishedTable
+from vtadl_jax.runtime.files import replacing, writing
 
 TITLES = {
     **METRIC_TITLES,
@@ -146,24 +147,14 @@ def to_json(table: Table) -> str:
 def write_tables(folder: Path, table: Table) -> list[Path]:
     """Writes summary.md, summary.csv and summary.json to `folder`, which is created if missing.
 
-    Replaces the old files only after all new ones are written. Raises UserError if the folder can't
-    be written.
+    Each is written whole or not at all. Raises UserError if the folder can't be written.
     """
     texts = {"md": to_markdown(table), "csv": to_csv(table), "json": to_json(table)}
     paths = [folder / f"summary.{suffix}" for suffix in texts]
-    temporary = [path.with_name(f"{path.name}.tmp") for path in paths]
-    try:
+    with writing(folder), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(temporary, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8", newline="")
-        for path, final in zip(temporary, paths, strict=True):
-            path.replace(final)
-    except OSError as e:
-        raise UserError(f"cannot write {folder}/summary.* ({e}): choose another folder") from e
-    finally:
-        for path in temporary:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        for path, text in zip(paths, texts.values(), strict=True):
+            stack.enter_context(replacing(path, "w", newline="")).write(text)
     return paths
 
 

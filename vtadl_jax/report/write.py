@@ -1,5 +1,6 @@
 """Evaluates a state and writes all files of its report. Computes no metrics itself."""
 
+import contextlib
 import csv
 import dataclasses
 import time
@@ -16,13 +17,15 @@ from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
-from vtadl_jax.options import write_json
-from vtadl_jax.report.gallery import SCORES, Gallery
+from vtadl_jax.report.folder import PAGE, SCORES, draft
+from vtadl_jax.report.gallery import Gallery
 from vtadl_jax.report.names import cell
 from vtadl_jax.report.page import write_page
 from vtadl_jax.report.summary import make_report
-from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.console import METRICS_FILE, say
+from vtadl_jax.runtime.files import replacing, write_json
 
+UNLIKE = "unlike_training"  # column of tables
 ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
 
 
@@ -37,22 +40,26 @@ def evaluate(
 ) -> Results:
     """Scores `test` and returns the results; with `out`, writes the report's files there.
 
-    These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png.
-    calibration: of these variables. train: the training records, for the counts.
+    These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png:
+    all of them, or none if anything fails. calibration: of these variables. train: the training
+    records, for the counts. Raises UserError for files that can't be written, and TrainingDiverged
+    for scores that are not finite.
     """
     start = time.perf_counter()
     test = [dataclasses.replace(record, defect=printable(record.defect)) for record in test]
-    if out is not None:
-        calibration.save(out / CALIBRATION)
     if not test:
+        if out is not None:
+            calibration.save(out / CALIBRATION)
         return Results(step=calibration.step, num_calibration_images=calibration.num_images)
-    gallery = None if out is None else Gallery(out, test, calibration, evaluator.config)
-    outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
-    results = measure(outputs, test, calibration, evaluator.config, train)
-    results = dataclasses.replace(results, seconds=time.perf_counter() - start)
-    if out is not None and gallery is not None:
-        gallery.finish()
-        _write(out, evaluator, results, outputs, test, calibration, gallery)
+    with draft(out) if out else contextlib.nullcontext() as folder:
+        gallery = folder and Gallery(folder, test, calibration, evaluator.config)
+        outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
+        results = measure(outputs, test, calibration, evaluator.config, train)
+        results = dataclasses.replace(results, seconds=time.perf_counter() - start)
+        if out and folder and gallery:
+            gallery.finish()
+            metrics_file = out / METRICS_FILE
+            _write(folder, evaluator, results, outputs, test, calibration, gallery, metrics_file)
     return results
 
 
@@ -64,16 +71,18 @@ def _write(
     test: Sequence[Record],
     calibration: Calibration,
     gallery: Gallery,
+    metrics_file: Path,
 ) -> None:
-    """Writes all files but the pictures; results.json last, as it marks a complete report."""
+    """Writes all files but the pictures."""
     scores = calibration.image_scores(outputs.terms, outputs.descriptions)
     terms = dict(zip(calibration.terms, outputs.terms.T, strict=True))
-    _write_scores(out / SCORES, test, scores, terms, gallery.overlays)
-    metrics_file = out / "metrics.jsonl"
+    reasons = [calibration.reason(description) for description in outputs.descriptions]
+    calibration.save(out / CALIBRATION)
+    _write_scores(out / SCORES, test, scores, terms, gallery.overlays, reasons)
     report = make_report(
         evaluator.config, results, outputs, scores, calibration, gallery.cards, metrics_file
     )
-    write_page(out / "report.html", report)
+    write_page(out / PAGE, report)
     write_json(out / RESULTS_FILE, results.to_dict())
 
 
@@ -83,17 +92,17 @@ def _write_scores(
     scores: np.ndarray,
     terms: dict[str, np.ndarray],
     overlays: Sequence[str],
+    reasons: Sequence[str],
 ) -> None:
-    """Writes a row for each image. terms: [N] by name."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as f:
+    """Writes a row for each image. terms: [N] by name; reasons: what is unlike training, or ''."""
+    with replacing(path, "w", newline="") as f:
         writer = csv.writer(f)
-        writer.writerow(("name", "label", "defect", "score", *map(cell, terms), "overlay"))
-        columns = zip(test, overlays, scores, *terms.values(), strict=True)
-        for record, overlay, *numbers in columns:
+        names = map(cell, terms)
+        writer.writerow(("name", "label", "defect", "score", *names, "overlay", UNLIKE))
+        columns = zip(test, overlays, reasons, scores, *terms.values(), strict=True)
+        for record, overlay, reason, *numbers in columns:
             about = cell(record.name), record.label, cell(record.defect)
-            writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay))
-    temporary.replace(path)
+            writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay, reason))
 
 
 def say_results(results: Results) -> None:

@@ -1,7 +1,9 @@
 """Shared code of the command-line programs: local flags, errors in one line, exit codes."""
 
+import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +14,7 @@ from absl import logging as absl_logging
 from vtadl_jax.errors import Preempted, TrainingDiverged, UserError, disk_trouble, printable
 from vtadl_jax.runtime import distributed, preemption
 
+CLOSED = 141  # exit code if the output was closed before its end, as of a shell's command
 CONFIG_HELP = (
     "--config FILE[:ARGUMENT] names the experiment, --config.FIELD=VALUE changes a field; with "
     "--config, --help lists its fields."
@@ -60,8 +63,8 @@ def run_command(
     """Parses `argv` into `values`, then calls `run`. Returns the exit code.
 
     The exit code of `run` (None is 0); 2 for a mistake or a full disk, 3 if the loss diverged, 75
-    if stopped by SIGTERM, 76 if a peer was lost, 130 after Ctrl-C. For --help it prints `usage`,
-    the flags and `fields`, and returns 0.
+    if stopped by SIGTERM, 76 if a peer was lost, 130 after Ctrl-C, 141 if the output was closed.
+    For --help it prints `usage`, the flags and `fields`, and returns 0.
     """
     quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
@@ -76,8 +79,7 @@ def run_command(
         except flags.Error as error:
             raise UserError(" ".join(str(error).split())) from error
         if values["help"].value:
-            print(usage, values.get_help(), *fields(), sep="\n")
-            return 0
+            return _show_help("\n".join([usage, _help_of(values), *fields()]))
         if rest:
             raise UserError(f"argument {rest[0]!r} is not understood: flags start with --")
         return run() or 0
@@ -87,6 +89,9 @@ def run_command(
         return _say(f"diverged: {e}", 3)
     except Preempted as e:
         return _say(f"stopped: {e}: rerun the same command to continue", preemption.EXIT_CODE)
+    except BrokenPipeError:  # whoever read the output has closed it, as `head` does
+        _drop_output()
+        return CLOSED
     except KeyboardInterrupt:
         return _say(f"interrupted: {interrupted}", 130)
     except OSError as e:
@@ -101,6 +106,29 @@ def run_command(
         return distributed.PEER_LOST
 
 
+def _help_of(values: flags.FlagValues) -> str:
+    """Returns the help of a program's own flags, without those that absl adds to every program."""
+    names = [name for name in values.flags_by_module_dict() if name != "absl.flags"]
+    return "\n".join(values.module_help(name) for name in names)
+
+
+def _show_help(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _drop_output()
+    return 0
+
+
+def _drop_output() -> None:
+    """Leads what is still to be written to nowhere: Python would try again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def _say(text: str, code: int) -> int:
+    """Prints one line: names from files may hold line ends and codes of the terminal."""
     print(printable(text), file=sys.stderr)
     return code

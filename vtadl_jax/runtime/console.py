@@ -2,14 +2,18 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
+from vtadl_jax.runtime.files import writing
+
+METRICS_FILE, BOARD = "metrics.jsonl", "tensorboard"  # in the workdir of a run
 _silent = False
 
 
@@ -44,15 +48,23 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path):
-        self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._folder = workdir / "tensorboard"
-        self._folder.mkdir(exist_ok=True)
+        self._path, self._folder = workdir / METRICS_FILE, workdir / BOARD
+        with writing(self._path):
+            self._lines = _open_lines(self._path)
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
         self._board: Any = None
 
     def write(self, step: int, scalars: dict[str, float], prefix: str) -> None:
+        """Writes scalars of a step. Raises UserError if the disk is full."""
         record = {"step": step, **{f"{prefix}/{k}": v for k, v in scalars.items()}}
-        self._lines.write(json.dumps(record) + "\n")
-        self._lines.flush()
+        with writing(self._path):
+            self._lines.write((json.dumps(record) + "\n").encode())
+            self._lines.flush()
+        with writing(self._folder):
+            self._write_events(step, scalars, prefix)
+
+    def _write_events(self, step: int, scalars: dict[str, float], prefix: str) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
@@ -66,9 +78,50 @@ class MetricWriter:
         self._board.flush()
 
     def close(self) -> None:
-        self._lines.close()
+        with writing(self._path):
+            self._lines.close()
         if self._board is not None:
-            self._board.close()
+            with writing(self._folder):
+                self._board.close()
+
+
+def _open_lines(path: Path) -> IO[bytes]:
+    """Opens a file of lines to append to, after the end of a line that was cut short."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o666)
+    lines = os.fdopen(descriptor, "ab")
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        lines.write(b"\n")
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics.jsonl, [] if there is none.
+
+    A full disk or a power cut may leave half a line; such lines are left out, with a note.
+    """
+    if not path.is_file():
+        return []
+    lines = list(filter(None, path.read_bytes().split(b"\n")))
+    records = list(filter(None, map(_record, lines)))
+    if skipped := len(lines) - len(records):
+        say(f"note: {path}: {skipped} lines that were cut short or are no records are left out")
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record if all(map(_is_number, record.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 class NoWriter:

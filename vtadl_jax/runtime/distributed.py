@@ -124,6 +124,14 @@ def broadcast_from_main(value):
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(raw)).tobytes())
 
 
+def anywhere(value: bool) -> bool:
+    """Returns whether `value` is true in any process; a barrier for all of them."""
+    if jax.process_count() == 1:
+        return value
+    barrier("anywhere")
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
+
+
 def lost_peer(error: Exception) -> bool:
     """Returns whether an error of JAX means that another process is gone."""
     signs = ("Gloo", "gloo", "Connection", "connection", "peer", "heartbeat", "UNAVAILABLE")

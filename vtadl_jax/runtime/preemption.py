@@ -5,6 +5,7 @@ With several processes JAX's preemption service chooses one step at which all of
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -12,7 +13,29 @@ from jax.experimental import multihost_utils
 
 from vtadl_jax.errors import Preempted
 
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts off SIGTERM and Ctrl-C until the end of the context, for some moments of renaming."""
+    if not _in_main_thread():
+        yield
+        return
+    noted: list[int] = []
+    before = {s: signal.signal(s, lambda n, _: noted.append(n)) for s in _ENDING}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
+        for number in noted:
+            signal.raise_signal(number)
 
 
 class StopRequest:
@@ -27,8 +50,11 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles SIGTERM inside the context; JAX's service does it with several processes."""
-        if jax.process_count() > 1:
+        """Handles SIGTERM inside the context; JAX's service does it with several processes.
+
+        Only the main thread of a program may handle signals; in others this does nothing.
+        """
+        if jax.process_count() > 1 or not _in_main_thread():
             yield
             return
         previous = signal.signal(signal.SIGTERM, self._on_signal)

@@ -112,3 +112,7 @@ def load_pretrained(
         return detector.load_pretrained(variables, arrays)
     except UserError as e:
         raise UserError(f"init_from {path}: {e}") from e
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        # Arrays under known names, of shapes that no such network has.
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(f"init_from {path}: its arrays do not fit each other ({reason})") from e

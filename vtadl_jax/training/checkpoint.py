@@ -7,11 +7,10 @@ checkpoint lists the sizes and checksums of its files, to find damage before any
 """
 
 import dataclasses
-import json
 import shutil
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -19,10 +18,19 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from vtadl_jax import legacy
+from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError, disk_trouble
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.distributed import broadcast_from_main, is_main
-from vtadl_jax.training.stored import check_format, load_frozen, save_frozen, stamp
+from vtadl_jax.runtime.files import read_json, write_json
+from vtadl_jax.training.stored import (
+    check_format,
+    check_trained_with,
+    is_step,
+    load_frozen,
+    save_frozen,
+    stamp,
+)
 
 _STATE, _DATA, _ABOUT = "state", "data", "about"
 CHECKSUMS = "checksums.json"
@@ -86,7 +94,7 @@ class Checkpoints:
         """The steps of the complete checkpoints on disk, oldest first."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+        return sorted(int(p.name) for p in self.directory.iterdir() if is_step(p))
 
     @property
     def latest_step(self) -> int | None:
@@ -125,50 +133,89 @@ class Checkpoints:
         metrics = numbers if self._best and self._best.name in (numbers or {}) else None
         self._guard(lambda: self._manager.save(step, args=args, metrics=metrics))
 
-    def restore(self, state_like, data_iterator=None, step: int | None = None) -> Restored:
+    def restore(
+        self,
+        state_like,
+        data_iterator=None,
+        step: int | None = None,
+        config: Config | None = None,
+    ) -> Restored:
         """Restores the newest undamaged checkpoint, or that of `step`, with the shapes and
         shardings of `state_like`. Sets the iterator's state too.
 
         Warns about a damaged checkpoint, renames it if writable, and tries the one before it.
-        Raises UserError if none is left.
+        config: that of the run, which must be the one that the checkpoint was trained with.
+        Raises UserError if it is not, and if no checkpoint is left.
         """
         candidates = broadcast_from_main(self.steps[::-1]) if step is None else [step]
         for candidate in candidates:
             if (problem := broadcast_from_main(self._damage(candidate))) is None:
-                return self._restore(candidate, state_like, data_iterator)
+                return self._restore(candidate, state_like, data_iterator, config)
             say(f"warning: checkpoint {self.directory / str(candidate)} is damaged: {problem}")
             self._put_aside(candidate)
         there = f", only {self.steps}" if step is not None and self.steps else ""
         raise UserError(f"{self.directory} holds no usable checkpoint{there}: train first")
 
-    def _restore(self, step: int, state_like, data_iterator) -> Restored:
+    def _restore(
+        self, step: int, state_like, data_iterator, config: Config | None = None
+    ) -> Restored:
+        folder = self.directory / str(step)
         stored = {_DATA: ocp.args.JsonRestore(), _ABOUT: ocp.args.JsonRestore()}
-        items = self._manager.restore(step, args=ocp.args.Composite(**stored))
+        items = self._items(folder, ocp.args.Composite(**stored))
         about = items[_ABOUT]
-        old = check_format(about, self.directory / str(step)) < legacy.FORMAT
+        if not isinstance(about, dict):
+            raise UserError(f"{folder} is not a checkpoint of vtadl_jax: remove it")
+        old = check_format(about, folder) < legacy.FORMAT
+        if config is not None:
+            check_trained_with(config, about, folder)
         fields = legacy.old_state(state_like) if old else _without_frozen(state_like)
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, fields)
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(like)})
-        found = self._manager.restore(step, args=args)[_STATE]
+        found = self._items(folder, args)[_STATE]
         if old:
             state = state_like.replace(**legacy.upgrade_state(found))
         else:
             frozen = load_frozen(self.directory.parent, state_like.frozen)
             state = state_like.replace(**found, frozen=frozen)
         if data_iterator is not None:
-            data_iterator.set_state(items[_DATA])
+            self._set_position(data_iterator, items[_DATA], folder)
         return Restored(state, step, about)
+
+    def _items(self, folder: Path, args: ocp.args.Composite) -> Any:
+        """Returns items of a checkpoint whose files are whole, but may be of something else."""
+        try:
+            return self._manager.restore(int(folder.name), args=args)
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"checkpoint {folder} does not fit this run ({reason}): restore the run's own "
+                f"files, or train again in another --workdir"
+            ) from error
+
+    def _set_position(self, data_iterator, position: Any, folder: Path) -> None:
+        try:
+            data_iterator.set_state(position)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {folder} has no usable position in the data ({error}): train again in "
+                f"another --workdir"
+            ) from error
 
     def _damage(self, step: int) -> str | None:
         """Returns what is wrong with the files of a checkpoint, None if nothing is."""
         folder = self.directory / str(step)
         try:
-            expected = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+            expected = read_json(folder / CHECKSUMS)
         except FileNotFoundError:
             return f"no {CHECKSUMS}"
         except (OSError, ValueError) as e:
             return f"{CHECKSUMS}: {e}"
-        for name, (size, checksum) in expected.items():
+        if not expected:
+            return f"{CHECKSUMS}: it lists no files"
+        for name, entry in expected.items():
+            if not _is_entry(entry) or not _is_inside(name):
+                return f"{CHECKSUMS}: it says {str(entry)[:100]} of {name}"
+            size, checksum = entry
             try:
                 found = (folder / name).stat().st_size
                 if found != size:
@@ -184,6 +231,8 @@ class Checkpoints:
             return
         if is_main():
             aside = self.directory / f"{DAMAGED}{step}"
+            if aside.is_symlink() or aside.is_file():
+                aside.unlink()
             shutil.rmtree(aside, ignore_errors=True)
             (self.directory / str(step)).rename(aside)
         broadcast_from_main(None)
@@ -200,7 +249,7 @@ class Checkpoints:
                 for path in files
                 if path.name not in LATER
             }
-            (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
+            write_json(folder / CHECKSUMS, sums, indent=None)
 
     def _check_room(self, needed: int) -> None:
         """Raises UserError if the disk is too full, before orbax fails in the middle of a save."""
@@ -238,6 +287,16 @@ def _without_frozen(state) -> dict[str, Any]:
     """Returns the fields of a train state that a checkpoint holds: all but the frozen weights."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if name != "frozen"}
+
+
+def _is_entry(entry: Any) -> bool:
+    """Returns whether an entry of the checksums is [size, checksum]."""
+    return isinstance(entry, list) and [type(number) for number in entry] == [int, int]
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _checksum(path: Path) -> int:

@@ -5,7 +5,6 @@ are not in it: data that moved are the same images.
 """
 
 import dataclasses
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.decode import ImageRef
 from vtadl_jax.data.records import Record, Splits
 from vtadl_jax.errors import UserError
-from vtadl_jax.options import write_json
+from vtadl_jax.runtime.files import read_json, write_json
 
 IMAGES = "images.json"
 SAMPLE = 4096  # bytes in the middle of a file; files without compression are all of one size
@@ -65,7 +64,7 @@ def save_marks(workdir: Path, marks: Marks) -> None:
 def load_marks(workdir: Path) -> Marks | None:
     """Returns the marks of a run, None for a run of an earlier version and a damaged file."""
     try:
-        stored = json.loads((workdir / IMAGES).read_text(encoding="utf-8"))
+        stored = read_json(workdir / IMAGES)
         return {split: dict(stored[split]) for split in ("train", "test")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

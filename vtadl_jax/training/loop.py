@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from vtadl_jax.errors import Preempted, TrainingDiverged
 from vtadl_jax.runtime.console import MetricWriter, NoWriter, TrainProgress, format_duration, say
+from vtadl_jax.runtime.distributed import anywhere
 from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.runtime.profiling import Profiler
 from vtadl_jax.training.checkpoint import Checkpoints
@@ -17,22 +19,44 @@ from vtadl_jax.training.feed import TrainFeed
 from vtadl_jax.training.state import TrainState
 
 
+def diverged(step: int, what: str, checkpoints: Checkpoints) -> TrainingDiverged:
+    """Returns the error of a run that diverged, with step and last good checkpoint."""
+    checkpoints.wait()  # a checkpoint may still be in writing
+    latest = checkpoints.latest_step
+    good = (
+        f"the last good checkpoint is step {latest} in {checkpoints.directory}"
+        if latest is not None
+        else "no checkpoint had been written"
+    )
+    return TrainingDiverged(
+        f"step {step}: {what}: {good}: use a smaller optimizer.learning_rate or set "
+        f"optimizer.clip_norm, with another --workdir"
+    )
+
+
+def check_params(step: int, state: TrainState, checkpoints: Checkpoints) -> None:
+    """Raises TrainingDiverged if a parameter is not finite: the last update may have spoilt it.
+
+    Looks at each process's part; every process must call it.
+    """
+    spoilt = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree.leaves_with_path(
+            {"params": state.params, "ema_params": state.ema_params}
+        )
+        if not all(np.isfinite(np.asarray(s.data)).all() for s in leaf.addressable_shards)
+    ]
+    if anywhere(bool(spoilt)):
+        what = spoilt[0] if spoilt else "a parameter"
+        raise diverged(step, f"{what} is not finite", checkpoints)
+
+
 def check_finite(step: int, scalars: dict[str, float], checkpoints: Checkpoints) -> None:
     """Raises TrainingDiverged with step, term and last good checkpoint at the first NaN or inf."""
     # Terms before their sum: the message names the term, not the loss that it makes NaN.
     for name in sorted(scalars, key=lambda n: (n == "loss", n == "grad_norm")):
         if not math.isfinite(scalars[name]):
-            checkpoints.wait()  # a checkpoint may still be in writing
-            latest = checkpoints.latest_step
-            good = (
-                f"the last good checkpoint is step {latest} in {checkpoints.directory}"
-                if latest is not None
-                else "no checkpoint had been written"
-            )
-            raise TrainingDiverged(
-                f"step {step}: {name} is {scalars[name]}: {good}: use a smaller "
-                f"optimizer.learning_rate or set optimizer.clip_norm, with another --workdir"
-            )
+            raise diverged(step, f"{name} is {scalars[name]}", checkpoints)
 
 
 class _Pending:

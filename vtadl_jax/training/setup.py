@@ -21,6 +21,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector, term_weights
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.lock import is_empty
 from vtadl_jax.training.assembly import Assembly, assemble, load_pretrained
 from vtadl_jax.training.checkpoint import Best
 from vtadl_jax.training.feed import TrainFeed, make_feed
@@ -160,7 +161,7 @@ def check_workdir(workdir: Path, config: Config) -> None:
     """Raises UserError if the workdir holds another run or other files."""
     if (workdir / CONFIG).exists():
         config_lib.check_same_run(config, load_config(workdir), workdir)
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or not is_empty(workdir)):
         raise UserError(f"workdir {workdir} exists and is not a run: give another --workdir")
 
 

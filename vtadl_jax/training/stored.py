@@ -1,7 +1,5 @@
 """Files of a run beside its checkpoints: its config and frozen weights, stamped with versions."""
 
-import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,15 @@ import jax
 import numpy as np
 
 from vtadl_jax import __version__, legacy
-from vtadl_jax.config import Config
+from vtadl_jax.config import Config, differences
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors import find_method
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import parse
-from vtadl_jax.options import fields_of, write_json
+from vtadl_jax.options import fields_of
+from vtadl_jax.runtime.files import read_json, replacing, write_json
 from vtadl_jax.runtime.versions import code_digest, compiler_versions
+from vtadl_jax.weights.files import read_npz
 
 CONFIG, FROZEN = "config.json", "frozen.npz"
 
@@ -30,8 +30,9 @@ def stamp() -> dict[str, Any]:
 def check_format(stored: Mapping[str, Any], where: Path) -> int:
     """Returns the format number of stored data. Raises UserError for a newer version's format."""
     found = stored.get("format", 1)
-    if not isinstance(found, int) or found > legacy.FORMAT:
-        version = dict(stored.get("versions") or {}).get("vtadl_jax", "unknown")
+    if type(found) is not int or not 1 <= found <= legacy.FORMAT:
+        versions = stored.get("versions")
+        version = versions.get("vtadl_jax") if isinstance(versions, Mapping) else "unknown"
         raise UserError(
             f"{where} was written by a newer version of vtadl_jax ({version}, format {found}; this "
             f"is {__version__}, format {legacy.FORMAT}): install that version"
@@ -51,10 +52,10 @@ def load_config(workdir: Path) -> Config:
     """
     path = workdir / CONFIG
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
+        stored = read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(f"{workdir} is not a run, it has no {CONFIG}: train first") from e
-    except (OSError, ValueError) as e:
+    except ValueError as e:
         raise UserError(f"{path} can't be read ({e}): give the workdir of a run") from e
     return read_config(stored, path)
 
@@ -74,9 +75,35 @@ def read_config(stored: Any, where: Path) -> Config:
         raise UserError(f"{where}: {str(e).removeprefix(f'{where} ')}") from e
 
 
+def check_trained_with(config: Config, about: Mapping[str, Any], where: Path) -> None:
+    """Raises UserError unless a checkpoint was trained with this config, that of its run.
+
+    about: what the checkpoint stores beside its state. where: the checkpoint's folder.
+    """
+    trained = about.get("config")
+    if trained is None:
+        return
+    if not isinstance(trained, Mapping):
+        raise UserError(f"{where} holds no config of a run: train again in another --workdir")
+    then = read_config({"format": about.get("format", 1), **trained}, where)
+    if differing := differences(config, then):
+        name, here, there = differing[0]
+        more = f" (and {len(differing) - 1} more fields)" if len(differing) > 1 else ""
+        raise UserError(
+            f"{where.parent.parent / CONFIG} is of another run than checkpoint {where.name}: "
+            f"{name} is {here!r} there, and {there!r} in the checkpoint{more}: put the run's own "
+            f"{CONFIG} back"
+        )
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Returns whether the workdir has a checkpoint; writes nothing."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(is_step(path) for path in (workdir / "checkpoints").glob("*"))
+
+
+def is_step(path: Path) -> bool:
+    """Returns whether a name in the folder of checkpoints is that of a complete one, a number."""
+    return path.name.isascii() and path.name.isdigit()
 
 
 def make_geometry(config: Config) -> Geometry:
@@ -91,10 +118,8 @@ def save_frozen(workdir: Path, frozen: Any) -> None:
     if path.is_file() or not jax.tree.leaves(frozen):
         return
     arrays = {_name(keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(frozen)}
-    temporary = path.with_name(f".{FROZEN}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(path)
 
 
 def load_frozen(workdir: Path, like: Any) -> Any:
@@ -106,11 +131,11 @@ def load_frozen(workdir: Path, like: Any) -> Any:
         return like
     path = workdir / FROZEN
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        arrays = read_npz(path)
+    except UserError as e:
+        reason = str(e).removeprefix(f"{path}: ").removeprefix(f"{path} ")
         raise UserError(
-            f"{path}, the run's frozen weights, can't be read ({e}): train again with "
+            f"{path}, the run's frozen weights, can't be read ({reason}): train again with "
             f"--config.init_from and another --workdir"
         ) from e
 

@@ -1,12 +1,13 @@
 """Reads and writes named arrays in the file formats of other programs."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.files import replacing
+from vtadl_jax.weights.npz import read_npz
 from vtadl_jax.weights.torch_file import read_torch
 
 
@@ -20,29 +21,23 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is cut short or not an .npz file ({error})") from error
+        return read_npz(path)
     return read_torch(path)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict: `.safetensors` without torch, else PyTorch's zip format by torch.
 
-    Writes atomically: a failure leaves no partial file. Raises UserError if it cannot be written.
+    Writes it whole or not at all. Raises UserError if it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        if path.suffix == ".safetensors":
-            _safetensors().save_file(dict(arrays), temporary)
-        else:
-            torch = _torch()
-            torch.save({name: torch.tensor(array) for name, array in arrays.items()}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            if path.suffix == ".safetensors":
+                file.write(_safetensors().save(dict(arrays)))
+            else:
+                torch = _torch()
+                torch.save({name: torch.tensor(array) for name, array in arrays.items()}, file)
+    except RuntimeError as error:  # torch's own
         raise UserError(f"{path} can't be written ({error}): give another path") from error
 
 

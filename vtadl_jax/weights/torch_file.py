@@ -10,12 +10,14 @@ import dataclasses
 import io
 import math
 import pickle
+import pickletools
 import struct
 import sys
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +26,8 @@ from vtadl_jax.errors import UserError
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 ZIP_MAGIC = b"PK\x03\x04"
+# Tensors may share values, as tied layers do; code that copies them must not fill the memory.
+MOST_SHARED = 8  # times the values in the file
 # Pickles of state dicts contain names and shapes; a thousand tensors take 0.2 MB.
 MAX_PICKLE = 2**26
 DTYPES: dict[str, Any] = {
@@ -171,6 +175,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _read_zip(stream) -> dict[str, np.ndarray]:
     """Reads <name>/data.pkl (the structure) and <name>/data/<key> (values of each storage)."""
+    stream.seek(0, io.SEEK_END)
+    left = stream.tell()
     with zipfile.ZipFile(stream) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
@@ -179,16 +185,20 @@ def _read_zip(stream) -> dict[str, np.ndarray]:
         root = pickles[0].removesuffix("data.pkl")
 
         def read(name: str, limit: int) -> bytes:
+            nonlocal left
             info = archive.getinfo(name)
             # PyTorch does not compress; so a small archive cannot unpack to huge data.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
                 raise NotAStateDict(f"its part {name} has {info.file_size} bytes, or is compressed")
+            left -= info.file_size
+            if left < 0:  # parts that lie upon each other
+                raise NotAStateDict("its parts have more bytes than the file")
             return archive.read(info)  # verifies its CRC-32
 
         order = read(f"{root}byteorder", 16) if f"{root}byteorder" in names else b"little"
         if order != b"little":
             raise NotAStateDict("its bytes are in big-endian order")
-        structure = _Unpickler(io.BytesIO(read(pickles[0], MAX_PICKLE))).load()
+        structure = _load(io.BytesIO(read(pickles[0], MAX_PICKLE)))
 
         def values(storage: _Storage) -> np.ndarray:
             size = storage.count * storage.dtype.itemsize
@@ -200,16 +210,32 @@ def _read_zip(stream) -> dict[str, np.ndarray]:
         return _resolve(structure, values)
 
 
+def _load(stream: BinaryIO) -> Any:
+    """Returns what the next pickle describes.
+
+    Looks at it first: Python makes room up to the highest number under which it stores something.
+    """
+    start, last = stream.tell(), 0
+    with warnings.catch_warnings(action="ignore"):  # of odd texts in damaged files
+        for last, (code, number, _) in enumerate(pickletools.genops(stream)):
+            if code.name in ("PUT", "LONG_BINPUT") and int(number or 0) > last:
+                raise NotAStateDict("its description stores things under numbers without need")
+    if last > MAX_PICKLE:
+        raise NotAStateDict("its description is too long")
+    stream.seek(start)
+    return _Unpickler(stream).load()
+
+
 def _read_legacy(stream) -> dict[str, np.ndarray]:
     """Reads pickles of a magic number, a version, the machine, the structure and the storages'
     keys, then for each key a count of elements (int64) and the elements."""
 
     def load() -> Any:
-        return _Unpickler(stream).load()
+        return _load(stream)
 
     try:
         magic = load()
-    except (NotAStateDict, pickle.UnpicklingError, EOFError) as error:
+    except (NotAStateDict, pickle.UnpicklingError, EOFError, ValueError) as error:
         if isinstance(error, NotAStateDict):
             raise
         raise NotAStateDict("it is not a PyTorch file") from error
@@ -274,17 +300,31 @@ def _storages(structure: Any) -> dict[str, _Storage]:
 
 
 def _resolve(structure: Any, values: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the tensors with their values, each as a separate array."""
+    """Returns the tensors with their values: views, so that shared values are in memory once."""
     assert sys.byteorder == "little", "values are read in the order of this machine"
     flat: dict[_Storage, np.ndarray] = {}
     arrays = {}
-    for name, tensor in tensors_of(structure).items():
+    tensors = tensors_of(structure)
+    _check_shared(tensors.values())
+    for name, tensor in tensors.items():
         storage = tensor.storage
         if storage not in flat:
             flat[storage] = values(storage)
         strides = [step * storage.dtype.itemsize for step in tensor.strides]
-        view = np.lib.stride_tricks.as_strided(
+        arrays[name] = np.lib.stride_tricks.as_strided(
             flat[storage][tensor.offset :], tensor.shape, strides, writeable=False
         )
-        arrays[name] = view.copy()
     return arrays
+
+
+def _check_shared(tensors: Iterable[_Tensor]) -> None:
+    """Raises NotAStateDict if the tensors together have far more values than their storages."""
+    wanted, held = 0, dict[_Storage, int]()
+    for tensor in tensors:
+        wanted += math.prod(tensor.shape) * tensor.storage.dtype.itemsize
+        held[tensor.storage] = tensor.storage.count * tensor.storage.dtype.itemsize
+    if wanted > MOST_SHARED * sum(held.values()):
+        raise NotAStateDict(
+            f"its tensors share {sum(held.values())} bytes of values and would unpack to {wanted}: "
+            f"save them without sharing"
+        )
