@@ -37,7 +37,10 @@ def base(detector: str) -> ConfigDict:
 def parse(values: Mapping[str, Any]) -> Config:
     """Returns nested values as a checked Config. Raises UserError for fields or values that the
     schema does not allow."""
-    method = find_method(values.get("detector", ""))
+    name = values.get("detector", "")
+    if not isinstance(name, str):
+        raise UserError(f"detector {name!r}: give the name of a detector")
+    method = find_method(name)
     return schema.read(Config, values, model=method.options)
 
 

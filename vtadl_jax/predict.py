@@ -47,7 +47,7 @@ _OVERLAYS = flags.DEFINE_bool("overlays", True, "Also draw pictures.", flag_valu
 _THRESHOLD = flags.DEFINE_float(
     "threshold", None, "Defect if score >= threshold. Default: calibrated.", flag_values=FLAGS
 )
-COLUMNS = ("name", "score", "threshold", "decision", "seconds", "overlay", "map")
+COLUMNS = ("name", "score", "threshold", "decision", "seconds", "overlay", "map", "unlike_training")
 TERMINATED = 143
 NAMED = 20  # names on a line of the terminal
 
@@ -58,10 +58,12 @@ class Terminated(BaseException):
 
 @dataclass
 class Outcome:
-    """What became of the files so far: the number scored; name and reason of each left out."""
+    """Results so far: the number of images scored; name and reason of each that was left out, and
+    of each that is unlike all training images."""
 
     scored: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    unlike: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,10 @@ def predict(
                 decision = "defective" if prediction.is_defective else "good"
                 numbers = (f"{v:.9g}" for v in (prediction.score, prediction.threshold))
                 row = (cell(item.name), *numbers, decision, f"{seconds:.4f}", overlay, where)
-                writer.writerow(row)
+                writer.writerow((*row, prediction.unlike_training))
                 outcome.scored += 1
+                if prediction.unlike_training:
+                    outcome.unlike.append((item.name, prediction.unlike_training))
                 if where and prediction.anomaly_map is not None:
                     save_map(prediction.anomaly_map, out / "maps", where)
                 if overlay:
@@ -247,6 +251,10 @@ def run() -> int:
 
 def _conclude(out: Path, found: Found, outcome: Outcome) -> None:
     report_left_out(out, found, outcome)
+    for name, reason in outcome.unlike[:NAMED]:
+        say(f"{printable(name)} is unlike all training images: {reason}")
+    if outcome.unlike[NAMED:]:
+        say(f"and {len(outcome.unlike) - NAMED} more images: column unlike_training of the table")
     total = len(found.images) + len(found.left_out)
     say(f"{outcome.scored} of {total} images scored: {printable(out / 'predictions.csv')}")
 

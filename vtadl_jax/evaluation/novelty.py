@@ -167,13 +167,21 @@ class Novelty:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Novelty":
-        """Reads a dict of `to_dict`. Raises ValueError, TypeError or KeyError for anything else."""
-        low, high = (tuple(map(float, stored[name])) for name in ("low", "high"))
-        numbers = np.array([*low, *high, stored["distance"]], float)
-        if len(low) != len(STATISTICS) or len(high) != len(low) or not np.isfinite(numbers).all():
-            raise ValueError("novelty: low, high and distance are not those of this version")
-        cells = np.frombuffer(base64.b64decode(stored["cells"], validate=True), np.uint8)
-        return cls(low, high, cells.reshape(int(stored["num_images"]), -1), float(numbers[-1]))
+        """Reads a dict of `to_dict`. Raises ValueError for anything else."""
+        try:
+            low, high = (tuple(map(float, stored[name])) for name in ("low", "high"))
+            numbers = np.array([*low, *high, stored["distance"]], float)
+            cells = np.frombuffer(base64.b64decode(stored["cells"], validate=True), np.uint8)
+            cells = cells.reshape(int(stored["num_images"]), -1)
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"novelty is not as it was written ({error})") from error
+        if (
+            not (len(low) == len(high) == len(STATISTICS) and np.isfinite(numbers).all())
+            or not (len(cells) and 0 < cells.shape[1] <= CELLS**2)
+            or numbers[-1] < 0
+        ):
+            raise ValueError("novelty has values that were not written by this version")
+        return cls(low, high, cells, float(numbers[-1]))
 
 
 def fit_novelty(descriptions: np.ndarray) -> Novelty:

@@ -28,7 +28,7 @@ class Card:
     label: 1 is defective; defect: its kind; score: higher is more anomalous; terms: of the score;
     image: uint8 [H, W, 3]; anomaly_map: float32 [H, W], None for a detector without maps; mask:
     uint8 or bool [H, W], non-zero is defective, None without ground truth; recon: uint8 [H, W, 3],
-    None for a detector without reconstruction.
+    None for a detector without reconstruction. unlike: what is unlike all training images, or ''.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Card:
     anomaly_map: NDArray[np.float32] | None
     mask: NDArray[Any] | None
     recon: NDArray[np.uint8] | None
+    unlike: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ class EncodedCard:
     has_truth: bool
     outline: str | None
     recon: str | None
+    unlike: str = ""
 
 
 def encode_card(
@@ -94,6 +96,7 @@ def encode_card(
         has_truth=card.mask is not None,
         outline=None if card.mask is None or not np.any(card.mask) else _outline(card.mask, size),
         recon=None if card.recon is None else _photo(card.recon, size),
+        unlike=card.unlike,
     )
 
 

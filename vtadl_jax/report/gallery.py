@@ -88,6 +88,7 @@ class Gallery:
             anomaly_map=None if scores.anomaly_map is None else scores.anomaly_map[i],
             mask=batch["mask"][i] if batch["has_mask"][i] else None,
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),
+            unlike=self._calib.reason(batch["description"][i]),
         )
 
 

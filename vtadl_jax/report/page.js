@@ -241,7 +241,9 @@
     for (const [name, value] of Object.entries(card.terms)) {
       terms.append(make("dt", "", name), make("dd", "", short(value === null ? null : Number(value))));
     }
-    item.append(makeStage(card, pictures), makeViews(item, card, pictures), make("div", "name", card.name), facts, terms);
+    item.append(makeStage(card, pictures), makeViews(item, card, pictures), make("div", "name", card.name), facts);
+    if (card.unlike) item.append(make("div", "unlike", `unlike all training images: ${card.unlike}`));
+    item.append(terms);
     made.set(card.index, item);
     return item;
   }
