@@ -261,7 +261,7 @@ def test_postscript_starts_nothing(tmp_path, monkeypatch):
     assert not started.exists()
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "MPO"])
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
 def test_several_pages_are_refused_unless_one_is_chosen(tmp_path, kind):
     pages = [Image.fromarray(grey(60 * i, (8, 8))).convert("RGB") for i in range(1, 4)]
     path = tmp_path / "a.tif"
@@ -342,3 +342,14 @@ def test_an_image_has_its_turn_until_its_pixels_were_used(monkeypatch):
     with pytest.raises(Exception, match="cannot read"):
         load_image(CONTENTS["RGB png"][:60], 3)
     assert budget._used == 0
+
+
+def test_of_a_phones_jpeg_the_photograph_is_read(tmp_path):
+    photo, depth = Image.fromarray(noise((16, 24, 3))), Image.fromarray(noise((8, 8), 1))
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(saved(photo, "MPO", save_all=True, append_images=[depth.convert("RGB")]))
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+    alone = load_image(saved(photo, "JPEG"), 3)
+    for given in (path, path.read_bytes(), Image.open(path)):
+        np.testing.assert_array_equal(load_image(given, 3), alone)

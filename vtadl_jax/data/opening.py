@@ -94,7 +94,13 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _check_pages(image: Image.Image, name: str, more: str = "") -> None:
-    """Raises UserError for several pages or frames; smaller copies in a TIFF do not count."""
+    """Raises UserError for several pages or frames.
+
+    Smaller copies in a TIFF do not count, nor do the pictures behind the photograph that phones add
+    to a JPEG (MPO: depth, brightness, a second lens).
+    """
+    if image.format == "MPO":
+        return
     count = getattr(image, "n_frames", 1) if getattr(image, "fp", None) is not None else 1
     if count > 1 and image.format == "TIFF":
         for page in range(1, count):
