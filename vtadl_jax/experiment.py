@@ -5,7 +5,6 @@ line's overrides into a `Config`, `parse` reads stored values, and `make_detecto
 detector of a config.
 """
 
-import functools
 import importlib.util
 import re
 import sys
@@ -219,9 +218,3 @@ def _one_line(error: BaseException) -> str:
     # ml_collections nests quoted messages: unescape them.
     text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split())
     return f"{type(error).__name__}: {text}" if isinstance(error, ImportError) else text
-
-
-@functools.cache
-def packaged_names() -> tuple[str, ...]:
-    """Returns the stems of the experiment files that come with the package."""
-    return tuple(sorted(p.stem for p in PACKAGED.glob("*.py") if p.stem != "__init__"))

@@ -2,6 +2,8 @@
 
 import importlib
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,10 @@ def draw_images(count=12, seed=0):
 
 def fitted(config, images):
     detector = make_detector(config)
+    detector = dataclasses.replace(detector, score=jax.jit(detector.score))
     variables = detector.init(jax.random.key(0))
-    gathered = jax.device_get(detector.fit.gather(variables, images, jax.random.key(1)))
+    gather = jax.jit(detector.fit.gather)
+    gathered = jax.device_get(gather(variables, images, jax.random.key(1)))
     return detector, variables, detector.fit.solve(variables, gathered, np.random.default_rng(0))
 
 

@@ -137,7 +137,7 @@ def test_a_size_too_large_for_vmem_is_rejected():
         mixture.mixture_log_prob_rows(*args, implementation="pallas")
 
 
-@pytest.mark.slow
+@pytest.mark.tpu_compile
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the TPU's compiler, is not there")
 def test_the_tpu_compiler_accepts_the_kernels():
     """Runs in a separate process: the topology must be set before JAX starts."""

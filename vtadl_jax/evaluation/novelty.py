@@ -10,6 +10,7 @@ not. Finds no defects.
 import base64
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,13 +75,14 @@ def describe(images: np.ndarray) -> np.ndarray:
         grey = wide[..., 0]
         tints = [np.zeros(len(images))] * 2
     mean = grey.mean((1, 2))
-    steps = np.abs(np.diff(grey, axis=1)).mean((1, 2)) + np.abs(np.diff(grey, axis=2)).mean((1, 2))
+    # Second differences: blur takes more from them than from edges, noise adds more.
+    bends = [np.abs(np.diff(grey, 2, axis)).sum((1, 2)) / grey[0].size for axis in (1, 2)]
     columns = [
         mean / 255,
         np.log((grey.std((1, 2)) + 1) / 255),
         (grey <= DARK).mean((1, 2)),
         (grey >= BRIGHT).mean((1, 2)),
-        np.log((steps + 0.5) / 255),
+        np.log((sum(bends) + 0.5) / 255),
         tints[0] / 255,
         tints[1] / 255,
     ]
@@ -103,15 +105,21 @@ def _cell_means(grey: np.ndarray) -> np.ndarray:
 class Novelty:
     """Range of the descriptions of good images.
 
-    low, high: [S] of each statistic. cells: uint8 [N, cells], the coarse pictures, in steps of
-    1 / 127 from -1. distance: the largest root mean square difference of a good image from the most
-    similar other one.
+    low, high: [S] of each statistic. cells: the coarse pictures of `num_images`, a byte a cell, in
+    steps of 1 / 127 from -1. distance: the largest root mean square difference of a good image from
+    the most similar other one.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    cells: np.ndarray
+    cells: bytes
+    num_images: int
     distance: float
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """The coarse pictures, float64 [N, cells]."""
+        return _unpack(np.frombuffer(self.cells, np.uint8).reshape(self.num_images, -1))
 
     def amounts(self, descriptions: np.ndarray) -> np.ndarray:
         """Returns how far images are outside, [B, S + 1]: 0 inside the range, 1 at the limit.
@@ -120,17 +128,18 @@ class Novelty:
         """
         values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
         low, high = np.array(self.low), np.array(self.high)
-        share = RANGE_SHARE + FEW / len(self.cells)
+        share = RANGE_SHARE + FEW / self.num_images
         allowed = share * (high - low) + np.array([s.slack for s in STATISTICS])
         outside = np.maximum(np.maximum(low - values, values - high), 0) / allowed
         farther = self.nearest(cells) - self.distance
-        limit = (DISTANCE_FACTOR - 1 + FEW / len(self.cells)) * self.distance + DISTANCE_SLACK
-        layout = np.maximum(farther, 0) / limit if len(self.cells) > 1 else np.zeros(len(cells))
+        limit = (DISTANCE_FACTOR - 1 + FEW / self.num_images) * self.distance + DISTANCE_SLACK
+        layout = np.maximum(farther, 0) / limit if self.num_images > 1 else np.zeros(len(cells))
         return np.concatenate([outside, layout[:, None]], -1)
 
     def nearest(self, cells: np.ndarray) -> np.ndarray:
         """Returns the distance of coarse pictures [B, cells] from the most similar good image."""
-        return np.array([np.sqrt(((_unpack(self.cells) - x) ** 2).mean(-1).min()) for x in cells])
+        pictures = self.pictures
+        return np.array([np.sqrt(((pictures - x) ** 2).mean(-1).min()) for x in cells])
 
     def reason(self, description: np.ndarray) -> str | None:
         """Returns what is unlike all good images, the most striking first; None if nothing is."""
@@ -156,12 +165,11 @@ class Novelty:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `from_dict` reads, ready for JSON."""
-        packed = base64.b64encode(self.cells.tobytes()).decode()
         return {
             "low": list(self.low),
             "high": list(self.high),
-            "cells": packed,
-            "num_images": len(self.cells),
+            "cells": base64.b64encode(self.cells).decode(),
+            "num_images": self.num_images,
             "distance": self.distance,
         }
 
@@ -171,17 +179,17 @@ class Novelty:
         try:
             low, high = (tuple(map(float, stored[name])) for name in ("low", "high"))
             numbers = np.array([*low, *high, stored["distance"]], float)
-            cells = np.frombuffer(base64.b64decode(stored["cells"], validate=True), np.uint8)
-            cells = cells.reshape(int(stored["num_images"]), -1)
+            cells = base64.b64decode(stored["cells"], validate=True)
+            count = operator.index(stored["num_images"])
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"novelty is not as it was written ({error})") from error
         if (
             not (len(low) == len(high) == len(STATISTICS) and np.isfinite(numbers).all())
-            or not (len(cells) and 0 < cells.shape[1] <= CELLS**2)
+            or not (0 < count <= len(cells) <= count * CELLS**2 and len(cells) % count == 0)
             or numbers[-1] < 0
         ):
             raise ValueError("novelty has values that were not written by this version")
-        return cls(low, high, cells, float(numbers[-1]))
+        return cls(low, high, cells, count, float(numbers[-1]))
 
 
 def fit_novelty(descriptions: np.ndarray) -> Novelty:
@@ -191,7 +199,8 @@ def fit_novelty(descriptions: np.ndarray) -> Novelty:
     return Novelty(
         low=tuple(values.min(0).tolist()),
         high=tuple(values.max(0).tolist()),
-        cells=packed,
+        cells=packed.tobytes(),
+        num_images=len(packed),
         distance=_largest_distance(_unpack(packed)),
     )
 
