@@ -42,6 +42,12 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 
+if not OPTIMIZED:  # after the environment is set: this imports jax
+    from vtadl_jax.networks.initialize import INITIALIZER_OPTIONS
+
+    INITIALIZER_OPTIONS["xla_backend_optimization_level"] = 0
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Returns the number of processes for `-n auto`: one per core, none for a few test files."""
     if config.args and all(".py" in argument for argument in config.args):

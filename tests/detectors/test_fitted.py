@@ -1,8 +1,7 @@
 """Detectors that are fitted or start from statistics, against slow definitions of their maps."""
 
-import importlib
-
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp

@@ -7,6 +7,7 @@ another folder.
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,19 @@ def watching_cache() -> Iterator[CacheUse]:
         jax.monitoring.unregister_event_listener(listen)
 
 
+def process_start() -> float:
+    """Returns when this process began, as `time.time` counts.
+
+    psutil knows it to the second only: it adds it to the time of the boot, which Linux rounds.
+    """
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return psutil.Process().create_time()
+    return time.time() - age
+
+
 class Stopwatch:
     """Named parts of the time since the process began, or since a later run of the process began.
 
@@ -71,7 +85,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._since = "run" if Stopwatch._process_told else "process"
-        self._last = time.time() if Stopwatch._process_told else psutil.Process().create_time()
+        self._last = time.time() if Stopwatch._process_told else process_start()
         Stopwatch._process_told = True
         self.parts: dict[str, float] = {}
         self.beside: dict[str, float] = {}
