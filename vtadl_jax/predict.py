@@ -252,7 +252,7 @@ def run() -> int:
 def _conclude(out: Path, found: Found, outcome: Outcome) -> None:
     report_left_out(out, found, outcome)
     for name, reason in outcome.unlike[:NAMED]:
-        say(f"{printable(name)} is unlike all training images: {reason}")
+        say(f"{printable(name)} is unlike all training images: {reason.partition('; ')[0]}")
     if outcome.unlike[NAMED:]:
         say(f"and {len(outcome.unlike) - NAMED} more images: column unlike_training of the table")
     total = len(found.images) + len(found.left_out)

@@ -142,9 +142,13 @@ class Novelty:
         return np.array([np.sqrt(((pictures - x) ** 2).mean(-1).min()) for x in cells])
 
     def reason(self, description: np.ndarray) -> str | None:
-        """Returns what is unlike all good images, the most striking first; None if nothing is."""
+        """Returns what is unlike all good images; None if nothing is.
+
+        The statistic that is farthest outside comes first, the coarse picture last.
+        """
         amounts = self.amounts(description[None])[0]
-        found = [i for i in np.argsort(-amounts) if amounts[i] > 1]
+        order = [*np.argsort(-amounts[:-1]), len(STATISTICS)]
+        found = [i for i in order if amounts[i] > 1]
         return "; ".join(self._sentence(i, description) for i in found) or None
 
     def _sentence(self, number: int, description: np.ndarray) -> str:
