@@ -8,7 +8,7 @@ from vtadl_jax.configs import demo
 
 
 def get_config(category: str = "plate"):
-    c = demo.get_config(category)
+    c = demo.small_vtadl(category)
     c.model.mdn.feature_dim = 16
     c.model.mdn.conditional = True
     c.model.mdn.fixed_features = False

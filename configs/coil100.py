@@ -11,7 +11,7 @@ from vtadl_jax.configs import demo
 
 
 def get_config(category: str = "1"):
-    c = demo.get_config(category)
+    c = demo.small_vtadl(category)
     c.data.source = "coil100"
     c.data.root = ""
     c.data.balanced_test = True

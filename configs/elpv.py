@@ -12,7 +12,7 @@ from vtadl_jax.configs import demo
 
 
 def get_config(category: str = ""):
-    c = demo.get_config(category)
+    c = demo.small_vtadl(category)
     c.data.source = "elpv"
     c.data.root = ""
     c.data.defects = ("p100",)

@@ -4,8 +4,8 @@
 # Run by the project's tests with 2 processes of 2 CPU devices each.
 #
 # Usage: launch/local.sh N ARGUMENT_OF_MAIN ...
-#   launch/local.sh 2 --config configs/demo.py
-#   XLA_FLAGS=--xla_force_host_platform_device_count=2 launch/local.sh 2 --config configs/demo.py
+#   launch/local.sh 2 --config configs/demo.py:vtadl
+#   XLA_FLAGS=--xla_force_host_platform_device_count=2 launch/local.sh 2 --config configs/demo.py:vtadl
 #
 # Optional variables: PYTHON, PORT, and GRACE, the seconds until the others are killed after one
 # process has failed. The script forwards TERM, and all processes save and exit with 75. Its exit code

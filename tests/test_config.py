@@ -71,10 +71,13 @@ def error_of(done) -> str:
             ["--config", "configs/mvtec.py", "--config.data.root=/no/such"],
             "/no/such does not exist",
         ),
-        (["--config", "configs/demo.py", "--config.image_size=100,100"], "100 is not divisible"),
+        (
+            ["--config", "configs/demo.py:vtadl", "--config.image_size=100,100"],
+            "100 is not divisible",
+        ),
         (["--config", "configs/demo.py", "--config.data.source=tape"], "'tape'"),
-        (["--config", "configs/demo.py", "--config.optimizer.schedule=linear"], "'linear'"),
-        (["--config", "configs/demo.py", "--config.mesh.data=99"], "mesh.data 99"),
+        (["--config", "configs/demo.py:vtadl", "--config.optimizer.schedule=linear"], "'linear'"),
+        (["--config", "configs/demo.py:vtadl", "--config.mesh.data=99"], "mesh.data 99"),
         (["--config", "configs/demo.py", "--config.data.resize=64,64"], "cannot be cut"),
     ],
 )
@@ -153,9 +156,9 @@ def test_a_number_of_components_of_zero_is_refused_by_every_detector(detector):
         ("best", "model.mdn.covariance=full", "of detector 'context_mdn'"),
         ("autoencoder", "model.vit.width=8", "of detector 'autoencoder'"),
         ("position_gaussian", "model.mdn.num_components=4", "of detector 'position_gaussian'"),
-        ("demo", "model.filter.stride=4", "of detector 'vtadl'"),
-        ("demo", "model.num_components=4", "did you mean model.mdn.num_components?"),
-        ("demo", "learning_rate=1", "did you mean optimizer.learning_rate?"),
+        ("mvtec", "model.filter.stride=4", "of detector 'vtadl'"),
+        ("mvtec", "model.num_components=4", "did you mean model.mdn.num_components?"),
+        ("mvtec", "learning_rate=1", "did you mean optimizer.learning_rate?"),
     ],
 )
 def test_a_field_that_the_detector_does_not_read_is_refused(config, flag, message):

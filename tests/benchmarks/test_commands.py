@@ -39,9 +39,9 @@ def test_no_flag_is_defined_for_other_programs():
     ("arguments", "message"),
     [
         ([], "error: no config: give --config FILE"),
-        (["--config=configs/demo.py", "--steps=0"], "error: flag --steps=0"),
-        (["--config=configs/demo.py", "--config.model.vit.widht=8"], "did you mean"),
-        (["--config=configs/demo.py", "--json=nowhere/out.json"], "nowhere is not a folder"),
+        (["--config=configs/demo.py:vtadl", "--steps=0"], "error: flag --steps=0"),
+        (["--config=configs/demo.py:vtadl", "--config.model.vit.widht=8"], "did you mean"),
+        (["--config=configs/demo.py:vtadl", "--json=nowhere/out.json"], "nowhere is not a folder"),
     ],
 )
 def test_mistakes_on_the_command_line(command, arguments, message, capsys):

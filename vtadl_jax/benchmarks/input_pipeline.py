@@ -1,6 +1,6 @@
 """Measures images per second of each input pipeline and of a PyTorch DataLoader; extra `bench`.
 
-python -m vtadl_jax.benchmarks.input_pipeline --config configs/demo.py --json input_pipeline.json
+python -m vtadl_jax.benchmarks.input_pipeline --config configs/demo.py:vtadl --json pipeline.json
 
 Draws textured RGB images of --side² pixels, writes them as PNG and measures with --workers, in
 alternating rounds, the median of --rounds: decoding and resizing to half the side (ours: threads;
@@ -215,7 +215,7 @@ def measure_step(assembly: Assembly, steps: int) -> dict[str, Any]:
 def run(text: str, overrides: Sequence[str]) -> None:
     """Measures reading and the step that the command line names; prints and writes the figures."""
     if not text:
-        raise UserError("no config: give --config FILE, for example --config configs/demo.py")
+        raise UserError("no config: give --config FILE, for example --config configs/demo.py:vtadl")
     check_json(_JSON.value)
     config, _ = experiment.load(text, overrides)
     with tempfile.TemporaryDirectory(prefix="vtadl_jax_input_", ignore_cleanup_errors=True) as path:
