@@ -16,6 +16,7 @@ from vtadl_jax import predict as command
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores
 from vtadl_jax.evaluation.calibration import calibrate
+from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.predictor import Predictor
 
 PART = np.random.default_rng(0).integers(90, 110, (16, 16), np.uint8)
@@ -27,10 +28,11 @@ def brightness(_, images):
     return Scores(bright.max((1, 2))[:, None], bright, None)
 
 
-def make_predictor(bits=0, channels=1, batch_size=1, **options):
+def make_predictor(bits=0, channels=1, batch_size=1, good=None, **options):
     detector = Detector(lambda key: {}, brightness, ("brightest",), (1.0,))
     terms = np.array([[0.4], [0.45], [0.42]])
-    calibration = calibrate(("brightest",), terms, terms, weights=(1.0,))
+    described = None if good is None else describe(good)
+    calibration = calibrate(("brightest",), terms, terms, weights=(1.0,), descriptions=described)
     geometry = Geometry((16, 16), bits=bits)
     options |= {"channels": channels, "batch_size": batch_size}
     return Predictor(detector, {}, geometry, calibration, **options)
@@ -86,6 +88,23 @@ def test_every_file_is_judged_or_named(run, tmp_path):
     for row in rows.values():
         assert (tmp_path / "out" / "overlays" / row["overlay"]).is_file()
         assert np.load(tmp_path / "out" / "maps" / row["map"]).shape == (16, 16)
+
+
+def test_an_image_unlike_all_training_images_is_defective_with_its_reason(
+    run, monkeypatch, tmp_path
+):
+    good = np.random.default_rng(1).integers(90, 110, (20, 16, 16, 1), np.uint8)
+    predictor = make_predictor(good=good, threshold=1e6)
+    monkeypatch.setattr(Predictor, "from_workdir", lambda *_, **__: predictor)
+    write(tmp_path / "in" / "part.png", PART)
+    write(tmp_path / "in" / "lamp.png", PART // 10)
+    code, said, rows = run()
+    assert code == 0
+    assert (rows["part.png"]["decision"], rows["part.png"]["unlike_training"]) == ("good", "")
+    assert rows["lamp.png"]["decision"] == "defective"
+    assert "darker than the darkest" in rows["lamp.png"]["unlike_training"]
+    assert "lamp.png is unlike all training images: " in said
+    assert predictor(PART // 10).is_defective
 
 
 def test_images_that_share_a_name_have_overlays_and_maps_of_their_own(run, tmp_path):

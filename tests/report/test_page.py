@@ -66,6 +66,12 @@ def pixels(url):
     return picture
 
 
+def test_a_card_says_what_is_unlike_all_training_images(tmp_path):
+    cards = [make_card(), make_card("test/black.png", unlike="darker than the darkest")]
+    found = stored(written(tmp_path, make_report(cards)), "data")["cards"]
+    assert [card["unlike"] for card in found] == ["", "darker than the darkest"]
+
+
 def test_numbers_survive_exactly(tmp_path):
     scores = [0.1 + 0.2, float(np.float32(1) / 3), float("inf"), float("-inf")]
     cards = [make_card(f"{i}", i % 2, s) for i, s in enumerate(scores)]
