@@ -13,8 +13,8 @@ from vtadl_jax.experiment import base
 def get_config(argument: str = ""):
     method, _, category = argument.partition("-")
     if method == "vtadl":
-        return small_vtadl(category)
-    c = drawn("filter_mixture", argument)
+        return small_vtadl(category or "plate")
+    c = drawn("filter_mixture", argument or "plate")
     c.data.channels, c.num_epochs = 1, 0
     c.model.filters.stride = 4
     c.model.mdn.update(num_components=40, feature_dim=20)
@@ -34,6 +34,6 @@ def small_vtadl(category: str):
 
 def drawn(detector: str, category: str):
     c = base(detector)
-    c.data.update(source="synthetic", root="demo_data", category=category or "plate")
+    c.data.update(source="synthetic", root="demo_data", category=category)
     c.image_size = (128, 128)
     return c
