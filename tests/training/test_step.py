@@ -41,7 +41,8 @@ def test_eight_devices_compute_what_one_does():
     assert len(batch_eight["image"].sharding.device_set) == 8
     for name in metrics_one:
         assert float(metrics_eight[name]) == pytest.approx(float(metrics_one[name]), rel=1e-4)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+    one, eight = (jax.tree.leaves((state.params, state.stats)) for state in (one, eight))
+    for a, b in zip(one, eight, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 

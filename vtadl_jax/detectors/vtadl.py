@@ -13,7 +13,7 @@ from vtadl_jax.detectors.contract import Detector, Inputs, Part, Scores
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.decoder import Decoder, DecoderOptions, check_decoder, plan_decoder
 from vtadl_jax.networks.initialize import initializer
-from vtadl_jax.networks.mdn import MdnOptions, MixtureDensity, build_mixture
+from vtadl_jax.networks.mdn import MdnOptions, MixtureDensity, build_mixture, check_mixture
 from vtadl_jax.networks.microbatch import call_microbatches, map_microbatches
 from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel
 from vtadl_jax.networks.token_decoder import TokenDecoder
@@ -72,7 +72,9 @@ class VTADL(nn.Module):
             call_microbatches(self.encoder, self.microbatches, images, parallel=parallel)
         )
         recon = self.decoder(tokens, train=True, parallel=parallel)
-        return recon, call_microbatches(self.mixture, self.microbatches, tokens, keys)
+        # Online EM updates its statistics once, by the whole batch.
+        parts = 1 if self.mixture.learning == "em" else self.microbatches
+        return recon, call_microbatches(self.mixture, parts, tokens, keys)
 
 
 def build(options: VTADLOptions, inputs: Inputs) -> VTADL:
@@ -107,6 +109,7 @@ def check(options: VTADLOptions, inputs: Inputs) -> None:
     """Raises UserError (field, value, remedy) for sizes that cannot be built."""
     check_encoder(options.vit, inputs.image_size)
     check_decoder(options.decoder, inputs.parallel)
+    check_mixture(options.mdn, inputs.parallel)
     if options.mdn.feature_dim > options.vit.width:
         raise UserError(
             f"model.mdn.feature_dim {options.mdn.feature_dim}: use 1 to model.vit.width = "

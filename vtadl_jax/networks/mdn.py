@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.errors import UserError
+from vtadl_jax.networks.online_mixture import OnlineMixture
 from vtadl_jax.ops.dense import weight_product
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, shared_mixture_log_prob, tril_size
 from vtadl_jax.options import LARGEST_SIZE, option
@@ -44,6 +46,11 @@ class MdnOptions:
     noise_std: float = option(0.2, "of the noise on the tokens, in training only", at_least=0)
     noisy_features: bool = option(False, "True: noise also on the features that the density models")
     stop_gradient: bool = option(False, "True: the density does not train the encoder")
+    learning: str = option(
+        "gradient",
+        "of a shared mixture: by the optimizer, or 'em' by online EM",
+        choices=("gradient", "em"),
+    )
 
 
 class RowsDense(nn.Module):
@@ -74,7 +81,8 @@ class MixtureDensity(nn.Module):
     factors functions of the token (the paper), False makes them parameters shared by all tokens.
     The factor's diagonal is softplus + `scale_floor`, which bounds the density. fixed_features:
     project onto constant random orthonormal directions, which training cannot shrink to raise the
-    density. noisy_features: compute y from the noisy token, not from the clean one.
+    density. learning: 'em' fits a shared mixture by `OnlineMixture`, which stores it under 'stats'.
+    noisy_features: compute y from the noisy token, not from the clean one.
     """
 
     num_components: int
@@ -86,6 +94,7 @@ class MixtureDensity(nn.Module):
     stop_gradient: bool = False
     fixed_features: bool = False
     noisy_features: bool = False
+    learning: str = "gradient"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -107,7 +116,11 @@ class MixtureDensity(nn.Module):
             noise = jax.vmap(lambda key: jax.random.normal(key, (num_tokens, width)))(keys)
             x = clean + self.noise_std * noise.reshape(x.shape)
         y = self._features(x if self.noisy_features else clean)
-        log_prob = self._conditional(x, y) if self.conditional else self._shared(y)
+        if self.learning == "em":
+            online = OnlineMixture(self.num_components, self.scale_floor, name="online")
+            log_prob = online(y, train=keys is not None)
+        else:
+            log_prob = self._conditional(x, y) if self.conditional else self._shared(y)
         return -log_prob.reshape(batch, num_tokens)
 
     def _features(self, x):
@@ -153,6 +166,28 @@ class MixtureDensity(nn.Module):
             lower = shared("scale_lower", nn.initializers.zeros, k, tril_size(d))
             factor = factor.at[:, *jnp.tril_indices(d, -1)].set(lower)
         return shared_mixture_log_prob(logits, loc, factor, y)
+
+
+def check_mixture(options: MdnOptions, parallel: str) -> None:
+    """Raises UserError for options that online EM does not allow. parallel: as in `Inputs`."""
+    if options.learning != "em":
+        return
+    needed = (
+        ("conditional", False, "online EM fits one mixture shared by all tokens"),
+        ("fixed_features", True, "nothing else keeps a learned projection from shrinking"),
+        ("covariance", "full", "online EM fits full covariances"),
+    )
+    for name, value, reason in needed:
+        if (found := getattr(options, name)) != value:
+            raise UserError(
+                f"model.mdn.{name} {found!r}: {reason}: use --config.model.mdn.{name}={value}, or "
+                f"model.mdn.learning 'gradient'"
+            )
+    if parallel == "pmap":
+        raise UserError(
+            "model.mdn.learning 'em': its first step needs the whole batch, which a device does "
+            "not have with train.parallel 'pmap': use --config.train.parallel=jit"
+        )
 
 
 def build_mixture(options: MdnOptions, dtype: Any) -> MixtureDensity:
