@@ -61,7 +61,7 @@ def commands_of(text: str) -> set[str]:
     found = set()
     for block in FENCE.finditer(text):
         variables = dict(re.findall(r"^(\w+)=\"(.*)\"$", block[2], re.MULTILINE))
-        for line in block[2].splitlines():
+        for line in block[2].replace("\\\n", " ").splitlines():
             for name, value in variables.items():
                 line = line.replace(f"${name} ", f"{value} ")
             found.add(line.rstrip('"'))
@@ -103,3 +103,16 @@ def test_commands_of_a_document_name_what_there_is(path):
             check_command(command)
         except Exception as error:
             raise AssertionError(f"{name_of(path)}: {command}: {error}") from error
+
+
+def test_docstrings_of_arguments_become_lists_on_the_site():
+    pytest.importorskip("griffe")  # of the extra `docs`
+    spec = importlib.util.spec_from_file_location("fields", ROOT / "docs" / "site" / "fields.py")
+    fields = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fields)
+    text = "Adds.\n\nx, y: two\nnumbers, [N]. step: 0 is first. Raises UserError for none."
+    listed = (
+        "Adds.\n\n- `x, y`: two numbers, [N].\n- `step`: 0 is first.\n\nRaises UserError for none."
+    )
+    assert fields.as_list(text, ["x", "y", "step"]) == listed
+    assert fields.as_list("x is: no. step", ["x", "step"]) == "x is: no. step"
