@@ -34,7 +34,7 @@ def as_list(text: str, names: list[str]) -> str:
             return paragraph
         flat = " ".join(paragraph.split())
         items = re.split(rf"(?:^|(?<=[.;)\]] ))({start})", flat)[1:]
-        lines = [f"- `{n[:-1]}`:{t}" for n, t in zip(items[::2], items[1::2], strict=True)]
+        lines = [f"- `{n[:-1]}`:{t}".rstrip() for n, t in zip(items[::2], items[1::2], strict=True)]
         head, raises, tail = lines[-1].partition(" Raises ")
         return "\n".join([*lines[:-1], head]) + (f"\n\nRaises {tail}" if raises else "")
 
