@@ -47,7 +47,10 @@ _OVERLAYS = flags.DEFINE_bool("overlays", True, "Also draw pictures.", flag_valu
 _THRESHOLD = flags.DEFINE_float(
     "threshold", None, "Defect if score >= threshold. Default: calibrated.", flag_values=FLAGS
 )
-COLUMNS = ("name", "score", "threshold", "decision", "seconds", "overlay", "map", "unlike_training")
+COLUMNS = (
+    *("name", "score", "threshold", "decision", "seconds", "overlay", "map"),
+    *("unlike_training", "p_value"),
+)
 TERMINATED = 143
 NAMED = 20  # names on a line of the terminal
 
@@ -147,7 +150,8 @@ def predict(
                 decision = "defective" if prediction.is_defective else "good"
                 numbers = (f"{v:.9g}" for v in (prediction.score, prediction.threshold))
                 row = (cell(item.name), *numbers, decision, f"{seconds:.4f}", overlay, where)
-                writer.writerow((*row, prediction.unlike_training))
+                rarity = "" if prediction.p_value is None else f"{prediction.p_value:.6g}"
+                writer.writerow((*row, prediction.unlike_training, rarity))
                 outcome.scored += 1
                 if prediction.unlike_training:
                     outcome.unlike.append((item.name, prediction.unlike_training))

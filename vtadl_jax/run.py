@@ -155,6 +155,8 @@ def prepare_training(
 
     Compiles in a thread while the state and the first batch are made or read.
     """
+    if not checkpoints.steps and setup.num_steps:
+        setup.feed.start()  # a resumed run restores its place in the data first
     shapes = setup.assembly.state_shapes(setup.mesh)  # before the thread starts: traced once
     with ThreadPoolExecutor(1) as pool:
         compiling = None

@@ -67,6 +67,26 @@ def test_a_threshold_is_just_above_a_rank(rate, rank):
     assert threshold == np.nextafter(rank, np.inf)
 
 
+def test_p_values_of_good_images_are_valid_and_fall_with_the_score():
+    rng = np.random.default_rng(2)
+    rates = []
+    for _ in range(300):
+        calib = calibrate(("a",), rng.normal(size=(19, 1)), None, weights=(1,))
+        p_values = calib.p_values(calib.image_scores(rng.normal(size=(50, 1))))
+        rates.append((p_values <= 0.1).mean())
+    assert 0.08 < np.mean(rates) < 0.115
+    calib = calibrate(("a",), np.arange(9.0)[:, None], None, weights=(1,))
+    at_scores = calib.p_values(np.array([*calib.good_scores, 1e9, -1e9]))
+    np.testing.assert_allclose(at_scores, [*np.arange(10, 1, -1) / 10, 0.1, 1.0])
+
+
+def test_runs_of_older_versions_have_no_p_value():
+    calib = calibrate(("a",), np.arange(9.0)[:, None], None, weights=(1,))
+    stored = calib.to_dict()
+    del stored["good_scores"]
+    assert Calibration.from_dict(stored).p_value(0.0) is None
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     rng = np.random.default_rng(3)
     calib = calibrate(
@@ -99,6 +119,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ("map_high", -9.0),
         ("step", -1),
         ("num_images", 2.5),
+        ("good_scores", [2.0, 1.0]),
+        ("good_scores", 3),
         ("colour", 1),
     ],
 )

@@ -1,18 +1,14 @@
 """Lowers a step with other implementations of its operations than the target's own.
 
-Operations with one implementation per platform choose by `jax.lax.platform_dependent` when a
-program is lowered. Here the choice of a file is overridden by name: {'ops.ssim': 'cpu'}.
+Operations with one implementation per platform choose by `ops.platform.by_platform`. Here the
+choice of a file is overridden by name: {'ops.ssim': 'cpu'}.
 """
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 
-import jax
-
 from vtadl_jax.errors import UserError
-
-PACKAGE = "vtadl_jax"
+from vtadl_jax.ops.platform import Overrides, overriding
 
 
 def parse(text: str) -> dict[str, str]:
@@ -33,25 +29,10 @@ def chosen(implementations: Mapping[str, str]) -> Iterator[None]:
     Raises UserError for a kind that a file does not have and, on exit, for a file in which the step
     chooses no implementation.
     """
-    real, used = jax.lax.platform_dependent, set()
-
-    def choose(*args, default=None, **by_platform):
-        caller = sys._getframe(1).f_globals["__name__"].removeprefix(f"{PACKAGE}.")
-        if caller not in implementations:
-            return real(*args, default=default, **by_platform)
-        kind = implementations[caller]
-        known = {**by_platform, **({"default": default} if default else {})}
-        if kind not in known:
-            raise UserError(f"--implementations {caller}={kind}: it has {', '.join(known)}")
-        used.add(caller)
-        return known[kind](*args)
-
-    jax.lax.platform_dependent = choose
-    try:
+    overrides = Overrides(implementations)
+    with overriding(overrides):
         yield
-    finally:
-        jax.lax.platform_dependent = real
-    if unused := implementations.keys() - used:
+    if unused := implementations.keys() - overrides.used:
         raise UserError(
             f"--implementations {min(unused)}: this step chooses no implementation in that file"
         )

@@ -15,6 +15,7 @@ from vtadl_jax.data.pipeline import example_shapes
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.feed import batch_shapes
@@ -128,7 +129,8 @@ def _train(config: Config, mesh: Mesh, images: int):
 def _score(detector: Detector, config: Config, mesh: Mesh, images: int):
     everywhere = sharding.replicated(mesh)
     variables = _placed(jax.eval_shape(detector.init, jax.random.key(0)), everywhere)
-    step = jax.jit(detector.score, out_shardings=everywhere)
+    score = on_platform(sharding.platform_of(mesh), detector.score)
+    step = jax.jit(score, out_shardings=everywhere)
     shapes = example_shapes(make_geometry(config), config.data.channels, ())
     return step.trace(variables, batch_shapes(mesh, images, shapes)["image"]), variables
 
@@ -143,7 +145,8 @@ def trace_part(
     """
     value, variables, inputs = detector.parts[part](images)
     variables = _placed(variables, sharding.replicated(mesh))
-    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
+    gradients = jax.value_and_grad(value, argnums=(0, 1))
+    step = jax.jit(on_platform(sharding.platform_of(mesh), gradients))
     return step.trace(variables, *_placed(inputs, sharding.batch_sharding(mesh))), variables
 
 

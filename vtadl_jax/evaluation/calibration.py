@@ -34,7 +34,8 @@ class Calibration:
     *_false_alarm_rate: target rates of the thresholds. map_low, map_high: ends of the colour scale.
     num_images: number of calibration images. credit_limit: the most that a term of negative weight
     counts, standardised; None for no limit. novelty: the range of good images; an image outside it
-    is defective whatever its terms. None in runs of older versions.
+    is defective whatever its terms. None in runs of older versions. good_scores: of the calibration
+    images, ascending; empty in runs of older versions.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Calibration:
     num_images: int
     credit_limit: float | None = None
     novelty: Novelty | None = None
+    good_scores: tuple[float, ...] = ()
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
@@ -70,6 +72,24 @@ class Calibration:
             return scores
         amounts = self.novelty.amounts(descriptions).max(-1)
         return np.where(amounts > 1, np.maximum(scores, self.image_threshold) + amounts - 1, scores)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """Returns how rarely a good image scores as high, [N] → [N] float64 in (0, 1].
+
+        The conformal p-value: (1 + number of calibration images with this score or more) / (n + 1).
+        For new good images that are like those, P(p ≤ α) ≤ α for each α; the least is 1 / (n + 1).
+        NaN for runs of older versions, which did not keep the scores.
+        """
+        good = np.asarray(self.good_scores, np.float64)
+        if not good.size:
+            return np.full(len(scores), np.nan)
+        above = good.size - np.searchsorted(good, np.asarray(scores, np.float64), side="left")
+        return (1 + above) / (good.size + 1)
+
+    def p_value(self, score: float) -> float | None:
+        """Returns the p-value of one score; None for runs of older versions."""
+        value = float(self.p_values(np.array([score]))[0])
+        return None if math.isnan(value) else value
 
     def unlike(self, descriptions: np.ndarray) -> np.ndarray:
         """Returns whether images are outside the range of good images, [N, D] → [N] bool."""
@@ -144,6 +164,10 @@ class Calibration:
                 return f"{name} is {getattr(self, name)!r}"
         if self.credit_limit is not None and not _is_finite(self.credit_limit):
             return f"credit_limit is {self.credit_limit!r}"
+        good = self.good_scores
+        numbers_only = isinstance(good, tuple) and all(map(_is_finite, good))
+        if not numbers_only or list(good) != sorted(good):
+            return f"good_scores is {good!r:.60}: not numbers in ascending order"
         if self.map_low >= self.map_high:
             return f"map_low is {self.map_low!r} and map_high {self.map_high!r}"
         return None
@@ -207,4 +231,5 @@ def calibrate(
         num_images=len(terms),
         credit_limit=CREDIT_LIMIT,
         novelty=None if descriptions is None else fit_novelty(descriptions),
+        good_scores=tuple(np.sort(scores).tolist()),
     )

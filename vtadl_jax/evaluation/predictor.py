@@ -34,7 +34,8 @@ class Prediction:
     unlike all good ones. anomaly_map: float32 [h, w] at the image's own size, None for a detector
     without maps. terms: the raw score terms by name. recon: uint8 [H, W, C], the reconstruction at
     the network's size, None for a detector without reconstruction. unlike_training: what is unlike
-    all training images, as "darker than the darkest …"; '' if nothing is.
+    all training images, as "darker than the darkest …"; '' if nothing is. p_value: how rarely a
+    good image scores as high (`Calibration.p_values`); None for runs of older versions.
     """
 
     score: float
@@ -44,6 +45,7 @@ class Prediction:
     terms: dict[str, float]
     recon: np.ndarray | None
     unlike_training: str = ""
+    p_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,7 @@ class Predictor:
                 terms=self.calibration.by_name(scores.terms[i]),
                 recon=None if scores.recon is None else scores.recon[i],
                 unlike_training=reason,
+                p_value=self.calibration.p_value(value),
             )
 
 

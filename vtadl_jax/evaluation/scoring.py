@@ -21,6 +21,7 @@ from vtadl_jax.evaluation import calibration
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import describe, spread_over
 from vtadl_jax.experiment import term_weights
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.console import track
 from vtadl_jax.runtime.distributed import barrier
@@ -67,7 +68,8 @@ class Scorer:
     ):
         self.batch_size, self.mesh = batch_size, mesh
         self._shape, self._everywhere = image_shape, sharding.replicated(mesh)
-        self._step: Any = jax.jit(detector.score, out_shardings=self._everywhere)
+        score = on_platform(sharding.platform_of(mesh), detector.score)
+        self._step: Any = jax.jit(score, out_shardings=self._everywhere)
         self._gather = jax.jit(lambda batch: batch, out_shardings=self._everywhere)
 
     def place(self, variables: Variables) -> Variables:

@@ -14,6 +14,7 @@ from vtadl_jax.networks.microbatch import map_microbatches
 from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel
 from vtadl_jax.ops.blocks import blocked_transposed_conv, merge_blocks, split_columns
 from vtadl_jax.ops.dense import weight_product
+from vtadl_jax.ops.platform import by_platform
 from vtadl_jax.ops.transposed_conv import transposed_conv
 from vtadl_jax.options import LARGEST_SIZE, option
 
@@ -308,7 +309,7 @@ class Decoder(nn.Module):
             axis=parallel.axis if self.norm_statistics == "global" else None,
             microbatches=self.microbatches if train else 1,
         )
-        x, moments = jax.lax.platform_dependent(
+        x, moments = by_platform(
             x,
             ups,
             norms,

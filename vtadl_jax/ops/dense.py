@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -24,7 +25,7 @@ def weight_product(x, kernel, dtype, tokens_last: bool = False):
     The weight's gradient has the accuracy of `dtype`, which halves its all-reduce for bfloat16.
     """
     if tokens_last:
-        return jax.lax.platform_dependent(
+        return by_platform(
             kernel,
             x,
             cpu=lambda kernel, x: _rows(kernel, x, dtype),
@@ -48,7 +49,7 @@ def _product(a, b, contract, dtype):
         precision = jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else None
         return dot(a.astype(jnp.float32), b.astype(jnp.float32), precision)
 
-    return jax.lax.platform_dependent(a, b, tpu=round_inside, default=cast)
+    return by_platform(a, b, tpu=round_inside, default=cast)
 
 
 def _rows(kernel, x, dtype):
@@ -93,7 +94,7 @@ def _gradients_of_rows(x, kernel, g, dtype):
         contract = tuple(range(tokens)), tuple(range(1, kernel.ndim))
         return _product(g, kernel, contract, dtype), _dot(x.astype(dtype), g, 0, tokens)
 
-    return jax.lax.platform_dependent(x, kernel, g, cpu=in_place, default=transposing)
+    return by_platform(x, kernel, g, cpu=in_place, default=transposing)
 
 
 def _dot(a, b, axis_a: int, axis_b: int, out_dtype=None):
@@ -124,7 +125,7 @@ def dense_dot_general(x, kernel, dimension_numbers, precision=None, preferred_el
     def native(x, kernel):
         return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=flat, default=native)
+    return by_platform(x, kernel, cpu=flat, default=native)
 
 
 @jax.custom_vjp

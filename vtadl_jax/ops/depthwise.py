@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.platform import by_platform
+
 PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -17,7 +19,7 @@ def depthwise_conv(x, kernel, stride: int = 1):
 
     x: [B, H, W, C], kernel: [k, k, C]. Returns [B, ceil(H / stride), ceil(W / stride), C].
     """
-    return jax.lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=functools.partial(shifted, stride=stride),

@@ -17,7 +17,6 @@ import functools
 import math
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,6 +36,7 @@ from vtadl_jax.ops.mixture_reference import component_log_prob_reference, mixtur
 from vtadl_jax.ops.mixture_rows import log_prob_rows
 from vtadl_jax.ops.mixture_shared import shared_mixture_log_prob
 from vtadl_jax.ops.mixture_tokens import log_prob_tokens
+from vtadl_jax.ops.platform import by_platform
 
 __all__ = [
     "FactorOf",
@@ -78,7 +78,7 @@ def mixture_log_prob(logits, loc, scale_tril, y, *, factor_of: FactorOf = "covar
         return jnp.broadcast_to(x, (*batch, *tail)).reshape(math.prod(batch), *tail)
 
     factor_axes = scale_tril.ndim - loc.ndim + 2
-    log_prob = jax.lax.platform_dependent(
+    log_prob = by_platform(
         flat(logits, 1),
         flat(loc, 2),
         flat(scale_tril, factor_axes),

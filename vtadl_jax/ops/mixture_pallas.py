@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from vtadl_jax.errors import UserError
 from vtadl_jax.ops.mixture_factors import FactorOf, tril_size
 from vtadl_jax.ops.mixture_rows import log_density, log_prob_rows, unwhiten, whiten
+from vtadl_jax.ops.platform import by_platform
 
 SUBLANES, LANES = 8, 128
 # Out of the 16 MiB that a kernel may use: blocks of arguments and results, double-buffered.
@@ -66,7 +67,7 @@ kernel_log_prob_rows.defvjp(_fwd, _bwd)
 
 
 def _on_tpu(kernel, xla, *args):
-    return jax.lax.platform_dependent(*args, tpu=kernel, default=xla)
+    return by_platform(*args, tpu=kernel, default=xla)
 
 
 def _block_tokens(d: int, t: int, copies: int) -> int:

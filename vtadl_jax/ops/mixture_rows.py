@@ -15,6 +15,7 @@ import numpy as np
 
 from vtadl_jax.ops.mixture_factors import LOG_2PI, FactorOf, clip, tril_size
 from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
 
 Entry = Callable[[int, int], jax.Array]  # (i, j), i > j → the slab below the diagonal
 
@@ -92,9 +93,7 @@ def full_log_prob(loc, scale_diag, scale_lower, y, factor_of: FactorOf):
     # Without a boundary XLA's CPU compiler fuses all rows into one loop and recomputes each row for
     # every later one: at d = 64 it does not finish. A call has to leave them in memory.
     whole = functools.partial(_density, factor_of=factor_of)
-    return jax.lax.platform_dependent(
-        loc, scale_diag, scale_lower, y, cpu=outlined(whole), default=whole
-    )[0]
+    return by_platform(loc, scale_diag, scale_lower, y, cpu=outlined(whole), default=whole)[0]
 
 
 # The barriers end a fusion after each row. Without them the TPU's compiler recomputes rows in the
@@ -125,9 +124,7 @@ def _bwd(factor_of, residuals, g):
     else:
         left, sign = g * (loc - y[:, None]), -1
     grad_diag = left * stacked - sign * g / scale_diag
-    grad_lower = jax.lax.platform_dependent(
-        left, stacked, cpu=outlined(_outer_gather), default=_outer_rows
-    )
+    grad_lower = by_platform(left, stacked, cpu=outlined(_outer_gather), default=_outer_rows)
     return gv, grad_diag, grad_lower, -gv.sum(1)
 
 

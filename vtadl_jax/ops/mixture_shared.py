@@ -22,6 +22,7 @@ from vtadl_jax.ops.mixture_factors import (
     upcast,
 )
 from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
 
 # Bytes of whitened tokens [chunk, d, T] if the caller gives no chunk size: on a CPU one such array
 # stays in the cache, elsewhere a few products occupy the whole device.
@@ -68,7 +69,7 @@ def shared_mixture_log_prob(
         chunk = next(c for c in range(min(k, most), 0, -1) if k % c == 0)
         return functools.partial(_shared, plan=Plan(factor_of, chunk, on_cpu))
 
-    log_prob = jax.lax.platform_dependent(
+    log_prob = by_platform(
         logits, loc, scale_tril, tokens, cpu=on(CPU_BLOCK, True), default=on(BLOCK, False)
     )
     return log_prob.reshape(y.shape[:-1])

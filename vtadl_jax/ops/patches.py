@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.platform import by_platform
+
 
 def patchify(images, patch_size: int):
     """Cuts images into non-overlapping patches.
@@ -40,7 +42,7 @@ def embed_patches(images, kernel, patch_size: int, dtype):
 
     images: [B, H, W, C], kernel: [P·P·C, D] float32. Returns [B, N, D].
     """
-    return jax.lax.platform_dependent(
+    return by_platform(
         images,
         kernel,
         tpu=lambda images, kernel: by_planes(images, kernel, patch_size, jnp.dtype(dtype)),

@@ -16,6 +16,7 @@ import numpy as np
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
 
 WINDOW = 11
 HALF = WINDOW // 2
@@ -51,7 +52,7 @@ def ssim(x, y, data_range: float, padding: Padding = "zero"):
         )
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
 
-    return jax.lax.platform_dependent(
+    return by_platform(
         x,
         y,
         cpu=lambda x, y: by_image(x, y, data_range, padding),

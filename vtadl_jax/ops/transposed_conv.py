@@ -13,6 +13,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.platform import by_platform
+
 # XLA's CPU compiler uses YNNPACK for convolutions with more output channels than this, else Eigen.
 # For Eigen and kernels at least this wide, several neighbouring columns are computed at once.
 EIGEN_CHANNELS, WIDE_KERNEL = 16, 5
@@ -30,7 +32,7 @@ def transposed_conv(x, kernel, stride: int, padding: int):
     x: [B, H, W, C], kernel: [kh, kw, C, C_out]. Returns [B, H', W', C_out] with H' as
     `output_side`; equal to `torch.nn.ConvTranspose2d` for equal kernels.
     """
-    return jax.lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=functools.partial(polyphase, stride=stride, padding=padding),
@@ -52,7 +54,7 @@ def _bwd(stride, padding, residuals, g):
         grad_kernel = polyphase_grad_kernel(x, g, kernel.shape, stride=stride, padding=padding)
         return grad_x, grad_kernel
 
-    return jax.lax.platform_dependent(*residuals, g, cpu=vjp_of_polyphase, default=vjp_of_native)
+    return by_platform(*residuals, g, cpu=vjp_of_polyphase, default=vjp_of_native)
 
 
 transposed_conv.defvjp(_fwd, _bwd)

@@ -29,6 +29,7 @@ class Card:
     image: uint8 [H, W, 3]; anomaly_map: float32 [H, W], None for a detector without maps; mask:
     uint8 or bool [H, W], non-zero is defective, None without ground truth; recon: uint8 [H, W, 3],
     None for a detector without reconstruction. unlike: what is unlike all training images, or ''.
+    p_value: how rarely a good image scores as high; None if not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Card:
     mask: NDArray[Any] | None
     recon: NDArray[np.uint8] | None
     unlike: str = ""
+    p_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class EncodedCard:
     outline: str | None
     recon: str | None
     unlike: str = ""
+    p_value: float | None = None
 
 
 def encode_card(
@@ -97,6 +100,7 @@ def encode_card(
         outline=None if card.mask is None or not np.any(card.mask) else _outline(card.mask, size),
         recon=None if card.recon is None else _photo(card.recon, size),
         unlike=card.unlike,
+        p_value=card.p_value,
     )
 
 

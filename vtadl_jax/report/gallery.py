@@ -89,6 +89,7 @@ class Gallery:
             mask=batch["mask"][i] if batch["has_mask"][i] else None,
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),
             unlike=self._calib.reason(batch["description"][i]),
+            p_value=self._calib.p_value(score),
         )
 
 

@@ -238,6 +238,11 @@
     facts.append(truth, make("span", "verdict"));
     const terms = make("dl", "terms");
     terms.append(make("dt", "whole", "score"), make("dd", "whole", short(card.score)));
+    if (card.p_value !== null) {
+      const rarity = make("dt", "", "p-value");
+      rarity.title = "How often a good image scores as high";
+      terms.append(rarity, make("dd", "", short(card.p_value)));
+    }
     for (const [name, value] of Object.entries(card.terms)) {
       terms.append(make("dt", "", name), make("dd", "", short(value === null ? null : Number(value))));
     }

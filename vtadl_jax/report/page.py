@@ -142,7 +142,7 @@ def _json(value: Any) -> str:
 
 def _numbers(report: Report) -> dict[str, Any]:
     """Returns the numbers for sorting, filtering and counting; the pictures follow one by one."""
-    shown = ("name", "defect", "width", "height", "has_truth", "unlike")
+    shown = ("name", "defect", "width", "height", "has_truth", "unlike", "p_value")
     return {
         "threshold": float(report.threshold),
         "cards": [

@@ -25,7 +25,7 @@ from vtadl_jax.report.summary import make_report
 from vtadl_jax.runtime.console import METRICS_FILE, say
 from vtadl_jax.runtime.files import replacing, write_json
 
-UNLIKE = "unlike_training"  # column of tables
+UNLIKE, RARITY = "unlike_training", "p_value"  # columns of tables
 ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
 
 
@@ -78,7 +78,8 @@ def _write(
     terms = dict(zip(calibration.terms, outputs.terms.T, strict=True))
     reasons = [calibration.reason(description) for description in outputs.descriptions]
     calibration.save(out / CALIBRATION)
-    _write_scores(out / SCORES, test, scores, terms, gallery.overlays, reasons)
+    rarity = [calibration.p_value(score) for score in scores]
+    _write_scores(out / SCORES, test, scores, terms, gallery.overlays, reasons, rarity)
     report = make_report(
         evaluator.config, results, outputs, scores, calibration, gallery.cards, metrics_file
     )
@@ -93,16 +94,19 @@ def _write_scores(
     terms: dict[str, np.ndarray],
     overlays: Sequence[str],
     reasons: Sequence[str],
+    rarity: Sequence[float | None],
 ) -> None:
-    """Writes a row for each image. terms: [N] by name; reasons: what is unlike training, or ''."""
+    """Writes a row for each image. terms: [N] by name; reasons: what is unlike training, or '';
+    rarity: p-values."""
     with replacing(path, "w", newline="") as f:
         writer = csv.writer(f)
         names = map(cell, terms)
-        writer.writerow(("name", "label", "defect", "score", *names, "overlay", UNLIKE))
-        columns = zip(test, overlays, reasons, scores, *terms.values(), strict=True)
-        for record, overlay, reason, *numbers in columns:
+        writer.writerow(("name", "label", "defect", "score", *names, "overlay", UNLIKE, RARITY))
+        columns = zip(test, overlays, reasons, rarity, scores, *terms.values(), strict=True)
+        for record, overlay, reason, p_value, *numbers in columns:
             about = cell(record.name), record.label, cell(record.defect)
-            writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay, reason))
+            rare = "" if p_value is None else f"{p_value:.6g}"
+            writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay, reason, rare))
 
 
 def say_results(results: Results) -> None:

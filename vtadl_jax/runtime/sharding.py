@@ -193,6 +193,11 @@ def put_batch(mesh: Mesh, batch):
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Returns the platform of the mesh's devices: 'cpu', 'gpu' or 'tpu'."""
+    return mesh.devices.flat[0].platform
+
+
 def put_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     """Places rows [N, ...], equal in every process, on the mesh: a global array, rows sharded.
 

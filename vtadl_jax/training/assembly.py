@@ -16,6 +16,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.networks.initialize import INITIALIZER_OPTIONS
 from vtadl_jax.ops.augment import Augmentation
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.optimizer import make_optimizer
 from vtadl_jax.training.state import TrainState, create_state, with_variables
@@ -43,7 +44,7 @@ class Assembly:
         create = functools.partial(
             create_state, self.detector, self.tx, self.config.seed, optimizer.ema_decay
         )
-        return jax.jit(create).trace()
+        return jax.jit(on_platform(jax.default_backend(), create)).trace()
 
     @property
     def shapes(self) -> Any:

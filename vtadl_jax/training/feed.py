@@ -48,10 +48,12 @@ class TrainFeed:
         return self.put(next(self.iterator))
 
     def start(self) -> None:
-        """Makes the first batch in a background thread.
+        """Makes the first batch in a background thread; does nothing if called before.
 
         Restore the iterator's state before this call; the state is one batch ahead until `next`.
         """
+        if self._first:
+            return
         pool = ThreadPoolExecutor(1)
         self._first.append(pool.submit(lambda: self.put(next(self.iterator))))
         pool.shutdown(wait=False)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from vtadl_jax.detectors.contract import Batch, Detector
 from vtadl_jax.networks.parallel import Parallel
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.state import TrainState
 
@@ -117,7 +118,11 @@ def make_train_step(
     batch; 'pmap' maps one device's program over all devices. The results are the same.
     """
     step = functools.partial(
-        train_step, detector=detector, tx=tx, ema_decay=ema_decay, augmentation=augmentation
+        on_platform(sharding.platform_of(mesh), train_step),
+        detector=detector,
+        tx=tx,
+        ema_decay=ema_decay,
+        augmentation=augmentation,
     )
     if parallel == "pmap":
         return sharding.map_devices(mesh, step)
