@@ -68,8 +68,6 @@ setup(
         "weights": ["safetensors>=0.7,<1"],  # .safetensors files of other programs
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9,<0.2"],
-        # The site of docs/: mkdocs.yml. mkdocs 2 is another program.
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0,<2"],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
@@ -81,6 +79,8 @@ setup(
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],
+        # The site of docs/: mkdocs.yml. mkdocs 2 is another program.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0,<2"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
