@@ -79,6 +79,8 @@ setup(
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],
+        # The site of docs/: mkdocs.yml. mkdocs 2 is another program.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0,<2"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
