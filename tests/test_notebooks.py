@@ -13,7 +13,7 @@ from tests.cli import ROOT, environment
 
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 RESULTS = {
-    "own_images": ("no faults found", "image_auroc", "threshold", "new_part_2.png: score"),
+    "own_images": ("no faults found", "image_auroc", "threshold", "new_stain.png: score"),
     "study_a_step": ("outputs are in the buffers", "MiB", "products of", "memory: temporary"),
 }
 every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
