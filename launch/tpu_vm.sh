@@ -23,7 +23,8 @@ runs=${1:?give the bucket folder for runs}
 data=${2:?give the bucket folder that holds the categories}
 config=${3:?give a config file, such as configs/mvtec.py:screw}
 shift 3
-run_name=$(basename "${config/:/-}" .py)
+run_name=${config/.py/}
+run_name=$(basename "${run_name/:/-}")
 bucket=${runs#gs://}
 
 tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }

@@ -298,6 +298,10 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
 
 def test_data_are_drawn_only_where_that_is_allowed(tmp_path):
     config = tiny_config(tmp_path / "parts", data__source="synthetic")
-    with fails("data.root", tmp_path / "parts", "holds no drawn images", "draws none"):
+    with fails("data.root", tmp_path / "parts", "holds no drawn images of 'gear'", "draws none"):
         load_splits(config, draw=False)
+    assert not list(tmp_path.iterdir())
+    misspelt = tiny_config(tmp_path / "parts", data__source="synthetic", data__category="gaer")
+    with fails("category 'gaer' is not drawn here", "did you mean 'gear'", "plate"):
+        load_splits(misspelt)
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from vtadl_jax.data.synthetic import noise
 from vtadl_jax.data.synthetic.dataset import (
     CATEGORIES,
     DEFECT_SIZES,
@@ -30,6 +31,7 @@ SMALL: dict[str, Any] = {
     "seed": 7,
 }
 SIZE = 96
+GOLDEN = Path(__file__).with_name("golden_parts.png")
 every_defect = pytest.mark.parametrize("defect", DEFECTS)
 every_category = pytest.mark.parametrize("category", CATEGORIES)
 
@@ -159,6 +161,79 @@ def test_good_images_vary_within_limits(category: str) -> None:
     assert np.mean(images == 255) < 0.02
 
 
+def sheet() -> np.ndarray:
+    """[6·32, 6·32, 3] uint8: a row of images a category, good and each defect, above its masks."""
+    rows = []
+    for i, category in enumerate(CATEGORIES):
+        drawn = [render_part(category, rng(9, i), 32, d, 0.2) for d in (None, *DEFECTS)]
+        rows.append(np.hstack([image for image, _ in drawn]))
+        masks = np.hstack([mask for _, mask in drawn])
+        rows.append(np.repeat(masks[..., None], 3, axis=-1).astype(np.uint8) * 255)
+    return np.vstack(rows)
+
+
+def test_parts_are_drawn_as_in_version_0_1() -> None:
+    # golden_parts.png is Image.fromarray(sheet()) of that version, on a CPU with AVX-512, where all
+    # pixels are equal. Elsewhere exp and power may round otherwise.
+    with Image.open(GOLDEN) as image:
+        golden = np.asarray(image).astype(int)
+    change = np.abs(sheet() - golden).reshape(len(CATEGORIES), 2, -1)  # images, masks of 0 and 255
+    assert change[:, 0].max() <= 1
+    assert np.mean(change != 0) < 1e-3
+
+
+def test_whole_array_functions_equal_numpys() -> None:
+    x, y = rng(6).standard_normal((2, 500, 300), dtype=np.float32)
+    np.testing.assert_array_max_ulp(parts.length(x, y), np.hypot(x, y), maxulp=1)
+    np.testing.assert_array_equal(parts._modulo(x, np.pi / 3), np.mod(x, np.pi / 3))
+
+
+@pytest.mark.parametrize("sigma", [noise.WIDE - 1, noise.WIDE + 1, 120.0])
+def test_wide_blurs_equal_direct_ones(sigma: float) -> None:
+    field = rng(7).standard_normal((3, noise.TILE)).astype(np.float32)
+    slow = ndimage.gaussian_filter1d(field, sigma, axis=1, mode="wrap")
+    np.testing.assert_allclose(noise._blur_along(field, sigma, 1), slow, rtol=2e-7, atol=1e-9)
+    np.testing.assert_array_equal(
+        noise._blur_along(field.T, sigma, 0), noise._blur_along(field, sigma, 1).T
+    )
+
+
+def test_noise_is_periodic_and_cut_at_its_offset() -> None:
+    x, y = rng(8).uniform(-1.5, 1.5, (2, 40, 30)).astype(np.float32)
+    tile = noise.noise_tile("grain")
+    column, row = ((v * noise.TEXELS_PER_SIDE).astype(int) for v in (x, y))
+    slow = tile[(row + 7 * 300) % noise.TILE, (column + 300) % noise.TILE]
+    np.testing.assert_array_equal(noise.sample_tile("grain", x, y, 300), slow)
+    grid = noise.sample_tile("grain", x[:1], y[:, :1], 300)
+    full = noise.sample_tile("grain", *np.broadcast_arrays(x[:1], y[:, :1]), 300)
+    np.testing.assert_array_equal(grid, full)
+
+
+def test_categories_are_added_one_by_one(dataset: Path, tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "set", categories=("plate",), **SMALL)
+    assert {path.name for path in root.iterdir()} == {"plate", "dataset.json"}
+    plates = {path: path.stat().st_mtime_ns for path in root.rglob("plate/**/*")}
+    make_dataset(root, categories=("plate", "nut"), **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("plate/**/*")} == plates
+    expected = {k: v for k, v in digests(dataset).items() if not k.startswith("gear")}
+    assert digests(root) == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_category_that_another_process_drew_meanwhile_is_kept(tmp_path: Path) -> None:
+    small: dict[str, Any] = SMALL | {"image_size": 32, "num_per_defect": 1, "num_train": 1}
+
+    def race(items: Iterable[Any], total: int) -> Iterator[Any]:
+        make_dataset(tmp_path / "set", categories=("nut",), **small)
+        yield from items
+
+    make_dataset(tmp_path / "set", categories=("nut", "plate"), **small, progress=race)
+    assert digests(tmp_path / "set") == digests(
+        make_dataset(tmp_path / "other", categories=("nut", "plate"), **small)
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "set"]
+
+
 def test_a_finished_set_is_left_alone(dataset: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
 
@@ -241,6 +316,8 @@ def test_impossible_arguments_are_refused(tmp_path: Path, name: str, value: int)
 def test_unknown_names_and_invisible_defects_are_refused() -> None:
     with pytest.raises(UserError, match="'bolt'"):
         render_part("bolt", rng(0), 32)
+    with pytest.raises(UserError, match="'gaer' is not drawn here: did you mean 'gear'"):
+        make_dataset("nowhere", categories=("gaer",))
     with pytest.raises(UserError, match="'hole'"):
         render_part("gear", rng(0), 32, "hole")
     with pytest.raises(UserError, match="cannot be seen"):

@@ -23,7 +23,11 @@ from vtadl_jax.runtime.console import say, track
 
 
 def _synthetic(config: Config) -> Splits:
-    make_dataset(Path(config.data.root), progress=functools.partial(track, what="draw parts"))
+    make_dataset(
+        Path(config.data.root),
+        categories=(config.data.category,),
+        progress=functools.partial(track, what="draw parts"),
+    )
     return mvtec_layout(config.data.root, config.data.category)
 
 
@@ -146,12 +150,12 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
 
 
 def check_drawn(config: Config) -> None:
-    """Raises UserError if `data.root` holds no images that were drawn; draws none."""
-    root = Path(config.data.root)
-    if not (root / SETTINGS_FILE).is_file():
+    """Raises UserError if `data.root` holds no drawn images of the category; draws none."""
+    root, category = Path(config.data.root), config.data.category
+    if not (root / SETTINGS_FILE).is_file() or not (root / category).is_dir():
         raise UserError(
-            f"data.root {root} holds no drawn images, and this command draws none: set "
-            f"--config.data.root=DIR to the folder where training drew them"
+            f"data.root {root} holds no drawn images of {category!r}, and this command draws none: "
+            f"set --config.data.root=DIR to the folder where training drew them"
         )
 
 

@@ -1,13 +1,18 @@
 """A small procedural data set of machined parts in the MVTec AD layout, with exact masks.
 
-This module adds defects to parts and writes the files. `parts.py` renders the parts;
-`data/sources` reads the layout. The set is for demonstrations and tests: it is not a benchmark.
+This module adds defects to parts and writes the files. `parts.py` renders the parts, `defects.py`
+has the defects; `data/sources` reads the layout. The set is for demonstrations and tests: it is not
+a benchmark.
 """
 
+import difflib
+import functools
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtadl_jax.data.synthetic import parts
-from vtadl_jax.data.synthetic.parts import Array, Edit, Raster, Scene, smoothstep
+from vtadl_jax.data.synthetic.defects import DEFECTS, FAULTS
+from vtadl_jax.data.synthetic.noise import Array
+from vtadl_jax.data.synthetic.parts import Edit, Raster
 from vtadl_jax.errors import UserError
 
 CATEGORIES: tuple[str, ...] = tuple(parts.SHAPES)
@@ -27,146 +34,9 @@ MIN_IMAGE_SIZE = 32
 SETTINGS_FILE = "dataset.json"
 NOISE = 1.3 / 255  # read noise of the sensor in display values
 ATTEMPTS = 8
-PLACES = 48  # candidate places of a defect; the first good one is taken
+WORKERS = min(8, os.cpu_count() or 1)  # threads
 
 Mask = NDArray[np.bool_]
-Fault = Callable[[Raster, np.random.Generator, float], Edit]
-
-
-def _axes(raster: Raster, x: float, y: float, angle: float) -> tuple[Array, Array]:
-    """Coordinates along and across a defect at x, y of the image."""
-    dx, dy = raster.xy[0] - np.float32(x), raster.xy[1] - np.float32(y)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return cos * dx + sin * dy, cos * dy - sin * dx
-
-
-def _distance_at(scene: Scene, x: Array, y: Array) -> Array:
-    return parts.SHAPES[scene.category](*parts.to_part(scene, x, y)).distance
-
-
-def _inside(scene: Scene, rng: np.random.Generator, radius: float) -> tuple[float, float]:
-    """A point on the part, if possible further than `radius` from its edges."""
-    x, y = rng.uniform(-0.42, 0.42, size=(2, PLACES))
-    distance = _distance_at(scene, x, y)
-    fits = distance < -min(radius, 0.022)  # a gear's rim is not wider
-    best = int(np.argmax(fits)) if fits.any() else int(np.argmin(distance))
-    return float(x[best]), float(y[best])
-
-
-def _curve(
-    raster: Raster, rng: np.random.Generator, length: float, sag: float
-) -> tuple[Array, Array]:
-    """A parabola of this length, placed where most of it is on the part: position -1..1, distance.
-
-    `sag` is the height of the bow over its chord as a share of the length.
-    """
-    half = length / 2
-    bend = rng.uniform(-1.0, 1.0, size=PLACES) * sag * 2 / half
-    x, y = rng.uniform(-0.42, 0.42, size=(2, PLACES))
-    angle = rng.uniform(0.0, np.pi, size=PLACES)
-    s = np.linspace(-half, half, 13)[:, None]
-    t = bend * s * s
-    sx, sy = x + np.cos(angle) * s - np.sin(angle) * t, y + np.sin(angle) * s + np.cos(angle) * t
-    best = int(np.argmax((_distance_at(raster.scene, sx, sy) < -0.012).mean(axis=0)))
-    along, across = _axes(raster, x[best], y[best], angle[best])
-    c = np.float32(bend[best])
-    distance = (across - c * along * along) / np.sqrt(1.0 + (2.0 * c * along) ** 2)
-    return along / np.float32(half), distance
-
-
-def _scratch(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
-    """A groove with a bright or a dark floor; twice as long as `size` and about a pixel wide."""
-    along, distance = _curve(raster, rng, 2.0 * size, 0.12)
-    width = np.float32(rng.uniform(0.0035, 0.005) + 0.008 * size)
-    offset = int(rng.integers(parts.TILE))
-    pressure = 0.85 + 0.15 * parts.sample_tile("grain", 0.2 * along, 0.0 * along, offset)
-    line = np.exp(-((distance / width) ** 2)) * smoothstep(1.0 - np.abs(along), 0.3) * pressure
-    tone = np.float32(0.9 if rng.random() < 0.5 else -0.62)
-    return Edit(
-        height=-0.0012 * line, albedo=(1.0 + tone * line)[..., None], gloss=1.0 + 0.7 * tone * line
-    )
-
-
-def _frayed(
-    raster: Raster, rng: np.random.Generator, place: tuple[float, float], size: float, fray: float
-) -> tuple[Array, Array]:
-    """Distance from a place over half of `size`, contours irregular by `fray`; and the noise."""
-    along, across = _axes(raster, *place, rng.uniform(0.0, np.pi))
-    zoom, offset = np.float32(0.2 / size), int(rng.integers(parts.TILE))
-    noise = parts.sample_tile("cloud", along * zoom, across * zoom, offset)
-    noise = noise + 0.15 * parts.sample_tile("grain", along * zoom, across * zoom, offset)
-    oval = across * np.float32(rng.uniform(1.05, 1.4))
-    return np.hypot(along, oval) * np.float32(2 / size) * (1.0 + np.float32(fray) * noise), noise
-
-
-def _dent(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
-    """A smooth hollow with a slightly raised rim, or a bump; `size` across."""
-    place = _inside(raster.scene, rng, 0.3 * size)
-    rho = np.minimum(_frayed(raster, rng, place, 1.1 * size, 0.05)[0], 1.0)
-    hollow = (1.0 - rho * rho) ** 2 * (1.0 - 1.6 * rho * rho)
-    depth = np.float32(rng.uniform(0.09, 0.12) * size * (1 if rng.random() < 0.3 else -1))
-    return Edit(height=depth * hollow)
-
-
-def _stain(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
-    """Rust, oil or heat tint with a frayed outline and a darker rim; about `size` across."""
-    place = _inside(raster.scene, rng, 0.3 * size)
-    rho, noise = _frayed(raster, rng, place, 1.1 * size, 0.17)
-    body = smoothstep(1.0 - rho, 0.35) * (0.7 + 0.12 * noise.clip(-2.0, 2.0))
-    amount = np.minimum(body + 0.25 * np.exp(-(((0.9 - rho) / 0.12) ** 2)), 1.0)
-    colours = ((0.58, 0.38, 0.22), (0.50, 0.45, 0.36), (0.52, 0.56, 0.74))
-    loss = 1.0 - np.array(colours[rng.integers(len(colours))], np.float32)
-    return Edit(albedo=1.0 - amount[..., None] * loss, gloss=1.0 - 0.6 * amount)
-
-
-def _missing(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
-    """A piece broken off the outer edge, at a tooth or a corner where the part has one."""
-    scene = raster.scene
-    corners = parts.LOOKS[scene.category].corners
-    angle = scene.angle + corners[rng.integers(len(corners))] + rng.normal() * 0.05
-    reach = np.linspace(0.2, 0.5, 301)
-    ray = np.cos(angle) * reach + scene.centre[0], np.sin(angle) * reach + scene.centre[1]
-    rim = reach[np.flatnonzero(_distance_at(scene, *ray) < 0)[-1]]
-    x, y = scene.centre[0] + rim * np.cos(angle), scene.centre[1] + rim * np.sin(angle)
-    radius = 0.6 * size
-    rho, _ = _frayed(raster, rng, (x, y), 2 * radius, 0.14)
-    return Edit(removed=(rho - 1.0) * np.float32(radius))
-
-
-def _contamination(raster: Raster, rng: np.random.Generator, size: float) -> Edit:
-    """A textile fibre (twice `size` long) or a curled metal chip on the part, with its shadow."""
-    from scipy import ndimage
-
-    metal = rng.random() < 0.5
-    along, distance = _curve(raster, rng, (1.3 if metal else 2.0) * size, 0.25)
-    width = np.float32((0.007 if metal else 0.0045) + 0.02 * size)
-    body = np.maximum(1.0 - (distance / width) ** 2, 0.0) * smoothstep(1.0 - np.abs(along), 0.12)
-    brass, steel = (0.5, 0.37, 0.16), (0.6, 0.6, 0.62)
-    navy, red = (0.02, 0.03, 0.07), (0.3, 0.05, 0.04)
-    colour = ((brass, steel) if metal else (navy, red))[rng.integers(2)]
-    opaque = smoothstep(body - 0.25, 0.5)
-    light = raster.scene.light
-    n = body.shape[0]
-    shift = tuple(-round(1.6 * float(width) * light[axis] * n) for axis in (1, 0))
-    shadow = 0.5 * np.roll(ndimage.gaussian_filter(opaque, 0.004 * n), shift, axis=(0, 1))
-    shaded = 1.0 - shadow * (1.0 - opaque)
-    return Edit(
-        height=0.8 * width * np.sqrt(body),
-        albedo=shaded[..., None],
-        gloss=shaded,
-        debris=opaque,
-        debris_colour=colour,
-    )
-
-
-FAULTS: dict[str, Fault] = {
-    "scratch": _scratch,
-    "dent": _dent,
-    "stain": _stain,
-    "missing": _missing,
-    "contamination": _contamination,
-}
-DEFECTS: tuple[str, ...] = tuple(FAULTS)
 
 
 def render_part(
@@ -181,10 +51,9 @@ def render_part(
     `defect_size` is a fraction of the image side. Equal generators give the same pose, light and
     sensor noise whatever the defect, so that a defective image has an exact clean twin.
     """
-    if category not in parts.SHAPES:
-        raise UserError(f"category {category!r} is not rendered here: use {', '.join(CATEGORIES)}")
-    if defect is not None and defect not in FAULTS:
-        raise UserError(f"defect {defect!r} is not rendered here: use {', '.join(DEFECTS)}")
+    _check_name("category", category, CATEGORIES)
+    if defect is not None:
+        _check_name("defect", defect, DEFECTS)
     scene = parts.sample_scene(category, rng)
     noise = rng.standard_normal((size, size, 3), dtype=np.float32) * np.float32(NOISE)
     raster = parts.rasterise(scene, size)
@@ -230,7 +99,7 @@ def _apply(raster: Raster, clean: Array, edit: Edit) -> tuple[Array, Mask]:
     spread = (parts.pool(touched.astype(np.float32)) > 0.0).astype(np.float32)
     weight = ndimage.gaussian_filter(spread, 0.7)[..., None]
     picture = clean + weight * (parts.shade(raster, edit) - clean)
-    change = np.abs(picture - clean).max(axis=-1)
+    change = functools.reduce(np.maximum, np.moveaxis(np.abs(picture - clean), -1, 0))
     inside = parts.pool(footprint.astype(np.float32)) > 0.0
     # The change of a dent passes through zero between its bright and its dark side.
     solid = ndimage.binary_fill_holes(ndimage.binary_closing(inside & (change > VISIBLE)))
@@ -241,6 +110,7 @@ def _apply(raster: Raster, clean: Array, edit: Edit) -> tuple[Array, Mask]:
 def make_dataset(
     root: str | Path,
     *,
+    categories: Sequence[str] = CATEGORIES,
     image_size: int = 128,
     num_train: int = 96,
     num_test_good: int = 24,
@@ -248,11 +118,12 @@ def make_dataset(
     seed: int = 0,
     progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Path:
-    """Writes all categories under `root` in the MVTec AD layout and returns `root`.
+    """Writes `categories` under `root` in the MVTec AD layout and returns `root`.
 
     Image `index` of a split depends on (seed, category, split, index) only, not on the counts.
-    `progress(items, total=n)` may wrap the loop, as tqdm does. Keeps a root that holds the same
-    set; raises UserError if anything else is there.
+    `progress(items, total=n)` may wrap the loop, as tqdm does. Keeps categories that are there and
+    adds the others to a root of the same settings; raises UserError if anything else is there, and
+    for an unknown category. A category appears when all its images are drawn.
     """
     root = Path(root)
     settings = {
@@ -265,23 +136,55 @@ def make_dataset(
         "seed": seed,
     }
     _check(settings)
+    for category in categories:
+        _check_name("category", category, CATEGORIES)
+    missing = categories
     if _holds(root, settings):
-        return root
-    items = _items(num_train, num_test_good, num_per_defect)
+        missing = [name for name in categories if not (root / name).is_dir()]
+        if not missing:
+            return root
     partial = root.absolute().parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     try:
         partial.mkdir(parents=True)
-        for item in progress(items, total=len(items)) if progress else items:
-            _write(partial, seed, image_size, *item)
+        _draw(partial, settings, _items(settings, missing), progress)
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-        try:
-            partial.rename(root)
-        except OSError:  # another process may have written it first
-            if not _holds(root, settings):
-                raise
+        _move(partial, root, settings, missing)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def _draw(
+    folder: Path,
+    settings: dict[str, Any],
+    items: list[tuple[str, str, str | None, int]],
+    progress: Callable[..., Iterable[Any]] | None,
+) -> None:
+    """Writes all images, several at a time: numpy and the encoder work beside Python."""
+    seed, size = settings["seed"], settings["image_size"]
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="draw")
+    try:
+        done = pool.map(lambda item: _write(folder, seed, size, *item), items)
+        for _ in progress(done, total=len(items)) if progress else done:
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _move(partial: Path, root: Path, settings: dict[str, Any], categories: Sequence[str]) -> None:
+    """Moves a complete set, or its categories if another process wrote the root first."""
+    try:
+        partial.rename(root)
+        return
+    except OSError:
+        if not _holds(root, settings):
+            raise
+    for name in categories:
+        try:
+            (partial / name).rename(root / name)
+        except OSError:  # that process may have drawn the same category
+            if not (root / name).is_dir():
+                raise
 
 
 def _check(settings: dict[str, Any]) -> None:
@@ -293,8 +196,16 @@ def _check(settings: dict[str, Any]) -> None:
             )
 
 
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"{what} {name!r} is not drawn here: {hint}use {', '.join(known)}")
+
+
 def _holds(root: Path, settings: dict[str, Any]) -> bool:
-    """Returns whether `root` is the same data set; False if absent. Raises UserError otherwise."""
+    """Returns whether `root` is a set of these settings; False if absent. Raises UserError for
+    anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     file = root / SETTINGS_FILE
@@ -313,13 +224,18 @@ def _holds(root: Path, settings: dict[str, Any]) -> bool:
     )
 
 
-def _items(train: int, good: int, per_defect: int) -> list[tuple[str, str, str | None, int]]:
-    """Yields (category, split, defect, index) of every image."""
-    splits: list[tuple[str, str | None, int]] = [("train", None, train), ("test", None, good)]
-    splits += [("test", defect, per_defect) for defect in DEFECTS]
+def _items(
+    settings: dict[str, Any], categories: Sequence[str]
+) -> list[tuple[str, str, str | None, int]]:
+    """Returns (category, split, defect, index) of every image."""
+    splits: list[tuple[str, str | None, int]] = [
+        ("train", None, settings["num_train"]),
+        ("test", None, settings["num_test_good"]),
+    ]
+    splits += [("test", defect, settings["num_per_defect"]) for defect in DEFECTS]
     return [
         (category, split, defect, index)
-        for category in CATEGORIES
+        for category in categories
         for split, defect, count in splits
         for index in range(count)
     ]

@@ -1,24 +1,22 @@
 """Renders machined parts from signed distances: shape, relief, texture, light.
 
-This module renders good parts and local `Edit`s of them. `dataset.py` defines the defects, adds
-sensor noise and writes files. Lengths are fractions of the image side, x runs right and y down from
-the image centre, arrays are [N, N] on a 2x supersampled grid.
+This module renders good parts and local `Edit`s of them. `defects.py` defines the defects;
+`dataset.py` adds sensor noise and writes files. Lengths are fractions of the image side, x runs
+right and y down from the image centre, arrays are [N, N] on a 2x supersampled grid, or [1, N] and
+[N, 1] where they vary along one axis only. The order of operations decides rounding: other orders
+draw other pixels.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]  # float32 throughout; a float64 scalar from np.cos would widen it
+from vtadl_jax.data.synthetic.noise import TEXELS_PER_SIDE, TILE, Array, sample_tile
 
 SUPERSAMPLE = 2  # `pool` spells the 2 x 2 out
-TILE = 1024  # texels of a noise tile, which repeats after two image sides
-TEXELS_PER_SIDE = 512
 
 
 class Shape(NamedTuple):
@@ -60,10 +58,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Edit:
-    """A local change of a part; the default changes nothing. Arrays are [N, N] or [N, N, 3]."""
+    """A local change of a part; the default changes nothing. Arrays are [N, N]."""
 
     height: Array | float = 0.0  # added to the height map
-    albedo: Array | float = 1.0  # multiplies the metal's colour
+    albedo: Array | float = 1.0  # multiplies the metal's colour: [N, N], or [3, N, N] by channel
     gloss: Array | float = 1.0  # multiplies the specular term
     removed: Array | None = None  # signed distance of the volume taken away, negative inside
     debris: Array | float = 0.0  # opacity of foreign matter
@@ -71,7 +69,8 @@ class Edit:
 
     def extent(self) -> Array:
         """[N, N] how much of anything but `removed` changes: 0 where the edit does nothing."""
-        hue = np.abs(np.atleast_3d(self.albedo) - 1.0).max(axis=-1)
+        hue = np.abs(np.asarray(self.albedo) - 1.0)
+        hue = hue.max(axis=0) if hue.ndim == 3 else hue
         return hue + np.abs(self.gloss - 1.0) + 2e3 * np.abs(self.height) + self.debris
 
 
@@ -81,7 +80,7 @@ class Raster:
 
     scene: Scene
     look: Look
-    xy: tuple[Array, Array]
+    xy: tuple[Array, Array]  # [1, N] and [N, 1]
     shape: Shape
     texture: Array
     patina: Array
@@ -94,14 +93,26 @@ def smoothstep(value: Array, width: float) -> Array:
     return t * t * (3.0 - 2.0 * t)
 
 
+def length(x: Array, y: Array) -> Array:
+    """np.hypot of float32 arrays, in float64 as the C library does it, but for a whole array."""
+    squares = np.square(x, dtype=np.float64) + np.square(y, dtype=np.float64)
+    return np.sqrt(squares, out=squares).astype(np.float32)
+
+
+def _modulo(value: Array, period: float) -> Array:
+    """np.mod of float32 arrays by a float32, which is exact; in float64, ten times as fast."""
+    exact, step = value.astype(np.float64), float(np.float32(period))
+    return (exact - np.floor(exact / step) * step).astype(np.float32)
+
+
 def _gear(x: Array, y: Array) -> Shape:
-    r, theta = np.hypot(x, y) + 1e-6, np.arctan2(y, x)
+    r, theta = length(x, y) + 1e-6, np.arctan2(y, x)
     wave = 1.7 * np.cos(18 * theta)
     slope = np.where(np.abs(wave) < 1.0, 0.032 * 1.7 * 18 * np.sin(18 * theta) / r, 0.0)
     teeth = (r - 0.383 - 0.032 * np.clip(wave, -1.0, 1.0)) / np.sqrt(1.0 + slope * slope)
     bore = np.minimum(r - 0.068, np.maximum(np.abs(x) - 0.02, np.abs(y + 0.06) - 0.032))
-    sector = np.mod(theta + np.pi / 6, np.pi / 3) - np.pi / 6
-    holes = np.hypot(r * np.cos(sector) - 0.208, r * np.sin(sector)) - 0.04
+    sector = _modulo(theta + np.pi / 6, np.pi / 3) - np.pi / 6
+    holes = length(r * np.cos(sector) - 0.208, r * np.sin(sector)) - 0.04
     web = smoothstep(r - 0.132, 0.014) * smoothstep(0.284 - r, 0.014)
     relief = -0.016 * web - 0.004 * smoothstep(0.012 - np.abs(r - 0.318), 0.01)
     distance = np.maximum(np.maximum(teeth, -bore), -holes)
@@ -110,21 +121,22 @@ def _gear(x: Array, y: Array) -> Shape:
 
 def _plate(x: Array, y: Array) -> Shape:
     qx, qy = np.abs(x) - 0.345, np.abs(y) - 0.235
-    outside = np.hypot(np.maximum(qx, 0.0), np.maximum(qy, 0.0))
+    outside = length(np.maximum(qx, 0.0), np.maximum(qy, 0.0))
     outer = outside + np.minimum(np.maximum(qx, qy), 0.0) - 0.03
-    corner = np.hypot(np.abs(x) - 0.295, np.abs(y) - 0.185)
-    bore = np.hypot(x, y)
-    slot = np.hypot(x + 0.215, y - np.clip(y, -0.055, 0.055)) - 0.02
-    dowel = np.hypot(x - 0.205, y) - 0.017
+    corner = length(np.abs(x) - 0.295, np.abs(y) - 0.185)
+    bore = length(x, y)
+    slot = length(x + 0.215, y - np.clip(y, -0.055, 0.055)) - 0.02
+    dowel = length(x - 0.205, y) - 0.017
     distance = np.maximum(outer, np.maximum(0.032 - corner, 0.082 - bore))
     distance = np.maximum(distance, np.maximum(-slot, -dowel))
     countersink = -0.014 * np.clip((0.056 - corner) / 0.024, 0.0, 1.0)
     relief = countersink - 0.012 * smoothstep(0.122 - bore, 0.01)
-    return Shape(distance, relief, (np.ones_like(x), np.zeros_like(x)))
+    along = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+    return Shape(distance, relief, along)
 
 
 def _nut(x: Array, y: Array) -> Shape:
-    r = np.hypot(x, y) + 1e-6
+    r = length(x, y) + 1e-6
     flats = [np.abs(x * math.cos(a) + y * math.sin(a)) for a in (0.0, np.pi / 3, 2 * np.pi / 3)]
     sides = np.maximum(np.maximum(flats[0], flats[1]), flats[2])
     outer = np.maximum(sides - 0.345, r - 0.393)
@@ -175,33 +187,6 @@ LOOKS = {
 }
 
 
-@cache
-def noise_tile(kind: str) -> Array:
-    """[TILE, TILE] float32 periodic noise of unit variance: 'grain', 'brush' or 'cloud'."""
-    from scipy import ndimage  # imports slowly, and most processes do not need it
-
-    white = np.random.default_rng(20210).standard_normal((TILE, TILE)).astype(np.float32)
-
-    def octave(*sigma: float) -> Array:
-        blurred = ndimage.gaussian_filter(white, sigma, mode="wrap")
-        return blurred / blurred.std()
-
-    if kind == "grain":
-        tile = octave(1.4, 1.4) + 0.8 * octave(4.0, 4.0) + 0.4 * octave(9.0, 9.0)
-    elif kind == "brush":
-        tile = octave(1.1, 60.0) + 0.5 * octave(4.0, 120.0) + 0.25 * octave(1.2, 12.0)
-    else:
-        tile = octave(45.0, 45.0) + 0.6 * octave(18.0, 18.0) + 0.3 * octave(7.0, 7.0)
-    return tile / tile.std()
-
-
-def sample_tile(kind: str, x: Array, y: Array, offset: int) -> Array:
-    """Noise at points x, y (fractions of the image side), the tile cut at `offset` texels."""
-    column = (x * TEXELS_PER_SIDE).astype(np.int32) + TILE + offset
-    row = (y * TEXELS_PER_SIDE).astype(np.int32) + TILE + offset * 7
-    return noise_tile(kind)[row % TILE, column % TILE]
-
-
 def sample_scene(category: str, rng: np.random.Generator) -> Scene:
     """Draws a pose and a light: shifts of 2%, scale of 2%, lamp within 20 degrees of upper left."""
     azimuth = np.deg2rad(-128.0 + rng.uniform(-20.0, 20.0))
@@ -224,7 +209,7 @@ def rasterise(scene: Scene, size: int) -> Raster:
     """Evaluates a scene's geometry and textures for an image of `size` × `size` pixels."""
     n = size * SUPERSAMPLE
     axis = (np.arange(n, dtype=np.float32) + 0.5) / n - 0.5
-    x, y = np.meshgrid(axis, axis)
+    x, y = axis[None, :], axis[:, None]
     px, py = to_part(scene, x, y)
     shape = SHAPES[scene.category](px, py)
     look = LOOKS[scene.category]
@@ -233,7 +218,7 @@ def rasterise(scene: Scene, size: int) -> Raster:
         texture = sample_tile("grain", px, py, first)
     elif scene.category == "gear":  # the tile is wrapped round the axis, so it must close
         turns = np.arctan2(py, px) * np.float32(TILE / TEXELS_PER_SIDE / (2 * np.pi))
-        texture = sample_tile("brush", turns, np.hypot(px, py), first)
+        texture = sample_tile("brush", turns, length(px, py), first)
     else:
         texture = sample_tile("brush", px, py, first)
     mat = (
@@ -270,15 +255,22 @@ def shade(raster: Raster, edit: Edit) -> Array:
     diffuse, glint = _reflect(raster, height)
 
     broad = _blur(height, 0.022)
-    hollow = np.exp(-26.0 * np.maximum(broad - height, 0.0))
+    hollow = np.exp(-26.0 * np.maximum(_widen(broad) - height, 0.0))
     albedo = (1.0 + 0.035 * raster.texture + 0.03 * raster.patina) * hollow
-    metal = _paint(diffuse * albedo, look.metal) * edit.albedo
-    metal += _paint(glint * edit.gloss * hollow, (1.0, 0.99, 0.97))
-    debris = np.asarray(edit.debris, np.float32)[..., None]
-    metal += debris * (_paint(0.9 * diffuse * hollow, edit.debris_colour) - metal)
-    floor = _paint(raster.mat * _floor_light(raster, cover, broad), look.mat)
-    colour = floor + cover[..., None] * (metal - floor)
-    colour = np.maximum(pool(colour) * np.array(scene.tint, np.float32) * np.float32(scene.gain), 0)
+    body, shine = diffuse * albedo, glint * edit.gloss * hollow
+    dirt, floor = 0.9 * diffuse * hollow, raster.mat * _floor_light(raster, cover, broad)
+    hue = np.broadcast_to(np.asarray(edit.albedo, np.float32), (3, *cover.shape))
+
+    def channel(c: int) -> Array:
+        """[size, size]. A channel at a time: numpy is slow over a last axis of three."""
+        metal = body * np.float32(look.metal[c]) * hue[c]
+        metal += shine * np.float32((1.0, 0.99, 0.97)[c])
+        metal += edit.debris * (dirt * np.float32(edit.debris_colour[c]) - metal)
+        mat = floor * np.float32(look.mat[c])
+        return pool(mat + cover * (metal - mat))
+
+    light = np.stack([channel(c) for c in range(3)], axis=-1)
+    colour = np.maximum(light * np.array(scene.tint, np.float32) * np.float32(scene.gain), 0)
     # A film-like shoulder keeps the highlights below white; then the display's gamma.
     return (1.2 * colour / (1.0 + 0.35 * colour)).clip(0.0, 1.0) ** np.float32(1 / 2.2)
 
@@ -286,10 +278,6 @@ def shade(raster: Raster, edit: Edit) -> Array:
 def pool(fine: Array) -> Array:
     """Averages the supersamples: [N, N, ...] to [size, size, ...]."""
     return 0.25 * (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2])
-
-
-def _paint(light: Array, colour: tuple[float, float, float]) -> Array:
-    return light[..., None] * np.array(colour, np.float32)
 
 
 def _reflect(raster: Raster, height: Array) -> tuple[Array, Array]:
@@ -318,20 +306,28 @@ def _reflect(raster: Raster, height: Array) -> tuple[Array, Array]:
 
 
 def _floor_light(raster: Raster, cover: Array, broad: Array) -> Array:
-    """Light on the mat: lamp falloff, contact darkening and the shadow that the part casts."""
+    """Light on the mat: lamp falloff, contact darkening and the shadow that the part casts.
+
+    broad: [size, size].
+    """
     n, light = cover.shape[0], raster.scene.light
     drop = 0.7 * raster.look.thickness / light[2] * n
     shift = (-round(light[1] * drop), -round(light[0] * drop))
     shadow = _blur(np.roll(cover, shift, axis=(0, 1)), 0.008)
     x, y = raster.xy
     falloff = 1.0 + np.float32(0.22 * light[0]) * x + np.float32(0.22 * light[1]) * y
-    return falloff * (1.0 - 0.6 * shadow) * np.exp(-14.0 * np.maximum(broad, 0.0))
+    contact = np.exp(-14.0 * np.maximum(broad, 0.0))
+    return falloff * _widen(1.0 - 0.6 * shadow) * _widen(contact)
 
 
 def _blur(field: Array, sigma: float) -> Array:
-    """A wide Gaussian, at the final resolution because the result has no finer detail."""
+    """A wide Gaussian, [size, size]: at the final resolution, the result has no finer detail."""
     from scipy import ndimage
 
     small = pool(field)
-    small = ndimage.gaussian_filter(small, sigma * len(small), truncate=2.5)
+    return ndimage.gaussian_filter(small, sigma * len(small), truncate=2.5)
+
+
+def _widen(small: Array) -> Array:
+    """Repeats pixels over their supersamples: [size, size] to [N, N]."""
     return small.repeat(SUPERSAMPLE, axis=0).repeat(SUPERSAMPLE, axis=1)
