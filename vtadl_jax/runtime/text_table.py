@@ -27,7 +27,8 @@ def table(
     found = []
     for row in lines:
         pieces = [
-            textwrap.wrap(cell, max(widths[i], 1), break_on_hyphens=False) or [""]
+            textwrap.wrap(cell, max(widths[i], 1), break_on_hyphens=False, break_long_words=False)
+            or [""]
             for i, cell in enumerate(row)
         ]
         for number in range(max(map(len, pieces))):

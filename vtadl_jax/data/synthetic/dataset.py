@@ -255,15 +255,7 @@ def make_dataset(
     set; raises UserError if anything else is there.
     """
     root = Path(root)
-    settings = {
-        "generator": "vtadl_jax.data.synthetic.dataset",
-        "version": VERSION,
-        "image_size": image_size,
-        "num_train": num_train,
-        "num_test_good": num_test_good,
-        "num_per_defect": num_per_defect,
-        "seed": seed,
-    }
+    settings = _settings(image_size, num_train, num_test_good, num_per_defect, seed)
     _check(settings)
     if _holds(root, settings):
         return root
@@ -282,6 +274,34 @@ def make_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def missing_images(root: str | Path) -> int:
+    """Returns how many images `make_dataset(root)` would draw, 0 if it holds them.
+
+    Raises UserError if anything else is there.
+    """
+    sizes: dict[str, Any] = dict(make_dataset.__kwdefaults__ or {})
+    train, good, per_defect = (
+        sizes[name] for name in ("num_train", "num_test_good", "num_per_defect")
+    )
+    settings = _settings(sizes["image_size"], train, good, per_defect, sizes["seed"])
+    return 0 if _holds(Path(root), settings) else len(_items(train, good, per_defect))
+
+
+def _settings(
+    image_size: int, num_train: int, num_test_good: int, num_per_defect: int, seed: int
+) -> dict[str, Any]:
+    """Returns what a drawn data set stores about itself."""
+    return {
+        "generator": "vtadl_jax.data.synthetic.dataset",
+        "version": VERSION,
+        "image_size": image_size,
+        "num_train": num_train,
+        "num_test_good": num_test_good,
+        "num_per_defect": num_per_defect,
+        "seed": seed,
+    }
 
 
 def _check(settings: dict[str, Any]) -> None:
