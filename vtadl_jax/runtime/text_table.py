@@ -26,15 +26,17 @@ def table(
         widths[wrap] = max(min(widths[wrap], WIDTH - others), 10)
     found = []
     for row in lines:
-        pieces = [
-            textwrap.wrap(cell, max(widths[i], 1), break_on_hyphens=False, break_long_words=False)
-            or [""]
-            for i, cell in enumerate(row)
-        ]
+        pieces = [_wrapped(cell, widths[i]) if i == wrap else [cell] for i, cell in enumerate(row)]
         for number in range(max(map(len, pieces))):
             cells = [piece[number] if number < len(piece) else "" for piece in pieces]
             found.append((indent + "  ".join(_aligned(cells, widths, right))).rstrip())
     return found
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Returns a text in lines; a word that is too long, as a path, stays whole."""
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text) or [""]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
