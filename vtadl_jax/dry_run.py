@@ -17,7 +17,7 @@ from vtadl_jax.sweep import each_category
 from vtadl_jax.training.setup import TrainSetup
 from vtadl_jax.training.stored import CONFIG
 
-NOT_INCLUDED = "metrics, pictures of the report, saving of checkpoints"
+NOT_INCLUDED = "metrics, the range of the training images, pictures, saving of checkpoints"
 
 
 def dry_run(config: Config, workdir: Path) -> Estimate:

@@ -30,7 +30,6 @@ from vtadl_jax.runtime.lock import check_free
 from vtadl_jax.training.measuring import (
     Cost,
     fit_batch,
-    initial_state,
     measure_fit,
     measure_steps,
     peak_of_process,
@@ -160,8 +159,9 @@ def check_place_of_run(workdir: Path) -> None:
 def measure(setup: TrainSetup) -> Measured:
     """Measures the fit, the train step and scoring on real images, as far as the detector has
     them."""
-    state = initial_state(setup)
-    fit = measure_fit(setup, state) if setup.assembly.detector.fit is not None else None
+    state = setup.assembly.make_state()
+    fitted = setup.assembly.detector.fit is not None
+    fit = measure_fit(setup, state.variables) if fitted else None
     steps = None
     if setup.num_steps:
         steps, state = measure_steps(setup, state)

@@ -7,7 +7,6 @@ training images, read as in training.
 import contextlib
 import dataclasses
 import itertools
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +14,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 
 from vtadl_jax.data.pipeline import eval_batches
+from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.distributed import barrier
 from vtadl_jax.training.setup import TrainSetup
 from vtadl_jax.training.state import TrainState
+
+resource: Any = None
+with contextlib.suppress(ImportError):  # Windows has none
+    import resource
 
 SECONDS = 1.0  # of measuring, and of emptying the buffer of batches that were read ahead
 LEAST = 2  # measured repetitions, after one that warms up
@@ -41,17 +46,11 @@ class Cost:
     memory: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def initial_state(setup: TrainSetup) -> TrainState:
-    """Returns the state of step 0, placed on the devices; it is not fitted."""
-    state = setup.assembly.make_state()
-    return sharding.put_state(setup.mesh, state, setup.assembly.shard_optimizer)
-
-
 def measure_steps(setup: TrainSetup, state: TrainState) -> tuple[Cost, TrainState]:
     """Compiles the train step and runs it for about a second; returns its cost and the last state.
 
-    Reading of images is included: batches that were read ahead are dropped first. `state` is
-    donated. Raises UserError if the step does not fit into memory.
+    Reading of images is included: batches that were read ahead are dropped first. state: in this
+    process's memory. Raises UserError if the step does not fit into memory.
     """
     shapes = setup.assembly.state_shapes(setup.mesh)
     step = setup.assembly.make_step(setup.mesh, shapes)
@@ -60,6 +59,7 @@ def measure_steps(setup: TrainSetup, state: TrainState) -> tuple[Cost, TrainStat
         compiled = step.lower(shapes, setup.feed.shapes).compile()
         compiling = time.perf_counter() - start
         barrier("compiled")
+        state = sharding.put_state(setup.mesh, state, setup.assembly.shard_optimizer)
         state, metrics = compiled(state, next(setup.feed))
         jax.block_until_ready(metrics)
         _drop_read_ahead(setup)
@@ -73,16 +73,16 @@ def measure_steps(setup: TrainSetup, state: TrainState) -> tuple[Cost, TrainStat
     return Cost(seconds, count, compiling, memory_of(compiled)), state
 
 
-def measure_fit(setup: TrainSetup, state: TrainState) -> Cost:
+def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
     """Compiles the pass over the training images and runs it on a few batches.
 
-    The solution on the host, which follows the pass, is not part of it.
+    variables: in this process's memory. The solution on the host, which follows the pass, is not
+    part of it.
     """
     detector, config = setup.assembly.detector, setup.config
     assert detector.fit is not None, "nothing to fit"
     batches = endless_batches(setup, fit_batch(setup))
     key, images = jax.random.key(config.seed), next(batches)["image"]
-    variables = jax.device_get(state.variables)
     with refusing_too_large():
         start = time.perf_counter()
         gather = jax.jit(detector.fit.gather).lower(variables, images, key).compile()
@@ -140,7 +140,9 @@ def memory_of(compiled: Any) -> dict[str, int]:
 
 
 def peak_of_process() -> int:
-    """Returns the largest memory of this process so far, in bytes."""
+    """Returns the largest memory of this process so far, in bytes; on Windows its memory now."""
+    if resource is None:
+        return psutil.Process().memory_info().rss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
