@@ -20,7 +20,9 @@ ORDER = (
     ("evaluation",),
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling"),
+    ("estimates", "dry_run"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
+    ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
 )

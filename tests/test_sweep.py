@@ -79,7 +79,7 @@ def test_evaluating_again_gives_the_same_and_obeys_thresholds(swept, capsys):
     done = run_main(capsys, "vtadl_jax.evaluate", f"--workdir={workdir}", "--category=all")
     assert done.returncode == 0, done.stderr
     assert "| gear " in done.stdout
-    assert "image_auroc" in done.stderr
+    assert "image AUROC" in done.stderr
     after = json.loads((folder / "results.json").read_text())
     changing = {"seconds"}
     assert {k: v for k, v in after.items() if k not in changing} == {

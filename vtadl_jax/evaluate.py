@@ -110,7 +110,7 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
             f"checkpoint {found.step} of {workdir}: {e}: train again in another --workdir with a "
             f"smaller optimizer.learning_rate"
         ) from e
-    say_results(results)
+    say_results(results, workdir)
     return results.to_dict()
 
 

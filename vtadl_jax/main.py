@@ -1,5 +1,6 @@
 """Trains and evaluates: python -m vtadl_jax.main --config configs/mvtec.py --config.data.root=DIR
 
+With --dry_run it only says what the run would do, how long it takes and how much memory.
 Exit codes: 0 done, 2 a mistake the user can fix (one line says which), 3 the loss diverged,
 75 stopped by SIGTERM after a checkpoint, 76 another process of the run was lost, 130 interrupted.
 """
@@ -15,6 +16,7 @@ from absl import flags
 from vtadl_jax import experiment
 from vtadl_jax.config import Config
 from vtadl_jax.data.files import product_name
+from vtadl_jax.dry_run import dry_run, dry_run_all
 from vtadl_jax.errors import UserError
 from vtadl_jax.run import run
 from vtadl_jax.runtime import compilation_cache, distributed
@@ -36,6 +38,12 @@ _COORDINATOR = _string(
 )
 _NUM_PROCESSES = _integer("num_processes", 0, "Number of processes.")
 _PROCESS_ID = _integer("process_id", -1, "Index of this process, from 0.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Say what the run would do and take: images, steps, time, memory, folder. Write nothing.",
+    flag_values=FLAGS,
+)
 _SERIALIZE = flags.DEFINE_bool(
     "serialize",
     False,
@@ -55,8 +63,11 @@ def train(text: str, overrides: list[str]) -> None:
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not distributed.is_main():
         silence()
-    compilation_cache.use_compilation_cache(workdir.parent)
     config, every = resolve_all(config)
+    if _DRY_RUN.value:
+        (dry_run_all if every else dry_run)(config, workdir)
+        return
+    compilation_cache.use_compilation_cache(workdir.parent)
     if every:
         run_all(config, workdir, run)
     else:

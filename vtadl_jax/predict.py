@@ -61,10 +61,11 @@ class Terminated(BaseException):
 
 @dataclass
 class Outcome:
-    """Results so far: the number of images scored; name and reason of each that was left out, and
-    of each that is unlike all training images."""
+    """Results so far: the number of images scored, and of defective ones among them; name and
+    reason of each that was left out, and of each that is unlike all training images."""
 
     scored: int = 0
+    defective: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
     unlike: list[tuple[str, str]] = field(default_factory=list)
 
@@ -153,6 +154,7 @@ def predict(
                 rarity = "" if prediction.p_value is None else f"{prediction.p_value:.6g}"
                 writer.writerow((*row, prediction.unlike_training, rarity))
                 outcome.scored += 1
+                outcome.defective += prediction.is_defective
                 if prediction.unlike_training:
                     outcome.unlike.append((item.name, prediction.unlike_training))
                 if where and prediction.anomaly_map is not None:
@@ -260,7 +262,9 @@ def _conclude(out: Path, found: Found, outcome: Outcome) -> None:
     if outcome.unlike[NAMED:]:
         say(f"and {len(outcome.unlike) - NAMED} more images: column unlike_training of the table")
     total = len(found.images) + len(found.left_out)
-    say(f"{outcome.scored} of {total} images scored: {printable(out / 'predictions.csv')}")
+    decided = f"{outcome.defective} defective, {outcome.scored - outcome.defective} good"
+    table = printable(out / "predictions.csv")
+    say(f"{outcome.scored} of {total} images scored, {decided}: {table}")
 
 
 def _stop(*_: object) -> None:

@@ -16,7 +16,7 @@ from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.report.folder import check_place
-from vtadl_jax.report.write import evaluate, say_results
+from vtadl_jax.report.write import evaluate, say_metrics, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 from vtadl_jax.runtime.compilation_cache import Stopwatch, watching_cache
@@ -26,6 +26,7 @@ from vtadl_jax.runtime.files import check_places
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.runtime.profiling import Profiler
+from vtadl_jax.runtime.text_table import plural
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
 from vtadl_jax.training.fitting import fit_variables
@@ -64,7 +65,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             session.save(state, int(state.step))  # a fitted detector has no steps
             session.checkpoints.wait()
         results = session.evaluate(state, int(state.step), report=True)
-    say_where(workdir)
+    say_results(results, workdir)
     return results.to_dict()
 
 
@@ -115,6 +116,7 @@ def announce(setup: TrainSetup) -> None:
         )
     count = jax.process_count()
     processes = f" in {count} processes" if count > 1 else ""
+    devices = plural(setup.mesh.size, f"{jax.default_backend()} device")
     repeated = len(setup.records) - len(trained)
     told = [f"{anomalous} of them defective"] if anomalous else []
     if "mask" in setup.assembly.detector.needs:
@@ -126,7 +128,7 @@ def announce(setup: TrainSetup) -> None:
     say(
         f"{setup.category}: {len(trained)} images to train{more}, "
         f"{len(setup.holdout)} to calibrate, {len(setup.test)} to test{test}; {steps} on "
-        f"{setup.mesh.size} {jax.default_backend()} device(s){processes}; workdir {setup.workdir}"
+        f"{devices}{processes}; workdir {setup.workdir}"
     )
 
 
@@ -136,16 +138,6 @@ def counts_of(test: Sequence[Record]) -> str:
     masked = sum(record.mask is not None for record in defective)
     masks = f", {masked or 'none'} with a mask" if defective else ""
     return f"{len(test) - len(defective)} good, {len(defective)} defective{masks}"
-
-
-def say_where(workdir: Path) -> None:
-    """Prints which files to open next."""
-    names = ("report.html", "overview.png", "results.json", "scores.csv")
-    written = [str(workdir / name) for name in names if (workdir / name).is_file()]
-    if written:
-        say(f"see {', '.join(written)}")
-    else:  # no test images
-        say(f"score images with python -m vtadl_jax.predict --workdir {workdir} --input DIR")
 
 
 def prepare_training(
@@ -282,7 +274,8 @@ class Session:
                 train=self.setup.records,
                 out=self.setup.workdir if report and is_main() else None,
             )
-        say_results(results)
+        if not report:
+            say_metrics(results)
         numbers = {**results.metrics, "seconds": results.seconds}
         known = {name: value for name, value in numbers.items() if value is not None}
         self.writer.write(step, known, "eval")

@@ -41,6 +41,20 @@ def run_all(config: Config, workdir: Path, run: Callable[[Config, Path], dict]) 
 
     Skips complete runs. Raises UserError with the category that failed.
     """
+    for one, folder in each_category(config, workdir):
+        try:
+            run(one, folder)
+        except UserError as error:
+            raise UserError(f"{folder.name}: {error}") from error
+        tabulate(workdir)
+    tabulate(workdir, show=True)
+
+
+def each_category(config: Config, workdir: Path) -> Iterator[tuple[Config, Path]]:
+    """Yields the config and the folder of every category that is not complete; says which it is.
+
+    Raises UserError for a category that cannot be the name of a folder.
+    """
     categories = all_categories(config)
     for category in categories:
         if not is_name(category):
@@ -55,12 +69,7 @@ def run_all(config: Config, workdir: Path, run: Callable[[Config, Path], dict]) 
             say(f"{category} ({number} of {len(categories)}): complete")
             continue
         say(f"{category} ({number} of {len(categories)})")
-        try:
-            run(one, folder)
-        except UserError as error:
-            raise UserError(f"{category}: {error}") from error
-        tabulate(workdir)
-    tabulate(workdir, show=True)
+        yield one, folder
 
 
 def is_complete(config: Config, folder: Path) -> bool:

@@ -20,7 +20,7 @@ from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.predict import predict
-from vtadl_jax.report.write import evaluate, say_results
+from vtadl_jax.report.write import evaluate, say_metrics
 from vtadl_jax.runtime import sharding
 
 SIZE = 32
@@ -121,8 +121,8 @@ def test_without_a_folder_nothing_is_written(records, tmp_path, capsys):
     geometry, mesh = Geometry((SIZE, SIZE)), sharding.make_mesh(1)
     evaluator = Evaluator(config, brightness(False, False), geometry, mesh)
     calibration = evaluator.calibrate({}, records[:3], step=5)
-    say_results(evaluate(evaluator, {}, calibration, records))
-    say_results(evaluate(evaluator, {}, calibration, []))
+    say_metrics(evaluate(evaluator, {}, calibration, records))
+    say_metrics(evaluate(evaluator, {}, calibration, []))
     first, second = capsys.readouterr().err.splitlines()[-2:]
     assert first == (
         "step 5  image_auroc 1.0000  image_average_precision 1.0000  pixel_auroc -  aupro -  "

@@ -115,7 +115,7 @@ def difference(one, two):
 @pytest.mark.multiprocess
 def test_two_processes_train_as_one_process_does(dataset, two_processes, tmp_path):
     place, text = two_processes
-    assert "on 4 cpu device(s) in 2 processes" in text
+    assert "on 4 cpu devices in 2 processes" in text
     alone = Place(tmp_path, dataset, settings=BRIEF)
     program = alone.start()
     assert program.wait() == 0, program.text

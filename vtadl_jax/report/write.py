@@ -17,6 +17,7 @@ from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
+from vtadl_jax.report.closing import place_lines, result_lines
 from vtadl_jax.report.folder import PAGE, SCORES, draft
 from vtadl_jax.report.gallery import Gallery
 from vtadl_jax.report.names import cell
@@ -26,7 +27,6 @@ from vtadl_jax.runtime.console import METRICS_FILE, say
 from vtadl_jax.runtime.files import replacing, write_json
 
 UNLIKE, RARITY = "unlike_training", "p_value"  # columns of tables
-ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
 
 
 def evaluate(
@@ -109,17 +109,17 @@ def _write_scores(
             writer.writerow((*about, *(f"{v:.7g}" for v in numbers), overlay, reason, rare))
 
 
-def say_results(results: Results) -> None:
-    """Prints the metrics on one line, and what to know about the masks."""
+def say_metrics(results: Results) -> None:
+    """Prints the metrics of an evaluation during training, on one line."""
     if results.num_test_images == 0:
         say("no test images: calibrated only")
         return
     values = ((metric.name, results.metrics.get(metric.name)) for metric in SHOWN)
     shown = (f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in values)
     say(f"step {results.step}  {'  '.join(shown)}  on {results.num_test_images} images")
-    if results.num_thin_regions:
-        say(
-            f"note: {results.num_thin_regions} marked regions are too thin for the network's size: "
-            f"where no pixel was left, they count as lines of one pixel, others are in pieces; for "
-            f"pixel metrics at the images' own size: {ORIGINAL_SIZE}"
-        )
+
+
+def say_results(results: Results, workdir: Path) -> None:
+    """Prints the last table of a training or an evaluation, and which files to open."""
+    for line in (*result_lines(results), *place_lines(workdir)):
+        say(printable(line))

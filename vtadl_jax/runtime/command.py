@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 
 from vtadl_jax.errors import Preempted, TrainingDiverged, UserError, disk_trouble, printable
 from vtadl_jax.runtime import distributed, preemption
+from vtadl_jax.runtime.absent_tpu import skip_absent_tpu
 
 CLOSED = 141  # exit code if the output was closed before its end, as of a shell's command
 CONFIG_HELP = (
@@ -67,6 +68,7 @@ def run_command(
     For --help it prints `usage`, the flags and `fields`, and returns 0.
     """
     quiet_libraries()
+    skip_absent_tpu()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold anything
             stream.reconfigure(errors="backslashreplace")

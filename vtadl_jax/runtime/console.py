@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vtadl_jax.runtime.files import writing
 
 METRICS_FILE, BOARD = "metrics.jsonl", "tensorboard"  # in the workdir of a run
+LINE_SECONDS = 30  # between lines of progress where there is no terminal
 _silent = False
 
 
@@ -34,9 +35,21 @@ def _no_bar() -> bool:
     return _silent or not sys.stderr.isatty()
 
 
-def track(items: Iterable, total: int, what: str):
-    """Iterates over `items` with a progress bar on a terminal, silently elsewhere."""
-    return tqdm(items, total=total, desc=what, disable=_no_bar(), leave=False)
+def track(items: Iterable, total: int, what: str) -> Iterable:
+    """Iterates over `items` with a progress bar on a terminal; elsewhere with a line now and then,
+    so that long work does not look like a stopped program."""
+    if _silent or sys.stderr.isatty():
+        return tqdm(items, total=total, desc=what, disable=_no_bar(), leave=False)
+    return _lines(items, total, what)
+
+
+def _lines(items: Iterable, total: int, what: str) -> Iterator:
+    last = time.perf_counter()
+    for number, item in enumerate(items):
+        if (now := time.perf_counter()) - last >= LINE_SECONDS:
+            say(f"{what} {number}/{total}")
+            last = now
+        yield item
 
 
 class MetricWriter:

@@ -55,6 +55,18 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)  # releases the lock
 
 
+def check_free(folder: Path) -> None:
+    """Raises UserError if another process holds the lock of a folder; writes nothing."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:  # no lock, or none that this process may read
+        return
+    try:
+        _take(descriptor, folder)
+    finally:
+        os.close(descriptor)
+
+
 def _take(descriptor: int, folder: Path) -> None:
     if fcntl is None:
         return

@@ -1,5 +1,6 @@
 """Fits a detector in one pass over the training images, before the first step."""
 
+import time
 from collections.abc import Sequence
 
 import jax
@@ -11,7 +12,7 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Variables
 from vtadl_jax.errors import UserError
-from vtadl_jax.runtime.console import say, track
+from vtadl_jax.runtime.console import format_duration, say, track
 
 
 def check_steps(detector: Detector, num_steps: int) -> None:
@@ -39,6 +40,7 @@ def fit_variables(
     variables: in this process's memory. Every process reads all images and gets the same result.
     """
     assert detector.fit is not None, "nothing to fit"
+    start = time.perf_counter()
     data, size = config.data, min(config.eval.batch_size, len(records))
     gather = jax.jit(detector.fit.gather)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
@@ -49,5 +51,6 @@ def fit_variables(
         rows.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found))
     gathered = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
     variables = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
-    say(f"fitted to {len(records)} images")
+    took = format_duration(time.perf_counter() - start)
+    say(f"fitted to {len(records)} images in {took}")
     return variables

@@ -98,7 +98,13 @@ def check_trained_with(config: Config, about: Mapping[str, Any], where: Path) ->
 
 def has_checkpoint(workdir: Path) -> bool:
     """Returns whether the workdir has a checkpoint; writes nothing."""
-    return any(is_step(path) for path in (workdir / "checkpoints").glob("*"))
+    return bool(checkpoint_steps(workdir))
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the checkpoints of a workdir, oldest first; writes nothing."""
+    found = (path for path in (workdir / "checkpoints").glob("*") if is_step(path))
+    return sorted(int(path.name) for path in found)
 
 
 def is_step(path: Path) -> bool:

@@ -126,15 +126,7 @@ def make_dataset(
     for an unknown category. A category appears when all its images are drawn.
     """
     root = Path(root)
-    settings = {
-        "generator": "vtadl_jax.data.synthetic.dataset",
-        "version": VERSION,
-        "image_size": image_size,
-        "num_train": num_train,
-        "num_test_good": num_test_good,
-        "num_per_defect": num_per_defect,
-        "seed": seed,
-    }
+    settings = _settings(image_size, num_train, num_test_good, num_per_defect, seed)
     _check(settings)
     for category in categories:
         _check_name("category", category, CATEGORIES)
@@ -185,6 +177,34 @@ def _move(partial: Path, root: Path, settings: dict[str, Any], categories: Seque
         except OSError:  # that process may have drawn the same category
             if not (root / name).is_dir():
                 raise
+
+
+def missing_images(root: str | Path, categories: Sequence[str] = CATEGORIES) -> int:
+    """Returns how many images `make_dataset(root, categories=...)` would draw.
+
+    Raises UserError if anything else is there.
+    """
+    given = make_dataset.__kwdefaults__ or {}
+    names = ("image_size", "num_train", "num_test_good", "num_per_defect", "seed")
+    settings = _settings(*(given[name] for name in names))
+    held = _holds(Path(root), settings)
+    missing = [name for name in categories if not (held and (Path(root) / name).is_dir())]
+    return len(_items(settings, missing))
+
+
+def _settings(
+    image_size: int, num_train: int, num_test_good: int, num_per_defect: int, seed: int
+) -> dict[str, Any]:
+    """Returns what a drawn data set stores about itself."""
+    return {
+        "generator": "vtadl_jax.data.synthetic.dataset",
+        "version": VERSION,
+        "image_size": image_size,
+        "num_train": num_train,
+        "num_test_good": num_test_good,
+        "num_per_defect": num_per_defect,
+        "seed": seed,
+    }
 
 
 def _check(settings: dict[str, Any]) -> None:

@@ -1,0 +1,156 @@
+"""What each detector is, its config to start with, and its measured figures: a row per detector.
+
+`python -m vtadl_jax.methods` prints this table with the facts that a built detector tells itself:
+what it is trained on, whether it is fitted or trained, which weights it needs. They are not typed
+here. Figures are those of docs/results.md, with the command that gives them.
+"""
+
+import dataclasses
+
+SCREW = "MVTec AD screw, 256²"
+DATA = "--config.data.root=DIR"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Results of one command, None where not measured; seconds of the whole program on CPU cores.
+
+    command: what follows `python -m vtadl_jax.main --config`. note: what to know about the figures.
+    """
+
+    images: str
+    command: str
+    image_auroc: float | None = None
+    pixel_auroc: float | None = None
+    aupro: float | None = None
+    steps: int = 0
+    seconds: int | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A row of the table.
+
+    what: one line. config: the experiment file to start with, as FILE or FILE:ARGUMENT.
+    """
+
+    what: str
+    config: str
+    figures: tuple[Figures, ...] = ()
+
+
+BRIGHTNESS = (
+    "in these test images brightness alone separates good from defective, so the image AUROC says "
+    "little"
+)
+DESCRIPTIONS: dict[str, Description] = {
+    "context_mdn": Description(
+        "Mixture density networks of filter responses in windows of three sizes, conditioned on "
+        "the context around each window",
+        "configs/best.py",
+        (
+            Figures(
+                SCREW,
+                f"configs/best.py:screw {DATA}",
+                *(0.951, 0.990, 0.945),
+                steps=1800,
+                seconds=1000,
+                note="mean of three seeds; settings chosen among forty variants by these and two "
+                "other sets' test images",
+            ),
+            Figures(
+                SCREW,
+                f"configs/pretrained.py:screw {DATA} --config.init_from=FILE",
+                *(0.941, 0.992, 0.964),
+                steps=600,
+                seconds=234,
+                note="on features of a frozen EfficientNet-lite0; settings chosen as for "
+                "configs/best.py",
+            ),
+        ),
+    ),
+    "filter_mixture": Description(
+        "Baseline: one mixture of Gaussians with full covariances over fixed filter responses",
+        "configs/baseline_filters.py",
+        (
+            Figures(
+                SCREW,
+                f"configs/baseline_filters.py:screw {DATA}",
+                *(0.788, 0.974, 0.892),
+                seconds=180,
+                note=BRIGHTNESS,
+            ),
+            Figures("drawn plates, 128²", "configs/demo.py", 1.000, 0.996, 0.979),
+        ),
+    ),
+    "position_gaussian": Description(
+        "Baseline for aligned parts: a Gaussian for each position, over raw patch statistics",
+        "configs/position_gaussian.py",
+        (
+            Figures(
+                SCREW,
+                f"configs/position_gaussian.py:screw {DATA}",
+                *(0.610, 0.947, 0.825),
+                seconds=30,
+            ),
+        ),
+    ),
+    "patch_memory": Description(
+        "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
+        "configs/patch_memory.py",
+    ),
+    "vtadl": Description(
+        "VT-ADL as published: Vision Transformer, decoder, and a Gaussian mixture density network",
+        "configs/folder.py",
+        (
+            Figures(
+                "MVTec AD screw, 512²",
+                f"configs/mvtec.py:screw {DATA} --config.num_train_steps=400",
+                *(0.735, 0.880, 0.585),
+                steps=400,
+                seconds=918,
+                note=f"far fewer steps than in the paper; {BRIGHTNESS}",
+            ),
+        ),
+    ),
+    "official": Description(
+        "VT-ADL as in its authors' PyTorch code, for their checkpoints; 512 × 512 RGB images only",
+        "configs/official.py",
+    ),
+    "autoencoder": Description(
+        "The papers' baseline: a convolutional auto-encoder; the map is the reconstruction error",
+        "configs/autoencoder.py",
+        (
+            Figures(
+                SCREW,
+                f"configs/autoencoder.py:screw {DATA}",
+                *(0.000, 0.957, 0.842),
+                steps=1000,
+                seconds=760,
+                note="ranks these images by brightness: the good test images are darker than all "
+                "others",
+            ),
+        ),
+    ),
+    "image_mixture": Description(
+        "Mixture of Gaussians over whole small images that each show one object; map of cells",
+        "configs/image_mixture.py",
+        (
+            Figures(
+                "MNIST, mean of one-class runs",
+                f"configs/image_mixture.py:mnist-all {DATA}",
+                0.988,
+            ),
+        ),
+    ),
+    "unet": Description(
+        "A small U-Net that segments defects, for data sets with masks of defects",
+        "configs/unet.py",
+    ),
+}
+
+
+def page_of(name: str) -> str:
+    """Returns the page of the documentation that describes a detector."""
+    return f"docs/methods/{name}.md"

@@ -1,0 +1,120 @@
+"""The last lines of a training or an evaluation: what was found, and which files to open."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vtadl_jax.errors import printable
+from vtadl_jax.evaluation.metric_table import METRICS
+from vtadl_jax.evaluation.results import RESULTS_FILE, Results
+from vtadl_jax.report.folder import PAGE, SCORES
+from vtadl_jax.runtime.console import format_duration
+from vtadl_jax.runtime.text_table import plural, table
+
+ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
+METRIC_ROWS = ("image_auroc", "pixel_auroc", "aupro")
+MOST_KINDS = 8  # kinds of defect that are listed one by one
+FILES = {  # of a report → what they hold
+    PAGE: "all images with heat maps; metrics, curves, a movable threshold",
+    "overview.png": "some images of each kind, with heat maps",
+    RESULTS_FILE: "all metrics",
+    SCORES: "score, score terms and overlay of each image",
+}
+
+
+def result_lines(results: Results) -> list[str]:
+    """Returns the table of what was found at the threshold, with the main metrics and notes."""
+    if results.num_test_images == 0:
+        return ["no test images: calibrated only"]
+    image = results.at_threshold.get("image", {})
+    rows = [*_decision_rows(results, image), *_metric_rows(results)]
+    took = f", in {format_duration(results.seconds)}" if results.seconds is not None else ""
+    step = f"at step {results.step} " if results.step else ""
+    title = f"results {step}on {plural(results.num_test_images, 'test image')}{took}"
+    return [title, *table(("", ""), rows), *kinds_lines(results), *notes(results)]
+
+
+def _decision_rows(results: Results, image: Mapping[str, Any]) -> list[tuple[str, str]]:
+    good = results.num_test_images - results.num_anomalous
+    rows = []
+    if "tp" in image:
+        given = image.get("set_by") == "the user"
+        source = "the one given" if given else "from good training images"
+        rows = [
+            ("defective images found", f"{image['tp']} of {results.num_anomalous}"),
+            ("false alarms", f"{image['fp']} among {plural(good, 'good image')}"),
+            ("image threshold", f"{image['threshold']:.4g}, {source}"),
+        ]
+    unlike = results.num_unlike_training
+    if any(unlike.values()):
+        told = f"{unlike.get('anomalous', 0)} defective, {unlike.get('good', 0)} good"
+        rows.append(("unlike all training images", f"{told}; they count as defective"))
+    return rows
+
+
+def _metric_rows(results: Results) -> list[tuple[str, str]]:
+    """Returns the rows of metrics; those of pixels only for methods that localize."""
+    rows = []
+    for metric in METRICS:
+        if metric.name not in METRIC_ROWS or (metric.kind == "pixel" and not _locates(results)):
+            continue
+        value = results.metrics.get(metric.name)
+        text = "-" if value is None else f"{value:.3f}"
+        if metric.name in results.intervals:
+            low, high = results.intervals[metric.name]
+            text += f" (95 % interval {low:.3f} to {high:.3f})"
+        limit = f" (FPR {results.fpr_limit:g})" if metric.name == "aupro" else ""
+        rows.append((f"{metric.title}{limit}", text))
+    return rows
+
+
+def _locates(results: Results) -> bool:
+    return "pixel" in results.at_threshold
+
+
+def kinds_lines(results: Results) -> list[str]:
+    """Returns a row for each kind of defect if there are several, and not many."""
+    kinds = results.by_defect
+    if len(kinds) < 2:
+        return []
+    if len(kinds) > MOST_KINDS:
+        return [f"  each of {len(kinds)} kinds of defect: by_defect in {RESULTS_FILE}"]
+    rows = []
+    for name, found in kinds.items():
+        pixels = results.by_defect_pixels.get(name, {})
+        values = (found.get("image_auroc"), pixels.get("pixel_auroc"), pixels.get("aupro"))
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        detected = "-" if found.get("detected") is None else str(found["detected"])
+        count = f"{detected} of {found['num_images']}"
+        rows.append((printable(name), count, *(shown if _locates(results) else shown[:1])))
+    header = ("kind of defect", "found", "image AUROC", "pixel AUROC", "AU-PRO")[: len(rows[0])]
+    return table(header, rows, right=(False, True, True, True, True)[: len(header)])
+
+
+def notes(results: Results) -> list[str]:
+    """Returns what to know about the masks."""
+    found = []
+    if results.num_without_mask and _locates(results):
+        found.append(
+            f"note: {plural(results.num_without_mask, 'defective image')} without a mask, left out "
+            f"of pixel metrics"
+        )
+    if results.num_thin_regions:
+        are = "is" if results.num_thin_regions == 1 else "are"
+        found.append(
+            f"note: {plural(results.num_thin_regions, 'marked region')} {are} too thin for the "
+            f"network's size: where no pixel was left, they count as lines of one pixel, others "
+            f"are in pieces; for pixel metrics at the images' own size: {ORIGINAL_SIZE}"
+        )
+    return found
+
+
+def place_lines(workdir: Path) -> list[str]:
+    """Returns the files to open, with what is in them, and the command that scores new images."""
+    there = {workdir / name: what for name, what in FILES.items()}
+    rows = [(str(path), what) for path, what in there.items() if path.is_file()]
+    folder = shlex.quote(str(workdir))
+    score = f"python -m vtadl_jax.predict --workdir {folder} --input DIR --output OUT"
+    files = ["open", *table(("", ""), rows)] if rows else []
+    return [*files, f"score new images: {score}"]
