@@ -4,7 +4,7 @@ python -m vtadl_jax.main --config configs/demo.py
 
 A Gaussian mixture over filter responses of plates; `configs/demo.py:gear` and `:nut` are other
 parts. `configs/demo.py:vtadl --workdir runs/vtadl` trains a small VT-ADL on the plates instead,
-which finds few defects in 400 steps (docs/results.md); `:vtadl-gear` and `:vtadl-nut` the others.
+in a minute (docs/methods/vtadl.md says what it takes); `:vtadl-gear` and `:vtadl-nut` the others.
 """
 
 from vtadl_jax.experiment import base
@@ -22,12 +22,14 @@ def get_config(argument: str = ""):
 
 
 def small_vtadl(category: str):
-    # One mixture for all tokens over fixed projections; only the reconstruction trains the encoder.
+    # One mixture for all tokens over fixed projections, fitted by online EM; only the reconstruction
+    # trains the encoder.
     c = drawn("vtadl", category)
     c.num_train_steps, c.log_every_steps = 400, 20
     c.model.vit.update(patch_size=8, width=128, depth=2, num_heads=4, mlp_dim=256)
-    c.model.mdn.update(num_components=16, feature_dim=32, conditional=False)
+    c.model.mdn.update(num_components=40, feature_dim=32, conditional=False, learning="em")
     c.model.mdn.update(fixed_features=True, stop_gradient=True)
+    c.eval.map_sigma = 2.0
     c.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0)
     return c
 
