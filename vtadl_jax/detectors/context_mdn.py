@@ -172,7 +172,9 @@ def windows_of(options: WindowOptions, grid: tuple[int, int]) -> tuple[Windows, 
 def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     mdn = options.mdn
-    features = make_features(options, mdn.feature_dim, inputs.image_size, inputs.channels)
+    features = make_features(
+        options, mdn.feature_dim, inputs.image_size, inputs.channels, inputs.dtype
+    )
     windows = windows_of(options.context, features.grid)
     network = ContextDensity(
         num_components=mdn.num_components,

@@ -49,7 +49,9 @@ class FilterMixtureOptions(FeatureOptions):
 def filter_mixture(options: FilterMixtureOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     count = options.mdn.num_components
-    features = make_features(options, options.mdn.feature_dim, inputs.image_size, inputs.channels)
+    features = make_features(
+        options, options.mdn.feature_dim, inputs.image_size, inputs.channels, inputs.dtype
+    )
     dim = features.dim
 
     def init(key):

@@ -50,7 +50,7 @@ class PatchMemoryOptions(FeatureOptions):
 def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     memory = options.memory
-    features = make_features(options, 2**16, inputs.image_size, inputs.channels)
+    features = make_features(options, 2**16, inputs.image_size, inputs.channels, inputs.dtype)
     width = features.width
 
     def init(key):
