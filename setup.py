@@ -67,7 +67,16 @@ setup(
         "elpv": ["elpv-dataset>=1.0,<2"],
         "weights": ["safetensors>=0.7,<1"],  # .safetensors files of other programs
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
-        "bench": ["torch>=2.9", "scikit-learn>=1.7", "distrax>=0.1.9,<0.2"],
+        "hub": ["huggingface_hub>=2.4,<3", "safetensors>=0.7,<1"],  # import_weights fetch
+        "bench": [
+            "torch>=2.9",
+            "scikit-learn>=1.7",
+            "distrax>=0.1.9,<0.2",
+            # Programs whose encoders ours are compared with.
+            "torchvision>=0.24",
+            "timm>=1.0.31,<2",
+            "transformers>=5.24,<6",
+        ],
         "test": [
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

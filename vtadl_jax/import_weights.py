@@ -1,6 +1,7 @@
-"""Imports weights that the authors' PyTorch code trained, as a run of this program.
+"""Imports weights of other programs: of the authors' PyTorch code, as a run; `fetch`: encoders.
 
 python -m vtadl_jax.import_weights --autoencoder VT_AE.pt --mixture G_estimate.pt --workdir W
+python -m vtadl_jax.import_weights fetch NAME [--to=DIR]
 
 Reads two state dicts (PyTorch files of both formats, or .safetensors) without executing code in
 them, checks every name and shape and writes W as a run at step 0, which evaluate and predict read
@@ -22,6 +23,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data import pipeline
 from vtadl_jax.detectors import official_names as names
 from vtadl_jax.errors import UserError
+from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import not_written, writing
 from vtadl_jax.runtime.lock import is_empty, locked
@@ -29,6 +31,7 @@ from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.state import TrainState, create_state
 from vtadl_jax.training.stored import CONFIG, save_config
+from vtadl_jax.weights import hub
 from vtadl_jax.weights.files import read_arrays
 
 FLAGS = flags.FlagValues()
@@ -37,6 +40,24 @@ _AUTOENCODER = _define("autoencoder", "", "State dict of the auto-encoder.")
 _MIXTURE = _define("mixture", "", "State dict of the mixture density network.")
 _WORKDIR = _define("workdir", "", "Folder of the new run; must be new or empty.")
 DEFAULT_CONFIG = "configs/official.py"
+FETCH = "fetch"
+FETCH_HELP = """Downloads a pretrained encoder from the Hugging Face hub (extra `hub`).
+
+python -m vtadl_jax.import_weights fetch                       lists names, licences and sizes
+python -m vtadl_jax.import_weights fetch NAME [--to=DIR]       downloads one
+
+NAME is one of `model.features`. The file goes to the hub's cache, or to DIR/NAME.safetensors; its
+source, revision and licence are printed, and its size and SHA-256 are compared with those that the
+hub states. Nothing is downloaded otherwise: runs read the file that --config.init_from names.
+Exit codes: 0 done, 2 a mistake the user can fix or no connection, 130 interrupted.
+"""
+FETCH_FLAGS = flags.FlagValues()
+_TO = flags.DEFINE_string(
+    "to", "", "Folder of the file; empty: the hub's cache.", flag_values=FETCH_FLAGS
+)
+_REVISION = flags.DEFINE_string(
+    "revision", "main", "Branch or commit of the repository.", flag_values=FETCH_FLAGS
+)
 
 
 def import_run(config: Config, autoencoder: Path, mixture: Path, workdir: Path) -> int:
@@ -106,7 +127,28 @@ def run(text: str, overrides: list[str]) -> None:
     )
 
 
+def run_fetch(name: str) -> None:
+    """Lists the encoders on stdout, or downloads one and prints its path there."""
+    if not name:
+        print(hub.listing())
+        return
+    folder = Path(_TO.value).expanduser() if _TO.value else None
+    path = hub.fetch(name, folder, _REVISION.value)
+    print(path)
+    say(f"next: --config.model.features={name} --config.init_from={path}")
+
+
 def main(argv: list[str]) -> int:
+    if argv[1:2] == [FETCH]:
+        name = "".join(argument for argument in argv[2:3] if not argument.startswith("-"))
+        rest = argv[3:] if name else argv[2:]
+        return run_command(
+            FETCH_FLAGS,
+            [argv[0], *rest],
+            FETCH_HELP,
+            lambda: run_fetch(name),
+            "nothing was kept outside the hub's cache",
+        )
     return experiment.run_experiment_command(
         FLAGS, argv, __doc__, run, "nothing was written", DEFAULT_CONFIG
     )

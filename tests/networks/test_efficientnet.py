@@ -5,15 +5,24 @@ import numpy as np
 import pytest
 
 from tests.factory import tiny_config
+from tests.networks.encoder_references import efficientnet_levels
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.networks import efficientnet
-from vtadl_jax.networks.efficientnet import BLOCKS, TAPS, image_features, weight_shapes
+from vtadl_jax.networks.efficientnet import (
+    LITE0,
+    LITES,
+    blocks_of,
+    image_features,
+    num_features,
+    taps_of,
+    weight_shapes,
+)
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.setup import read_pretrained
 
 
-def state_dict(seed=0):
+def state_dict(seed=0, name=LITE0):
     """Returns random layers under the names and in the layouts of the published file."""
     rng, arrays = np.random.default_rng(seed), {}
 
@@ -28,7 +37,7 @@ def state_dict(seed=0):
         arrays[f"{norm}.num_batches_tracked"] = np.array(3)
 
     add("_conv_stem", "_bn0", (32, 3, 3, 3))
-    for i, block in enumerate(BLOCKS):
+    for i, block in enumerate(blocks_of(name)):
         inner, root = block.width_in * block.expansion, f"_blocks.{i}."
         if block.expansion > 1:
             add(root + "_expand_conv", root + "_bn0", (inner, block.width_in, 1, 1))
@@ -39,7 +48,7 @@ def state_dict(seed=0):
 
 
 def plain_levels(arrays, images):
-    """Returns the outputs at TAPS, layer by layer as in PyTorch, [B, C, H, W]."""
+    """Returns the outputs that are read, layer by layer as in PyTorch, [B, C, H, W]."""
 
     def layer(x, convolution, norm, stride=1, relu=True):
         kernel = arrays[f"{convolution}.weight"]
@@ -57,7 +66,7 @@ def plain_levels(arrays, images):
     x = np.repeat((images.astype(np.float32) - 127) / 128, 3, -1).transpose(0, 3, 1, 2)
     x = layer(x, "_conv_stem", "_bn0", 2)
     levels = []
-    for i, block in enumerate(BLOCKS):
+    for i, block in enumerate(blocks_of()):
         before, root = x, f"_blocks.{i}."
         if block.expansion > 1:
             x = layer(x, root + "_expand_conv", root + "_bn0")
@@ -65,7 +74,7 @@ def plain_levels(arrays, images):
         x = layer(x, root + "_project_conv", root + "_bn2", relu=False)
         if block.stride == 1 and block.width_in == block.width:
             x = x + before
-        if i in TAPS:
+        if i in taps_of():
             levels.append(np.asarray(x))
     return levels
 
@@ -117,6 +126,55 @@ def test_a_detector_starts_with_the_weights_and_fitting_keeps_them(file):
     assert np.isfinite(detector.score(fitted, images).terms).all()
 
 
+def to_timm(arrays, name):
+    """The same layers under timm's names."""
+    found = {}
+    for old, array in arrays.items():
+        head, _, rest = old.partition(".")
+        if head != "_blocks":
+            new = {"_conv_stem": "conv_stem", "_bn0": "bn1"}.get(head, "classifier")
+            found[f"{new}.{rest}"] = array
+            continue
+        number, part, leaf = rest.split(".")
+        block = blocks_of(name)[int(number)]
+        names = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+        timm = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+        if block.expansion == 1:
+            timm = ("", "", "conv_dw", "bn1", "conv_pw", "bn2")
+        new = timm[names.index(part)]
+        found[f"blocks.{block.stage}.{block.number}.{new}.{leaf}"] = array
+    return found
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_timms_names_are_read_too(name):
+    arrays = state_dict(name=name)
+    want = efficientnet.load(arrays, name)
+    assert {n: layer["kernel"].shape for n, layer in want.items()} == weight_shapes(name)
+    jax.tree.map(
+        np.testing.assert_array_equal, want, efficientnet.load(to_timm(arrays, name), name)
+    )
+
+
+def test_larger_variants_have_their_widths_and_depths():
+    assert [num_features(name) for name in LITES] == [176, 176, 192]
+    assert [len(blocks_of(name)) for name in LITES] == [11, 15, 15]
+    assert [taps_of(name) for name in LITES] == [(2, 4, 10), (3, 6, 14), (3, 6, 14)]
+    for name in LITES:
+        images = jax.ShapeDtypeStruct((2, 32, 48, 3), np.uint8)
+        weights = jax.eval_shape(lambda name=name: efficientnet.empty_weights(name))
+        out = jax.eval_shape(lambda w, x, name=name: image_features(w, x, name), weights, images)
+        assert out.shape == (2, 4, 6, num_features(name))
+
+
+@pytest.mark.parametrize("rename", [lambda arrays, name: arrays, to_timm])
+def test_another_variants_file_names_the_one_that_fits(rename):
+    for wrong, right in (("lite0", "lite1"), ("lite2", "lite1"), ("lite1", "lite0")):
+        name = f"efficientnet_{right}"
+        with pytest.raises(UserError, match=rf"is not EfficientNet-{wrong} .*features={name}$"):
+            efficientnet.load(rename(state_dict(name=name), name), f"efficientnet_{wrong}")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -143,3 +201,20 @@ def test_weights_must_be_given_and_sides_must_fit():
         make_detector(config_of(image_size=(24, 32)))
     with pytest.raises(UserError, match=r"model\.features 'filter': .*use one of"):
         make_detector(config_of(model__features="filter"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LITES)
+def test_levels_are_those_of_timm(name):
+    for package in ("torch", "timm"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra bench)")
+    arrays = state_dict(name=name)
+    images = np.random.default_rng(1).integers(0, 256, (1, 32, 48, 3)).astype(np.uint8)
+    weights = efficientnet.load(arrays, name)
+    got = np.asarray(jax.jit(lambda w, x: image_features(w, x, name))(weights, images))
+    fine, middle, coarse = efficientnet_levels(name, images, to_timm(arrays, name))
+    fine = fine.reshape(1, 4, 2, 6, 2, -1).mean((2, 4))
+    ends = np.cumsum([fine.shape[-1], middle.shape[-1]])
+    np.testing.assert_allclose(got[..., : ends[0]], fine, atol=2e-4)
+    np.testing.assert_allclose(got[..., ends[0] : ends[1]], middle, atol=2e-4)
+    np.testing.assert_allclose(got[:, 0, 0, ends[1] :], coarse[:, 0, 0], atol=2e-4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from vtadl_jax.networks import fitting
 
@@ -60,6 +60,29 @@ def test_em_raises_the_likelihood_and_finds_the_components():
     np.testing.assert_allclose(loc[order], centres, atol=0.1)
     np.testing.assert_allclose(np.exp(log_weights[order]), [0.5, 0.3, 0.2], atol=0.03)
     np.testing.assert_allclose(covariance[order], np.tile(np.diag([1, 0.25]), (3, 1, 1)), atol=0.1)
+
+
+@pytest.mark.parametrize(("dim", "block"), [(1, 2**21), (3, 100), (6, 1)])
+def test_an_iteration_is_that_of_the_equations(monkeypatch, dim, block):
+    """Also in small blocks of samples, and far from the origin."""
+    monkeypatch.setattr(fitting, "BLOCK", block)
+    rng = np.random.default_rng(4)
+    samples = rng.normal(size=(200, dim)) @ rng.normal(size=(dim, dim)) + 30
+    start = fitting.fit_mixture(samples, 3, np.random.default_rng(5), 0)[:3]
+    log_weights, loc, covariance, history = fitting.fit_mixture(
+        samples, 3, np.random.default_rng(5), 1, ridge=fitting.RIDGE
+    )
+    joint = fitting.component_log_prob(samples, *start[1:]) + start[0]
+    evidence = special.logsumexp(joint, axis=1)
+    share = np.exp(joint - evidence[:, None])
+    assert history == pytest.approx([evidence.mean()])
+    np.testing.assert_allclose(np.exp(log_weights), share.mean(0), rtol=1e-7)
+    for k in range(3):
+        mean = np.average(samples, axis=0, weights=share[:, k])
+        centred = (samples - mean) * np.sqrt(share[:, k, None] / share[:, k].sum())
+        np.testing.assert_allclose(loc[k], mean, rtol=1e-7)
+        wanted = centred.T @ centred + fitting.RIDGE * np.eye(dim)
+        np.testing.assert_allclose(covariance[k], wanted, rtol=1e-6, atol=1e-8)
 
 
 def test_em_survives_identical_samples():

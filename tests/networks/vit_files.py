@@ -35,7 +35,7 @@ def timm_arrays(seed=0, patch=PATCH, grid=GRID):
     return {n: 0.3 * rng.standard_normal(shape, np.float32) for n, shape in shapes.items()}
 
 
-def google_arrays(timm, stacked=False, prefix=""):
+def google_arrays(timm, stacked=False, prefix="", depth=DEPTH):
     """Converts it to Google's layout; stacked: one layer axis, and the newer numbering of parts."""
     head = (HEADS, WIDTH // HEADS)
     arrays = {
@@ -50,7 +50,7 @@ def google_arrays(timm, stacked=False, prefix=""):
         "pre_logits/bias": timm["head.bias"],
     }
     layers = []
-    for i in range(DEPTH):
+    for i in range(depth):
         attention, mlp = "MultiHeadDotProductAttention_1", "MlpBlock_3"
         layer = {}
         part = {n.removeprefix(f"blocks.{i}."): a for n, a in timm.items() if f"blocks.{i}." in n}

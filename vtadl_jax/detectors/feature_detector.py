@@ -29,7 +29,7 @@ ANY_WIDTH = 2**16  # for detectors that do not whiten
 
 def features_of(options: FeatureOptions, inputs: Inputs, dim: int = ANY_WIDTH) -> Features:
     """Returns the extractor that a detector's options name; dim: most whitened features."""
-    return make_features(options, dim, inputs.image_size, inputs.channels)
+    return make_features(options, dim, inputs.image_size, inputs.channels, inputs.dtype)
 
 
 def pretrained_of(features: Features) -> dict[str, Any]:

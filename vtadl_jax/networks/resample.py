@@ -1,6 +1,7 @@
 """Converts a patch embedding and its position table to other patch sizes, grids and pixel ranges.
 
-Uses numpy and JAX's resize; no files.
+Uses numpy and JAX's resize; no files. `resize_positions` is of encoders that are trained further,
+`resize_table` of frozen ones, whose authors' programs resize in different ways.
 """
 
 import math
@@ -61,3 +62,56 @@ def resize_matrix(old: int, new: int) -> np.ndarray:
     """Returns the matrix [new, old] of antialiased bicubic resampling along one axis."""
     with jax.ensure_compile_time_eval():  # an `init` that loads weights may be traced
         return np.asarray(jax.image.resize(np.eye(old, dtype=np.float32), (new, old), "cubic"))
+
+
+RESIZES = {  # how PyTorch programs resize a table: (antialias, added to the new size for the scale)
+    "antialias": (True, 0.0),
+    "plain": (False, 0.0),
+    "offset": (False, 0.1),
+}
+
+
+def resize_table(table: np.ndarray, grid: tuple[int, int], kind: str) -> np.ndarray:
+    """Resizes a table of positions [n·n, D] to [rows·columns, D], bicubic, in float64.
+
+    kind: key of `RESIZES`. A table of the same grid is returned unchanged, with 'offset' as well.
+    """
+    side = math.isqrt(len(table))
+    table = np.asarray(table, np.float64)
+    if (side, side) == tuple(grid):
+        return table
+    antialias, offset = RESIZES[kind]
+    down, along = (bicubic_matrix(side, n, antialias, offset) for n in grid)
+    image = table.reshape(side, side, -1)
+    return np.einsum("up,vq,pqd->uvd", down, along, image, optimize=True).reshape(
+        grid[0] * grid[1], -1
+    )
+
+
+def bicubic_matrix(old: int, new: int, antialias: bool, offset: float = 0.0) -> np.ndarray:
+    """Returns the weights [new, old] float64 of PyTorch's `interpolate(mode='bicubic')`.
+
+    Half-pixel centres. With antialias: Keys' kernel of a = -0.5, widened when shrinking, normalized
+    inside the border. Without: a = -0.75 and a repeated border. offset: (new + offset) / old is the
+    scale factor that the program gave, in place of the sizes' ratio.
+    """
+    scale = old / (new + offset)  # old samples per new one
+    if antialias:
+        centre = scale * (np.arange(new)[:, None] + 0.5) - 0.5
+        distance = np.abs(np.arange(old) - centre) / max(scale, 1)
+        weights = _cubic(distance, -0.5)
+        return weights / weights.sum(1, keepdims=True)
+    position = scale * (np.arange(new) + 0.5) - 0.5
+    left = np.floor(position).astype(int)
+    weights = np.zeros((new, old))
+    for tap in (-1, 0, 1, 2):
+        columns = np.clip(left + tap, 0, old - 1)
+        np.add.at(weights, (np.arange(new), columns), _cubic(np.abs(left + tap - position), -0.75))
+    return weights
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Returns Keys' cubic convolution kernel at distances x ≥ 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -265,9 +265,10 @@ def _read_legacy(stream) -> dict[str, np.ndarray]:
 def tensors_of(structure: Any) -> dict[str, _Tensor]:
     """Returns the state dict in a file's structure, without DataParallel's prefix of all names.
 
-    It is the structure itself, or its entry 'state_dict' or 'model' in a training checkpoint.
+    It is the structure itself, or its entry 'state_dict', 'model' or 'teacher' in a training
+    checkpoint.
     """
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model", "teacher"):
         if isinstance(structure, Mapping) and isinstance(structure.get(key), Mapping):
             structure = structure[key]
             break

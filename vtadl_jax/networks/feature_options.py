@@ -1,0 +1,51 @@
+"""Options of the features that detectors model; `features.py` builds the extractors they name."""
+
+import dataclasses
+
+from vtadl_jax.options import LARGEST_SIZE, option
+
+FILTERS = "filters"
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterOptions:
+    """Options of the fixed filter bank, read if `features` is 'filters'."""
+
+    stride: int = option(8, "between grid positions", unit="px", at_least=1, limit=LARGEST_SIZE)
+    sigmas: tuple[int, ...] = option(
+        (1, 2, 4, 8),
+        "of the Gaussians; powers of two",
+        unit="px",
+        at_least=1,
+        limit=LARGEST_SIZE,
+        filled=True,
+    )
+    normalise: bool = option(False, "standardize the logarithm of each image before filtering")
+    color: bool = option(False, "for RGB images, add local colour and its deviation")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+    """Options of frozen Vision Transformers, read if `features` names one."""
+
+    blocks: tuple[int, ...] = option(
+        (),
+        "whose outputs are read, from 0, growing; empty: the middle ones, 5 to 8 of 12",
+        at_least=0,
+        limit=LARGEST_SIZE,
+    )
+    norm: bool = option(True, "apply the encoder's final LayerNorm to each block's output")
+    combine: str = option("mean", "of the blocks' outputs", choices=("mean", "concat"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureOptions:
+    """Options of the features that a detector models; base class of detectors' options."""
+
+    features: str = option(
+        FILTERS,
+        "'filters', or a frozen network with weights from init_from, as 'efficientnet_lite0', "
+        "'wide_resnet50_2', 'dinov2_vits14': docs/weights.md",
+    )
+    filters: FilterOptions = FilterOptions()
+    encoder: EncoderOptions = EncoderOptions()
