@@ -109,6 +109,7 @@ def test_the_optimizer_holds_only_the_statistics_gaussians():
             {"model__filters__sigmas": (1, 2)},
             r"model\.filters\.sigmas \(1, 2\): not read with model\.features 'statistics'",
         ),
+        ({"model__encoder__norm": False}, r"model\.encoder\.norm False: not read with"),
         ({"model__features": "statistic"}, r"'statistic': did you mean statistics\?: use one of"),
         ({"model__gaussian__shrinkage": 0.0}, "use more than 0 and at most 1"),
         (

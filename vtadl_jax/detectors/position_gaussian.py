@@ -20,14 +20,16 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.networks import fitting
 from vtadl_jax.networks.features import (
     EXTRACTORS,
+    EncoderOptions,
     FeatureOptions,
     Features,
     FilterOptions,
+    check_unread,
     grid_of,
 )
 from vtadl_jax.networks.moments import Moments, add_rows, bytes_of
 from vtadl_jax.ops.color import to_grey
-from vtadl_jax.options import LARGEST_SIZE, fields_of, nearest, option
+from vtadl_jax.options import LARGEST_SIZE, nearest, option
 
 STATISTICS = "statistics"
 NUM_STATISTICS = 4
@@ -86,15 +88,10 @@ def patch_statistics(grey, stride: int):
 def statistics_features(options: FeatureOptions, inputs: Inputs) -> Features:
     """Returns the extractor of patch statistics, which reads `filters.stride` only.
 
-    Raises UserError for other filter options, and for a stride that does not divide the image.
+    Raises UserError for other options, and for a stride that does not divide the image.
     """
-    defaults = {field: value for field, value, _ in fields_of(FilterOptions())}
-    for field, value, _ in fields_of(options.filters):
-        if field != "stride" and value != defaults[field]:
-            raise UserError(
-                f"model.filters.{field} {value!r}: not read with model.features {STATISTICS!r}: "
-                f"leave it at {defaults[field]!r}, or set model.features"
-            )
+    check_unread("filters", options.filters, FilterOptions(), STATISTICS, read=("stride",))
+    check_unread("encoder", options.encoder, EncoderOptions(), STATISTICS)
     stride = options.filters.stride
 
     def responses(frozen, images):
