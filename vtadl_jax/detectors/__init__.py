@@ -11,6 +11,7 @@ from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
 from vtadl_jax.errors import UserError
@@ -32,6 +33,7 @@ DETECTORS: dict[str, Method] = {
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "subspace": Method(SubspaceOptions, subspace),
     "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }

@@ -85,7 +85,7 @@ DESCRIPTIONS: dict[str, Description] = {
         ),
     ),
     "position_gaussian": Description(
-        "For aligned parts: a Gaussian for each position, over raw patch statistics or any features",
+        "For aligned parts: a Gaussian for each position, over patch statistics or any features",
         "configs/position_gaussian.py",
         (
             Figures(
@@ -99,6 +99,10 @@ DESCRIPTIONS: dict[str, Description] = {
     "patch_memory": Description(
         "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
         "configs/patch_memory.py",
+    ),
+    "subspace": Description(
+        "Distance of a patch's features from the principal subspace of good ones, as in SubspaceAD",
+        "configs/subspace.py",
     ),
     "vtadl": Description(
         "VT-ADL as published: Vision Transformer, decoder, and a Gaussian mixture density network",
