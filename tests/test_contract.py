@@ -35,6 +35,12 @@ CASES = {
     },
     "patch_memory": {**FITTED, "model__memory__size": 16},
     "subspace": {**FITTED, "model__subspace__dim": 6},
+    "feature_reconstruction": {
+        "model__filters__sigmas": (1, 2),
+        "model__network__width": 8,
+        "model__network__hidden": 8,
+        "model__network__num_heads": 2,
+    },
     "unet": {
         "data__anomaly_fraction": 0.2,
         "model__network__width": 4,

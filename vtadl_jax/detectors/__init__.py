@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.feature_reconstruction import (
+    FeatureReconstructionOptions,
+    feature_reconstruction,
+)
 from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
 from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
@@ -34,6 +38,7 @@ DETECTORS: dict[str, Method] = {
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
     "subspace": Method(SubspaceOptions, subspace),
+    "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
     "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }
