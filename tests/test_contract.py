@@ -41,6 +41,14 @@ CASES = {
         "model__network__hidden": 8,
         "model__network__num_heads": 2,
     },
+    "experts": {
+        **NO_STEPS,
+        "model__filter_mixture__filters__sigmas": (1, 2),
+        "model__filter_mixture__mdn__num_components": 2,
+        "model__filter_mixture__mdn__feature_dim": 3,
+        "model__patch_memory__filters__sigmas": (1, 2),
+        "model__patch_memory__memory__size": 16,
+    },
     "unet": {
         "data__anomaly_fraction": 0.2,
         "model__network__width": 4,
@@ -149,7 +157,9 @@ def test_a_detector_trains_or_fits(name):
         assert not detector.needs  # nothing else reads labels or masks
 
 
-@pytest.mark.parametrize("name", [n for n in RUN if n not in ("patch_memory", "subspace")])
+@pytest.mark.parametrize(
+    "name", [n for n in RUN if n not in ("experts", "patch_memory", "subspace")]
+)
 def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     config = config_of(name)
     detector = make_detector(config)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.experts import ExpertsOptions, experts
 from vtadl_jax.detectors.feature_reconstruction import (
     FeatureReconstructionOptions,
     feature_reconstruction,
@@ -39,6 +40,7 @@ DETECTORS: dict[str, Method] = {
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
     "subspace": Method(SubspaceOptions, subspace),
     "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
+    "experts": Method(ExpertsOptions, experts),
     "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }
