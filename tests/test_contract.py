@@ -34,6 +34,13 @@ CASES = {
         "model__context__radii": (1,),
     },
     "patch_memory": {**FITTED, "model__memory__size": 16},
+    "subspace": {**FITTED, "model__subspace__dim": 6},
+    "feature_reconstruction": {
+        "model__filters__sigmas": (1, 2),
+        "model__network__width": 8,
+        "model__network__hidden": 8,
+        "model__network__num_heads": 2,
+    },
     "experts": {
         **NO_STEPS,
         "model__filter_mixture__filters__sigmas": (1, 2),
@@ -150,7 +157,9 @@ def test_a_detector_trains_or_fits(name):
         assert not detector.needs  # nothing else reads labels or masks
 
 
-@pytest.mark.parametrize("name", [n for n in RUN if n not in ("experts", "patch_memory")])
+@pytest.mark.parametrize(
+    "name", [n for n in RUN if n not in ("experts", "patch_memory", "subspace")]
+)
 def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     config = config_of(name)
     detector = make_detector(config)

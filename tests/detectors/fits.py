@@ -40,7 +40,7 @@ def fit(
     fields = {**SMALL, "image_size": images.shape[1:3], **fields}
     detector = make_detector(tiny_config(detector=name, **fields))
     detector = dataclasses.replace(detector, score=jax.jit(detector.score))
-    before = detector.init(jax.random.key(0))
+    before = jax.jit(detector.init)(jax.random.key(0))
     gather = jax.jit(detector.fit.gather)
     splits = np.cumsum(batches or (len(images),))[:-1]
     rows = (

@@ -14,6 +14,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Fit
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.training.fitting import collect, fit_variables
 from vtadl_jax.training.setup import make_setup
 
@@ -46,6 +47,25 @@ def test_a_network_needs_steps(dataset, tmp_path):
     with pytest.raises(UserError, match="num_epochs 0"):
         run.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_projection_that_was_drawn_is_kept_with_the_run(dataset, tmp_path):
+    fields = {
+        **FITTED,
+        "detector": "position_gaussian",
+        "model__features": "filters",
+        "model__gaussian__feature_dim": 4,
+    }
+    config, workdir = tiny_config(dataset, **fields), tmp_path / "run"
+    first = run.run(config, workdir)
+    again = run.run(config, workdir)
+    assert again["pixel_auroc"] == first["pixel_auroc"]
+    stats = load_run(workdir).variables["stats"]
+    assert np.shape(stats["projection"]) == (20, 4)
+    image = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+    scores = {Predictor.from_workdir(workdir)(image).score for _ in range(2)}
+    assert len(scores) == 1
 
 
 @pytest.mark.slow

@@ -7,11 +7,16 @@ from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.experts import ExpertsOptions, experts
+from vtadl_jax.detectors.feature_reconstruction import (
+    FeatureReconstructionOptions,
+    feature_reconstruction,
+)
 from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
 from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
 from vtadl_jax.errors import UserError
@@ -33,6 +38,8 @@ DETECTORS: dict[str, Method] = {
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "subspace": Method(SubspaceOptions, subspace),
+    "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
     "experts": Method(ExpertsOptions, experts),
     "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),

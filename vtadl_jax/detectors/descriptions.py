@@ -104,6 +104,14 @@ DESCRIPTIONS: dict[str, Description] = {
         "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
         "configs/patch_memory.py",
     ),
+    "subspace": Description(
+        "Distance of a patch's features from the principal subspace of good ones, as in SubspaceAD",
+        "configs/subspace.py",
+    ),
+    "feature_reconstruction": Description(
+        "Decoder that learns to reconstruct good images' features, a small form of Dinomaly",
+        "configs/feature_reconstruction.py",
+    ),
     "vtadl": Description(
         "VT-ADL as published: Vision Transformer, decoder, and a Gaussian mixture density network",
         "configs/folder.py",

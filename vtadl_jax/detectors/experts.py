@@ -99,10 +99,23 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
     def gather(variables, images, key):
         return {name: fit.gather(part(variables, name), images, key) for name, fit in fits.items()}
 
-    def solve(variables, samples, rng: np.random.Generator):
+    def reduce(accumulated, rows):
+        """Adds each expert's rows to what it accumulates, or to a list of those before."""
+        found = accumulated or dict.fromkeys(fits)
+        for name, fit in fits.items():
+            if fit.reduce is not None:
+                found[name] = fit.reduce(found[name], rows[name])
+            else:
+                found[name] = [*(found[name] or []), rows[name]]
+        return found
+
+    def solve(variables, accumulated, rng: np.random.Generator):
         found = {kind: dict(variables[kind]) for kind in ("params", "stats", "frozen")}
         for name, fit in fits.items():
-            fitted = fit.solve(part(variables, name), samples[name], rng)
+            samples = accumulated[name]
+            if fit.reduce is None:
+                samples = jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
+            fitted = fit.solve(part(variables, name), samples, rng)
             for kind in found:
                 found[kind][name] = fitted[kind]
         return found
@@ -138,6 +151,6 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         score,
         ("top", *(f"top_{name}" for name in chosen), "level"),
         (1.0, *[0.0] * len(chosen), 0.0),
-        fit=Fit(gather, solve),
+        fit=Fit(gather, solve, reduce),
         tails=Fit(gather_tails, solve_tails),
     )
