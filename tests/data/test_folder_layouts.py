@@ -110,8 +110,9 @@ def test_good_images_beside_the_bad_ones(tmp_path, name):
 
 def test_bad_images_that_are_all_good(tmp_path):
     root = plain(tmp_path)
+    write(root / "ok" / "0.png", grey(0))
     with fails("data.bad", "is a folder of good images by its name"):
-        folder_layout(root / "good", "", root / "good")
+        folder_layout(root / "good", "", root / "ok")
     write(root / "test" / "good" / "0.png", grey(0))
     with fails("data.bad", root / "test", "holds no images", "defective"):
         folder_layout(root / "good", "", root / "test")
@@ -210,6 +211,7 @@ def test_mistakes_in_plain_folders(tmp_path):
     with fails("mask", root / "masks" / "2_mask.png", "has no image", root / "bad"):
         (root / "bad" / "2.png").unlink()
         folder_layout(root / "good", "", root / "bad", root / "masks")
+    write(root / "folder_in_it" / "0.png", grey(1))
     with fails("inner", "inside a folder of images"):
         folder_layout(root / "folder_in_it")
     (root / "good" / "notes.txt").write_text("x")
@@ -229,3 +231,16 @@ def test_one_image_cannot_be_shared_out(tmp_path):
         folder_layout(root / "single", "", root / "bad")
     with fails("data.holdout_fraction 0.1", "1 images"):
         split_holdout(folder_layout(root / "single").train, 0.1, 0)
+
+
+def test_a_folder_of_folders_is_refused_with_the_one_that_may_be_meant(tmp_path):
+    for name in ("bad/0.png", "good/0.png", "masks/0.png"):
+        write(tmp_path / name, noise((8, 6)))
+    with fails("holds no images, only folders (bad, good, masks)", f"root={tmp_path / 'good'}"):
+        folder_layout(tmp_path)
+
+
+def test_the_good_images_are_not_the_defective_ones_too(tmp_path):
+    write(tmp_path / "parts/0.png", noise((8, 6)))
+    with fails("data.bad", "is the folder of good images"):
+        folder_layout(tmp_path / "parts", bad=tmp_path / "parts/../parts")
