@@ -80,7 +80,7 @@ def check_command(command: str) -> None:
     if module.count(".") > 1 or module.endswith(("import_torch", "export_torch")):
         assert importlib.util.find_spec(module), f"no module {module}"
         return  # benchmarks need other packages; the other two are former names
-    known = flags_of(module)
+    known = {*flags_of(module), *getattr(importlib.import_module(module), "FETCH_FLAGS", ())}
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and not name.startswith("--config"):

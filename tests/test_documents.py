@@ -34,16 +34,19 @@ def check(command: Command) -> None:
             if word.startswith("-") and f'"{word.partition("=")[0]}"' not in source:
                 raise UserError(f"{word} is not a flag of {command.module}")
         return
-    own, config, fields = split_config([command.module, *command.arguments])
+    arguments, table, most = list(command.arguments), module.FLAGS, 0
+    if arguments[:1] == [getattr(module, "FETCH", "")]:  # import_weights fetch [NAME]
+        arguments, table, most = arguments[1:], module.FETCH_FLAGS, 1
+    own, config, fields = split_config([command.module, *arguments])
     own = [word for word in own if word != "--help"]
-    values = copy.deepcopy(module.FLAGS)
+    values = copy.deepcopy(table)
     values.unparse_flags()
     try:
         rest = values(own)[1:]
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
-    if rest:
-        raise UserError(f"argument {rest[0]!r} is not understood")
+    if rest[most:]:
+        raise UserError(f"argument {rest[most]!r} is not understood")
     if config:
         read, _ = experiment.load(config, fields)
         if command.module == "vtadl_jax.compile" and values["step"].value not in step_names(read):

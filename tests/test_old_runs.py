@@ -15,9 +15,11 @@ import pytest
 
 from tests.factory import tiny_config, tiny_dataset
 from vtadl_jax import legacy
+from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluate import evaluate_run
 from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.networks.features import FilterOptions
 from vtadl_jax.options import flatten
 from vtadl_jax.run import run
 from vtadl_jax.training.stored import CONFIG, load_config, save_config
@@ -106,6 +108,18 @@ def test_a_field_that_an_old_run_lacks_has_the_value_it_had_then(old_runs):
     config = load_config(old_runs / "vtadl")
     assert config.model.decoder.sees == "vector"
     assert config.eval.original_size is False
+
+
+def test_an_old_position_gaussian_keeps_its_statistics(old_runs):
+    path = old_runs / "filter_mixture" / CONFIG
+    stored = json.loads(path.read_text())
+    assert stored["model"]["features"] == "filters"  # stored for all detectors, read by some
+    stored["detector"] = "position_gaussian"
+    stored["model"]["filters"] |= {"stride": 4, "sigmas": [2]}
+    path.write_text(json.dumps(stored))
+    model = load_config(old_runs / "filter_mixture").model
+    assert model == PositionGaussianOptions(filters=FilterOptions(stride=4))
+    assert model.features == "statistics"
 
 
 def test_frozen_weights_of_an_old_checkpoint_are_taken_out_of_its_statistics():

@@ -42,6 +42,13 @@ _RENAMED: dict[str, dict[str, str]] = {
     },
     "context_mdn": {**_WINDOWS, "model.width": "model.mdn.hidden"},
 }
+# Detector → fields that it reads today and that version 0.1 stored without reading them.
+_UNREAD = {
+    "position_gaussian": {
+        "model.features",
+        *(f"model.filters.{name}" for name in ("sigmas", "normalise", "color")),
+    }
+}
 
 
 def renamed(name: str, detector: str) -> str:
@@ -53,14 +60,14 @@ def upgrade(stored: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     """Returns a config stored by version 0.1 as nested values of today's schema.
 
     known: today's fields of its detector, dotted name → default. Drops fields that the detector
-    does not read. Fields that the run does not have keep the default, which is the value that
-    earlier versions used.
+    does not read, or did not read then. Fields that the run does not have keep the default, which
+    is the value that earlier versions used.
     """
     detector = DETECTORS.get(stored["detector"], stored["detector"])
     found: dict[str, Any] = {"detector": detector}
     for name, value in flatten(stored):
         new = renamed(name, detector)
-        if new in known and new != "detector":
+        if new in known and new != "detector" and new not in _UNREAD.get(detector, ()):
             found[new] = value
     if found.get("model.features", "filters") != "filters":
         found = {name: v for name, v in found.items() if not name.startswith("model.filters.")}

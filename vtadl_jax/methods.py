@@ -101,7 +101,8 @@ def frozen_networks(name: str, config: Config) -> tuple[str, ...]:
     method = find_method(name)
     if not issubclass(method.options, FeatureOptions):
         return ()
-    inputs = experiment.inputs_of(config)
+    # A multiple of every network's patch or stride.
+    inputs = dataclasses.replace(experiment.inputs_of(config), image_size=(448, 448))
     made = {f: method.make(method.options(features=f), inputs) for f in EXTRACTORS}
     return tuple(name for name, detector in made.items() if detector.pretrained_required)
 
@@ -161,7 +162,7 @@ def details(name: str) -> str:
         ("trained on", facts.trained_on),
         ("training", facts.training),
         ("pretrained weights", facts.weights),
-        ("frozen networks", ", ".join(f"model.features={n}" for n in facts.networks)),
+        ("frozen networks", networks_line(facts.networks)),
         ("score terms", ", ".join(facts.terms)),
         ("start with", start_of(about, config, facts)),
         ("page", page_of(name)),
@@ -172,6 +173,15 @@ def details(name: str) -> str:
     lines += [f"options, with the values of {about.config}:"]
     lines += schema.describe(config.model, "config.model.") or ["  none"]
     return "\n".join(lines)
+
+
+def networks_line(networks: tuple[str, ...]) -> str:
+    if not networks:
+        return ""
+    return (
+        f"{len(networks)}, as model.features={networks[0]}; "
+        f"python -m vtadl_jax.import_weights fetch lists them"
+    )
 
 
 def start_of(row: Description, config: Config, facts: Facts) -> str:

@@ -17,6 +17,7 @@ from vtadl_jax.experiment import make_detector
 from vtadl_jax.ops.color import normalise, opponents
 from vtadl_jax.ops.filters import filter_bank_reference
 from vtadl_jax.ops.mixture import mixture_log_prob_reference
+from vtadl_jax.training.fitting import collect
 
 NAMES = ("filter_mixture", "position_gaussian", "context_mdn", "image_mixture")
 
@@ -43,7 +44,8 @@ def fitted(config, images):
     detector = dataclasses.replace(detector, score=jax.jit(detector.score))
     variables = detector.init(jax.random.key(0))
     gather = jax.jit(detector.fit.gather)
-    gathered = jax.device_get(gather(variables, images, jax.random.key(1)))
+    rows = jax.device_get(gather(variables, images, jax.random.key(1)))
+    gathered = collect(detector.fit, [rows])
     return detector, variables, detector.fit.solve(variables, gathered, np.random.default_rng(0))
 
 

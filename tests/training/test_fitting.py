@@ -2,13 +2,20 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from tests.factory import tiny_config
 from vtadl_jax import run
+from vtadl_jax.data.pipeline import eval_batches
+from vtadl_jax.data.records import Record
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector, Fit
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.training.fitting import collect, fit_variables
+from vtadl_jax.training.setup import make_setup
 
 FITTED = {
     "detector": "filter_mixture",
@@ -53,3 +60,44 @@ def test_training_goes_on_from_what_was_fitted(dataset, tmp_path):
     results = run.run(tiny_config(dataset, **fields), tmp_path / "run")
     assert results["step"] == 4
     assert 0 <= results["image_auroc"] <= 1
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_fit_gets_the_rows_of_all_images_or_what_it_made_of_each_batch(
+    dataset, tmp_path, reduced
+):
+    config = tiny_config(dataset, **FITTED, eval__batch_size=7)
+    setup = make_setup(config, tmp_path / "run")
+    assert len(setup.records) % 7  # the last batch is filled up with rows that do not count
+    sizes = []
+
+    def gather(variables, images, key):
+        del variables, key
+        return {"mean": images.astype("float32").mean((1, 2))}
+
+    def reduce(accumulated, rows):
+        sizes.append(len(rows["mean"]))
+        return (0.0 if accumulated is None else accumulated) + rows["mean"].sum(0)
+
+    def solve(variables, gathered, rng):
+        del variables, rng
+        return {"sum": gathered if reduced else gathered["mean"].sum(0)}
+
+    fit = Fit(gather, solve, reduce if reduced else None)
+    detector = Detector(dict, lambda variables, images: images, (), (), fit=fit)
+    found = fit_variables(detector, {}, setup.records, setup.geometry, config)
+    want = sum(np.float64(image).mean((0, 1)) for image in pixels(setup.records, setup.geometry))
+    np.testing.assert_allclose(found["sum"], want, rtol=1e-5)
+    assert sizes == ([7, 7, len(setup.records) - 14] if reduced else [])
+
+
+def pixels(records: list[Record], geometry: Geometry):
+    for batch in eval_batches(records, geometry, 1, len(records), 1):
+        yield from batch["image"]
+
+
+def test_rows_of_batches_are_joined():
+    rows = [{"a": np.full((n, 2), n)} for n in (2, 3)]
+    fit = Fit(lambda *_: None, lambda *_: {})
+    found = collect(fit, iter(rows))
+    assert jax.tree.map(np.shape, found) == {"a": (5, 2)}

@@ -21,15 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtadl_jax.detectors.contract import Detector, Fit, Inputs, Scores
+from vtadl_jax.detectors.feature_detector import features_of, pretrained_of, top_mean
 from vtadl_jax.errors import UserError
-from vtadl_jax.networks.features import (
-    FeatureOptions,
-    empty_whitening,
-    load_frozen,
-    make_features,
-    sample_places,
-    whiten,
-)
+from vtadl_jax.networks.features import FeatureOptions, empty_whitening, sample_places, whiten
 from vtadl_jax.networks.initialize import initializer
 from vtadl_jax.networks.mdn import UNIT_SCALE, RowsDense
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
@@ -44,7 +38,6 @@ from vtadl_jax.options import LARGEST_SIZE, option
 # novelty, for example from new light or another batch of material: a negative weight subtracts it.
 SCORE_TERMS = ("top_surprise", "top_excess", "mean_surprise")
 FEATURE_LIMIT = 8.0  # sigma: the network's inputs are clipped near the training range
-TOP_FRACTION = 0.01
 ADJACENT = 2  # radius of the ring around a large window, see `window_starts`
 NATS_PER_EXCESS = 2.0  # weight of large windows' excess in the map, docs/experiments.md
 HALF_COUNTED_AT = 8.0  # excess of a large window at which the slope of `tempered` is 1/2
@@ -122,12 +115,6 @@ class ContextDensity(nn.Module):
         return nll, expected[:, 0], jax.nn.softplus(expected[:, 1]) + 0.5
 
 
-def top_mean(maps):
-    """Returns the mean of the largest 1 % of each map: [B, H, W] → [B]."""
-    flat = maps.reshape(len(maps), -1)
-    return jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0].mean(-1)
-
-
 def tempered(excess):
     """Compresses large excesses of large windows, logarithmically, before map and score use them.
 
@@ -172,9 +159,7 @@ def windows_of(options: WindowOptions, grid: tuple[int, int]) -> tuple[Windows, 
 def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     mdn = options.mdn
-    features = make_features(
-        options, mdn.feature_dim, inputs.image_size, inputs.channels, inputs.dtype
-    )
+    features = features_of(options, inputs, mdn.feature_dim)
     windows = windows_of(options.context, features.grid)
     network = ContextDensity(
         num_components=mdn.num_components,
@@ -258,8 +243,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         (1.0, 1.0, -1.0),
         loss,
         Fit(gather, solve),
-        load_pretrained=load_frozen(features),
-        pretrained_required=features.load is not None,
+        **pretrained_of(features),
     )
 
 

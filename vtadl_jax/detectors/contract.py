@@ -69,10 +69,15 @@ class Fit:
         Compiled, runs on the device.
     solve: (variables, the same tree of numpy arrays over all N images, rng) → variables of the same
         shapes. Runs on the host, which has float64 and LAPACK.
+    reduce: (accumulated so far or None, numpy rows of a batch) → accumulated, for methods whose
+        memory must not grow with the number of images: `solve` then gets the accumulated value in
+        place of the rows. Called on the host after each batch; may change what it accumulated in
+        place. Examples: `networks/moments.py`.
     """
 
     gather: Callable[[Variables, jax.Array, jax.Array], Any]
     solve: Callable[[Variables, Any, np.random.Generator], Variables]
+    reduce: Callable[[Any | None, Any], Any] | None = None
 
 
 class Part(NamedTuple):

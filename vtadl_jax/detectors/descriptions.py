@@ -85,7 +85,7 @@ DESCRIPTIONS: dict[str, Description] = {
         ),
     ),
     "position_gaussian": Description(
-        "Baseline for aligned parts: a Gaussian for each position, over raw patch statistics",
+        "For aligned parts: a Gaussian for each position, over raw patch statistics or any features",
         "configs/position_gaussian.py",
         (
             Figures(

@@ -10,22 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.detectors.contract import Detector, Fit, Inputs, Scores
+from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.feature_detector import feature_detector, features_of
 from vtadl_jax.networks import fitting
-from vtadl_jax.networks.features import (
-    FeatureOptions,
-    empty_whitening,
-    load_frozen,
-    make_features,
-    sample_places,
-    whiten,
-)
-from vtadl_jax.networks.parallel import SINGLE_DEVICE
+from vtadl_jax.networks.features import FeatureOptions, empty_whitening, whiten
 from vtadl_jax.ops.mixture import shared_mixture_log_prob
-from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.options import LARGEST_SIZE, option
 
-SCORE_TERMS = ("max_nll", "mean_nll")
 EM_SAMPLES = 30_000  # over all images
 
 
@@ -49,9 +40,7 @@ class FilterMixtureOptions(FeatureOptions):
 def filter_mixture(options: FilterMixtureOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     count = options.mdn.num_components
-    features = make_features(
-        options, options.mdn.feature_dim, inputs.image_size, inputs.channels, inputs.dtype
-    )
+    features = features_of(options, inputs, options.mdn.feature_dim)
     dim = features.dim
 
     def init(key):
@@ -60,27 +49,19 @@ def filter_mixture(options: FilterMixtureOptions, inputs: Inputs) -> Detector:
             "loc": jax.random.normal(key, (count, dim)),
             "precision": jnp.tile(jnp.eye(dim), (count, 1, 1)),
         }
-        return {
-            "params": params,
-            "stats": empty_whitening(features),
-            "frozen": features.frozen(),
-        }
-
-    def gather(variables, images, key):
-        return sample_places(features.responses(variables["frozen"], images), key)
+        return {"params": params, "stats": empty_whitening(features)}
 
     def solve(variables, samples, rng: np.random.Generator):
+        del variables
         stats = features.fit(samples)
         samples = samples.reshape(-1, features.width)
         few = samples[rng.permutation(len(samples))[:EM_SAMPLES]].astype(np.float64)
         logits, loc, covariance, _ = fitting.fit_mixture(whiten(stats, few), count, rng)
         precision = fitting.precision_factor(covariance)
-        params = {"logits": logits, "loc": loc, "precision": precision}
-        fitted = jax.tree.map(lambda x: np.asarray(x, np.float32), (params, stats))
-        return {**variables, "params": fitted[0], "stats": fitted[1]}
+        return {"params": {"logits": logits, "loc": loc, "precision": precision}, "stats": stats}
 
-    def nll(variables, images, params):
-        responses = features.responses(variables["frozen"], images)
+    def nll(variables, responses):
+        params = variables["params"]
         return -shared_mixture_log_prob(
             params["logits"],
             params["loc"],
@@ -89,25 +70,13 @@ def filter_mixture(options: FilterMixtureOptions, inputs: Inputs) -> Detector:
             factor_of="precision",
         )
 
-    def loss(variables, batch, keys, parallel=SINGLE_DEVICE):
-        del keys
-        params = parallel.gather_params(variables["params"])
-        value = nll(variables, batch["image"], params).mean()
-        return value, ({"nll": value}, variables["stats"])
-
-    def score(variables, images):
-        values = nll(variables, images, variables["params"])
-        maps = upsample_maps(values, inputs.image_size, inputs.map_sigma)
-        terms = jnp.stack([maps.max((1, 2)), values.mean((1, 2))], -1)
-        return Scores(terms, maps)
-
-    return Detector(
-        init,
-        score,
-        SCORE_TERMS,
-        (1.0, 0.0),
-        loss,
-        Fit(gather, solve),
-        load_pretrained=load_frozen(features),
-        pretrained_required=features.load is not None,
+    return feature_detector(
+        features,
+        inputs,
+        init=init,
+        values=nll,
+        solve=solve,
+        terms=("max_nll", "mean_nll"),
+        weights=(1.0, 0.0),
+        trains=True,
     )

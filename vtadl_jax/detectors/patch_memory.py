@@ -7,19 +7,16 @@ read: resuming, ahead-of-time compilation and TPUs need no special case. Nothing
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.detectors.contract import Detector, Fit, Inputs, Scores
+from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.feature_detector import feature_detector, features_of
 from vtadl_jax.errors import UserError
-from vtadl_jax.networks.features import FeatureOptions, load_frozen, make_features, sample_places
+from vtadl_jax.networks.features import FeatureOptions
 from vtadl_jax.networks.fitting import k_centre
 from vtadl_jax.ops.neighbours import nearest_distances
-from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.options import option
-
-SCORE_TERMS = ("max_distance", "mean_distance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +47,7 @@ class PatchMemoryOptions(FeatureOptions):
 def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
     memory = options.memory
-    features = make_features(options, 2**16, inputs.image_size, inputs.channels, inputs.dtype)
+    features = features_of(options, inputs)
     width = features.width
 
     def init(key):
@@ -60,10 +57,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
             "mean": jnp.zeros(width),
             "spread": jnp.ones(width),
         }
-        return {"params": {}, "stats": stats, "frozen": features.frozen()}
-
-    def gather(variables, images, key):
-        return sample_places(features.responses(variables["frozen"], images), key)
+        return {"params": {}, "stats": stats}
 
     def place(stats, responses):
         """Maps responses [..., width] to the space in which distances are measured."""
@@ -73,6 +67,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         return placed
 
     def solve(variables, samples, rng: np.random.Generator):
+        del variables
         samples = samples.reshape(-1, width)
         stats = {"mean": np.zeros(width), "spread": np.ones(width)}
         if memory.standardise:
@@ -90,25 +85,20 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
                 f"{len(chosen)} or less"
             )
         bank = np.resize(chosen, (memory.size, width))  # copies do not change the nearest distance
-        stats = jax.tree.map(np.float32, {**stats, "bank": bank})
-        return {**variables, "stats": stats}
+        return {"stats": {**stats, "bank": bank}}
 
-    def score(variables, images):
+    def distances(variables, responses):
         stats = variables["stats"]
-        placed = place(stats, features.responses(variables["frozen"], images))
-        distances = nearest_distances(
-            placed.reshape(-1, width), stats["bank"], memory.neighbours
-        ).reshape(len(images), *features.grid)
-        maps = upsample_maps(distances, inputs.image_size, inputs.map_sigma)
-        terms = jnp.stack([maps.max((1, 2)), distances.mean((1, 2))], -1)
-        return Scores(terms, maps)
+        placed = place(stats, responses)
+        found = nearest_distances(placed.reshape(-1, width), stats["bank"], memory.neighbours)
+        return found.reshape(placed.shape[:-1])
 
-    return Detector(
-        init,
-        score,
-        SCORE_TERMS,
-        (1.0, 0.0),
-        fit=Fit(gather, solve),
-        load_pretrained=load_frozen(features),
-        pretrained_required=features.load is not None,
+    return feature_detector(
+        features,
+        inputs,
+        init=init,
+        values=distances,
+        solve=solve,
+        terms=("max_distance", "mean_distance"),
+        weights=(1.0, 0.0),
     )

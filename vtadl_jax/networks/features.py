@@ -83,17 +83,22 @@ def make_features(
         known = ", ".join(map(repr, EXTRACTORS))
         raise UserError(f"model.features {name!r}{nearest(name, EXTRACTORS)}: use one of {known}")
     if name != FILTERS:
-        _check_unread("filters", options.filters, FilterOptions(), name)
+        check_unread("filters", options.filters, FilterOptions(), name)
     if name not in VITS:
-        _check_unread("encoder", options.encoder, EncoderOptions(), name)
+        check_unread("encoder", options.encoder, EncoderOptions(), name)
     return EXTRACTORS[name](options, dim, Images(image_size, channels, dtype))
 
 
-def _check_unread(group: str, options: Any, default: Any, name: str) -> None:
-    """Raises UserError if options of a group that an extractor does not read are changed."""
+def check_unread(
+    group: str, options: Any, default: Any, name: str, read: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError if options of a group that an extractor does not read are changed.
+
+    read: names of those that it does.
+    """
     defaults = {field: value for field, value, _ in fields_of(default)}
     for field, value, _ in fields_of(options):
-        if value != defaults[field]:
+        if value != defaults[field] and field not in read:
             raise UserError(
                 f"model.{group}.{field} {value!r}: not read with model.features {name!r}: "
                 f"leave it at {defaults[field]!r}"

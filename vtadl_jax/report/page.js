@@ -110,7 +110,11 @@
           width: inner / bins - 1.5, y: up ? zero - size : zero, height: size }));
       });
       const y = up ? TOP + 13 : height - BOTTOM - 6;
-      svg.append(draw("text", { class: `halo ${name}`, x: MARGIN + 4, y }, `${name} (${group.length})`));
+      // On the side with fewer bars, where it hides none.
+      const half = bins >> 1, sum = (part) => part.reduce((a, b) => a + b, 0);
+      const right = sum(bars[i].slice(0, half)) > sum(bars[i].slice(half));
+      svg.append(draw("text", { class: `halo ${name}`, y, x: right ? width - MARGIN - 4 : MARGIN + 4,
+        "text-anchor": right ? "end" : "start" }, `${name} (${group.length})`));
     });
     svg.append(draw("line", { class: "axis", x1: MARGIN, x2: width - MARGIN, y1: zero, y2: zero }));
     svg.append(draw("text", { class: "label", x: width / 2, y: height - 4, "text-anchor": "middle" },

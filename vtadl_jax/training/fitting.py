@@ -1,7 +1,9 @@
 """Fits a detector in one pass over the training images, before the first step."""
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.detectors.contract import Detector, Fit, Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import format_duration, say, track
 
@@ -44,13 +46,25 @@ def fit_variables(
     data, size = config.data, min(config.eval.batch_size, len(records))
     gather = jax.jit(detector.fit.gather)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
-    rows = []
-    for number, batch in enumerate(track(batches, -(-len(records) // size), "fit")):
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
-        found = jax.device_get(gather(variables, batch["image"], key))
-        rows.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found))
-    gathered = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
-    variables = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
+
+    def rows() -> Iterator[Any]:
+        for number, batch in enumerate(track(batches, -(-len(records) // size), "fit")):
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            found = jax.device_get(gather(variables, batch["image"], key))
+            yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
+
+    gathered = collect(detector.fit, rows())
+    fitted = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
     took = format_duration(time.perf_counter() - start)
     say(f"fitted to {len(records)} images in {took}")
-    return variables
+    return fitted
+
+
+def collect(fit: Fit, batches: Iterable[Any]) -> Any:
+    """Returns what `Fit.solve` takes: all rows, or what `Fit.reduce` makes of them.
+
+    batches: trees of numpy arrays, the rows of each batch, in order. At least one.
+    """
+    if fit.reduce is not None:
+        return functools.reduce(fit.reduce, batches, None)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

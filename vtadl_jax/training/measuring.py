@@ -6,7 +6,6 @@ training images, read as in training.
 
 import contextlib
 import dataclasses
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,8 +75,8 @@ def measure_steps(setup: TrainSetup, state: TrainState) -> tuple[Cost, TrainStat
 def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
     """Compiles the pass over the training images and runs it on a few batches.
 
-    variables: in this process's memory. The solution on the host, which follows the pass, is not
-    part of it.
+    variables: in this process's memory. Moments that the host accumulates are part of it; the
+    solution, which follows the pass, is not.
     """
     detector, config = setup.assembly.detector, setup.config
     assert detector.fit is not None, "nothing to fit"
@@ -87,11 +86,17 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
         start = time.perf_counter()
         gather = jax.jit(detector.fit.gather).lower(variables, images, key).compile()
         compiling = time.perf_counter() - start
-        for batch in itertools.islice(batches, 2):  # read ahead
-            jax.device_get(gather(variables, batch["image"], key))
-        seconds, count = mean_seconds(
-            lambda: jax.device_get(gather(variables, next(batches)["image"], key))
-        )
+        reduce = detector.fit.reduce or (lambda accumulated, rows: None)
+        accumulated = None
+
+        def once() -> None:
+            nonlocal accumulated
+            rows = jax.device_get(gather(variables, next(batches)["image"], key))
+            accumulated = reduce(accumulated, rows)
+
+        for _ in range(2):  # read ahead
+            once()
+        seconds, count = mean_seconds(once)
     return Cost(seconds, count, compiling, memory_of(gather))
 
 
