@@ -175,7 +175,7 @@ def test_masks_that_are_not_found(tmp_path):
         folder_layout(*arguments, tmp_path / "empty")
     for i in (7, 8, 9):
         write(tmp_path / "others" / f"{i}_mask.png", grey(255))
-    with fails("mask", "7_mask.png has no image", "and 2 more masks without"):
+    with fails("mask", "7_mask.png has no image", "rename the mask", "2 more masks have none"):
         folder_layout(*arguments, tmp_path / "others")
     write(tmp_path / "kind" / "hole" / "0.png", grey(255))
     with fails("mask", "hole/0.png has no image", tmp_path / "kinds" / "hole"):
