@@ -205,7 +205,7 @@ def run() -> int:
         raise UserError(f"--seeds {_SEEDS.value}: use 1 or more")
     experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()
     if not _DATA.value and any("{data}" in a for e in experiments for a in e.arguments):
-        raise UserError("no --data: the plan's {data} stands for it")
+        raise UserError("no --data: give --data DIR, for which {data} in the plan stands")
     for experiment in [] if _TABLE_ONLY.value else experiments:
         for seed in range(_SEEDS.value):
             folder = workdir / experiment.name / f"seed-{seed}"

@@ -71,9 +71,11 @@ def _source(results: Results, image: Mapping[str, Any]) -> str:
         return "the one given"
     if not results.num_calibration_images:  # results of older versions
         return "from good training images"
-    source = f"from {plural(results.num_calibration_images, 'held-out good image')}"
-    rate = image.get("false_alarm_rate_asked")
-    return f"{source}, for {percent(rate)} false alarms" if rate else source
+    count, rate = results.num_calibration_images, image.get("false_alarm_rate_asked")
+    source = f"from {plural(count, 'held-out good image')}"
+    if not rate or count < images_needed(rate):  # a note says what they guarantee
+        return source
+    return f"{source}, for {percent(rate)} false alarms"
 
 
 def percent(rate: float) -> str:
