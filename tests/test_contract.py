@@ -34,6 +34,14 @@ CASES = {
         "model__context__radii": (1,),
     },
     "patch_memory": {**FITTED, "model__memory__size": 16},
+    "experts": {
+        **NO_STEPS,
+        "model__filter_mixture__filters__sigmas": (1, 2),
+        "model__filter_mixture__mdn__num_components": 2,
+        "model__filter_mixture__mdn__feature_dim": 3,
+        "model__patch_memory__filters__sigmas": (1, 2),
+        "model__patch_memory__memory__size": 16,
+    },
     "unet": {
         "data__anomaly_fraction": 0.2,
         "model__network__width": 4,
@@ -142,7 +150,7 @@ def test_a_detector_trains_or_fits(name):
         assert not detector.needs  # nothing else reads labels or masks
 
 
-@pytest.mark.parametrize("name", [n for n in RUN if n not in ("patch_memory",)])
+@pytest.mark.parametrize("name", [n for n in RUN if n not in ("experts", "patch_memory")])
 def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     config = config_of(name)
     detector = make_detector(config)

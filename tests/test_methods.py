@@ -8,7 +8,12 @@ import pytest
 from tests.cli import run_main
 from vtadl_jax import methods
 from vtadl_jax.detectors import DETECTORS
-from vtadl_jax.detectors.descriptions import DESCRIPTIONS, page_of
+from vtadl_jax.detectors.descriptions import (
+    DESCRIPTIONS,
+    default_description,
+    descriptions,
+    page_of,
+)
 from vtadl_jax.experiment import load, make_detector
 from vtadl_jax.runtime.text_table import WIDTH
 
@@ -16,13 +21,20 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 ALL_FIGURES = [figures for row in DESCRIPTIONS.values() for figures in row.figures]
 
 
-def test_every_detector_has_a_row_and_every_row_a_detector():
-    assert DESCRIPTIONS.keys() == DETECTORS.keys()
+def test_every_detector_is_described_and_every_row_has_a_detector():
+    assert descriptions().keys() == DETECTORS.keys()
+    assert DESCRIPTIONS.keys() <= DETECTORS.keys()
 
 
-@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_a_detector_without_a_row_is_described_by_its_file():
+    found = default_description("patch_memory")
+    assert found.what.startswith("A memory bank of patch features")
+    assert found.config == "configs/patch_memory.py"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
 def test_the_config_to_start_with_uses_the_detector(name):
-    config, _ = load(DESCRIPTIONS[name].config)
+    config, _ = load(descriptions()[name].config)
     assert config.detector == name
     assert methods.facts_of(name).terms == make_detector(config).score_terms
 
@@ -55,7 +67,7 @@ def test_the_listing_fits_a_terminal_and_names_every_method(capsys):
     done = run_main(capsys, "vtadl_jax.methods")
     assert done.returncode == 0
     assert all(len(line) <= WIDTH for line in done.stdout.splitlines())
-    for name, row in DESCRIPTIONS.items():
+    for name, row in descriptions().items():
         assert f"\n{name}\n" in f"\n{done.stdout}"
         assert row.config in done.stdout
         assert page_of(name) in done.stdout
@@ -73,7 +85,7 @@ def test_details_list_the_options(capsys):
 
 def test_json_holds_everything(capsys):
     found = json.loads(run_main(capsys, "vtadl_jax.methods", "--json").stdout)
-    assert [row["method"] for row in found] == list(DESCRIPTIONS)
+    assert [row["method"] for row in found] == list(descriptions())
     best = next(row for row in found if row["method"] == "context_mdn")
     assert best["figures"][0]["aupro"] == 0.945
     one = json.loads(run_main(capsys, "vtadl_jax.methods", "--json", "--method=unet").stdout)

@@ -20,7 +20,7 @@ from vtadl_jax import options as schema
 from vtadl_jax.config import Config
 from vtadl_jax.detectors import DETECTORS, find_method
 from vtadl_jax.detectors.contract import Detector
-from vtadl_jax.detectors.descriptions import DATA, DESCRIPTIONS, Description, Figures, page_of
+from vtadl_jax.detectors.descriptions import DATA, Description, Figures, descriptions, page_of
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.features import EXTRACTORS, FeatureOptions
 from vtadl_jax.runtime.command import run_command
@@ -70,7 +70,7 @@ def facts_of(name: str) -> Facts:
 def config_of(name: str) -> Config:
     """Returns the config to start with. Raises UserError for an unknown method."""
     find_method(name)
-    return experiment.load(DESCRIPTIONS[name].config)[0]
+    return experiment.load(descriptions()[name].config)[0]
 
 
 def trained_on(detector: Detector) -> str:
@@ -109,7 +109,7 @@ def frozen_networks(name: str, config: Config) -> tuple[str, ...]:
 
 def as_dict(name: str) -> dict[str, Any]:
     """Returns everything about a method, for --json."""
-    row = DESCRIPTIONS[name]
+    row = descriptions()[name]
     return {
         "method": name,
         "what": row.what,
@@ -122,15 +122,15 @@ def as_dict(name: str) -> dict[str, Any]:
 
 def listing() -> str:
     """Returns the table of all methods and that of their figures, as plain text."""
-    facts = {name: facts_of(name) for name in DESCRIPTIONS}
+    facts = {name: facts_of(name) for name in descriptions()}
     lines = []
-    for name, row in DESCRIPTIONS.items():
+    for name, row in descriptions().items():
         found = facts[name]
         lines += [name, *paragraph(row.what, "  ")]
         lines += paragraph(f"trained on {found.trained_on}, {found.training}", "  ")
         lines += [f"  pretrained weights: {found.weights}"]
         lines += [f"  config {row.config}; page {page_of(name)}", ""]
-    measured = [(name, f) for name, row in DESCRIPTIONS.items() for f in row.figures or (None,)]
+    measured = [(name, f) for name, row in descriptions().items() for f in row.figures or (None,)]
     lines.append("Figures of docs/results.md, on CPU cores: AUROC of images and of pixels, AU-PRO,")
     lines += ["steps, seconds of the whole program; - is not measured", *_figures(measured)]
     lines += ["", "python -m vtadl_jax.methods --method NAME shows options, commands and notes."]
@@ -157,7 +157,7 @@ def _dash(value: float | None, form: str = ".3f") -> str:
 
 def details(name: str) -> str:
     """Returns one method with commands, figures, notes and options."""
-    config, facts, about = config_of(name), facts_of(name), DESCRIPTIONS[name]
+    config, facts, about = config_of(name), facts_of(name), descriptions()[name]
     rows = [
         ("trained on", facts.trained_on),
         ("training", facts.training),
@@ -209,7 +209,7 @@ def _measured(row: Description) -> list[str]:
 def markdown() -> str:
     """Returns the table of docs/methods/index.md, whose links are relative to that page."""
     lines = ["| method | what it is | trained on | weights | config |", "|---|---|---|---|---|"]
-    for name, row in DESCRIPTIONS.items():
+    for name, row in descriptions().items():
         facts = facts_of(name)
         how = f"{facts.trained_on}; {facts.training}"
         link = f"[`{name}`]({name}.md)"
@@ -223,7 +223,7 @@ def run() -> None:
         raise UserError("--markdown is of all methods and no JSON: give it alone")
     if _METHOD.value and _METHOD.value not in DETECTORS:
         find_method(_METHOD.value)
-    chosen = [_METHOD.value] if _METHOD.value else list(DESCRIPTIONS)
+    chosen = [_METHOD.value] if _METHOD.value else list(descriptions())
     if _JSON.value:
         print(json.dumps([as_dict(name) for name in chosen], indent=2))
     elif _MARKDOWN.value:

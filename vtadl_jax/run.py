@@ -203,6 +203,7 @@ class Session:
     profiler: Profiler
     stop: StopRequest
     calibration: Calibration | None = None
+    stats: Any = None  # of the calibrated state, for a detector with tails
     results: Results | None = None
 
     @classmethod
@@ -245,14 +246,19 @@ class Session:
                 on_first_step=on_first_step,
             )
 
-    def calibrate(self, state: TrainState, step: int) -> Calibration:
-        """Returns the calibration of a state; measures it at the first call."""
+    def calibrate(self, state: TrainState, step: int) -> tuple[TrainState, Calibration]:
+        """Returns a state with its detector's tails, if it has any, and its calibration.
+
+        Measures both at the first call for a step.
+        """
         if self.calibration is None or self.calibration.step != step:
+            holdout, train = self.setup.holdout, self.setup.records
             with self.noticing_divergence(step):
-                self.calibration = self.evaluator.calibrate(
-                    state.variables, self.setup.holdout, step, self.setup.records
-                )
-        return self.calibration
+                variables = self.evaluator.fit_tails(state.variables, holdout)
+                self.calibration = self.evaluator.calibrate(variables, holdout, step, train)
+            if self.setup.assembly.detector.tails is not None:
+                self.stats = variables["stats"]
+        return (state if self.stats is None else state.replace(stats=self.stats)), self.calibration
 
     @contextlib.contextmanager
     def noticing_divergence(self, step: int) -> Iterator[None]:
@@ -264,7 +270,7 @@ class Session:
 
     def evaluate(self, state: TrainState, step: int, report: bool = False) -> Results:
         """Evaluates a state on the test images; with `report` also writes the report's files."""
-        calibration = self.calibrate(state, step)
+        state, calibration = self.calibrate(state, step)
         with self.noticing_divergence(step):
             results = self.results = evaluate(
                 self.evaluator,
@@ -290,7 +296,7 @@ class Session:
         check_params(step, state, self.checkpoints)
         calibration, numbers = None, {}
         if not self.stop.requested:
-            calibration = self.calibrate(state, step)
+            state, calibration = self.calibrate(state, step)
             numbers = dict(zip(calibration.terms, calibration.mean, strict=True))
             if self.results is not None and self.results.step == step:
                 measured = {name: self.results.metrics.get(name) for name in RESULTS}

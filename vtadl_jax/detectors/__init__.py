@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
+from vtadl_jax.detectors.experts import ExpertsOptions, experts
 from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
 from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
@@ -32,6 +33,7 @@ DETECTORS: dict[str, Method] = {
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "experts": Method(ExpertsOptions, experts),
     "unet": Method(UNetOptions, unet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }

@@ -101,6 +101,8 @@ class Detector:
         Training mode. Randomness comes from the key of each image, so it does not depend on how a
         batch is split.
     fit: for methods that are fitted or start from statistics of the data; training follows it.
+    tails: another fit, after training, over held-out good images: of what makes the scores of parts
+        comparable. It writes to 'stats' only.
     needs: subset of {'label', 'mask'} that `loss` reads from a batch in addition to the images. A
         detector that needs either is supervised: it is trained on defects, too.
     load_pretrained: (variables, arrays by name) → variables with the pretrained weights. Raises
@@ -119,6 +121,7 @@ class Detector:
         | None
     ) = None
     fit: Fit | None = None
+    tails: Fit | None = None
     needs: frozenset[str] = frozenset()
     load_pretrained: Callable[[Variables, Mapping[str, np.ndarray]], Variables] | None = None
     pretrained_required: bool = False

@@ -2,10 +2,14 @@
 
 `python -m vtadl_jax.methods` prints this table with the facts that a built detector tells itself:
 what it is trained on, whether it is fitted or trained, which weights it needs. They are not typed
-here. Figures are those of docs/results.md, with the command that gives them.
+here. Figures are those of docs/results.md, with the command that gives them. A detector without a
+row is described by the first line of its file.
 """
 
 import dataclasses
+import sys
+
+from vtadl_jax.detectors import DETECTORS
 
 SCREW = "MVTec AD screw, 256²"
 DATA = "--config.data.root=DIR"
@@ -85,7 +89,7 @@ DESCRIPTIONS: dict[str, Description] = {
         ),
     ),
     "position_gaussian": Description(
-        "For aligned parts: a Gaussian for each position, over raw patch statistics or any features",
+        "For aligned parts: a Gaussian for each position, over patch statistics or any features",
         "configs/position_gaussian.py",
         (
             Figures(
@@ -154,3 +158,15 @@ DESCRIPTIONS: dict[str, Description] = {
 def page_of(name: str) -> str:
     """Returns the page of the documentation that describes a detector."""
     return f"docs/methods/{name}.md"
+
+
+def descriptions() -> dict[str, Description]:
+    """Returns a description of every detector, in the order of the rows."""
+    order = [*DESCRIPTIONS, *(name for name in DETECTORS if name not in DESCRIPTIONS)]
+    return {name: DESCRIPTIONS.get(name) or default_description(name) for name in order}
+
+
+def default_description(name: str) -> Description:
+    """Returns the first line of the detector's file, and configs/NAME.py."""
+    text = sys.modules[DETECTORS[name].make.__module__].__doc__ or ""
+    return Description(text.strip().partition("\n")[0].rstrip("."), f"configs/{name}.py")

@@ -19,6 +19,7 @@ from vtadl_jax.detectors.contract import Detector, Scores, Variables
 from vtadl_jax.errors import TrainingDiverged
 from vtadl_jax.evaluation import calibration
 from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.held_out import folds, tail_rows, with_tails
 from vtadl_jax.evaluation.novelty import describe, spread_over
 from vtadl_jax.experiment import term_weights
 from vtadl_jax.ops.platform import on_platform
@@ -50,6 +51,27 @@ class EvalOutputs:
         """Returns maps and masks of the images with ground truth; empty without maps."""
         kept = np.flatnonzero(self.has_mask).tolist() if self.maps else []
         return [self.maps[i] for i in kept], [self.masks[i] for i in kept]
+
+
+def joined(parts: Sequence[EvalOutputs], order: np.ndarray) -> EvalOutputs:
+    """Returns the outputs of several parts as one, images in the given order."""
+
+    def array(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])[order]
+
+    def images(name: str) -> list[np.ndarray]:
+        every = [image for part in parts for image in getattr(part, name)]
+        return [every[i] for i in order.tolist()] if every else []
+
+    return EvalOutputs(
+        array("terms"),
+        images("maps"),
+        images("masks"),
+        labels=array("labels"),
+        has_mask=array("has_mask"),
+        descriptions=array("descriptions"),
+        num_thin=sum(part.num_thin for part in parts),
+    )
 
 
 def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -181,6 +203,28 @@ class Evaluator:
         height, width = mask.shape
         return self.geometry.invert(anomaly_map, (height, width)), mask
 
+    def fit_tails(self, variables: Variables, holdout: Sequence[Record]) -> Variables:
+        """Returns variables with the detector's tails fitted to held-out good images, if it has
+        tails. In this process's memory, equal in every process."""
+        if self.detector.tails is None:
+            return variables
+        placed = self.scorer.place(variables)
+        rows = tail_rows(self.detector, placed, holdout, self.geometry, self.config)
+        return with_tails(self.detector, variables, rows, self.config.seed)
+
+    def as_new(self, variables: Variables, holdout: Sequence[Record]) -> EvalOutputs:
+        """Scores held-out images as if they were new: each with tails of other images only."""
+        if self.detector.tails is None:
+            return self.run(variables, holdout, "calibrate")
+        placed = self.scorer.place(variables)
+        rows = tail_rows(self.detector, placed, holdout, self.geometry, self.config)
+        parts, order = [], []
+        for scored, others in folds(len(holdout)):
+            fitted = with_tails(self.detector, variables, rows, self.config.seed, others)
+            parts.append(self.run(fitted, [holdout[i] for i in scored.tolist()], "calibrate"))
+            order.append(scored)
+        return joined(parts, np.argsort(np.concatenate(order)))
+
     def calibrate(
         self,
         variables: Variables,
@@ -193,7 +237,7 @@ class Evaluator:
         train: the training images; the good ones widen the range outside which an image is new.
         Raises TrainingDiverged if it is not finite.
         """
-        outputs = self.run(variables, holdout, "calibrate")
+        outputs = self.as_new(variables, holdout)
         settings = self.config.eval
         if self._described is None:
             self._described = self.describe([record for record in train if not record.label])

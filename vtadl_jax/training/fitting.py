@@ -14,6 +14,7 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Fit, Variables
 from vtadl_jax.errors import UserError
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import format_duration, say, track
 
 
@@ -43,21 +44,30 @@ def fit_variables(
     """
     assert detector.fit is not None, "nothing to fit"
     start = time.perf_counter()
-    data, size = config.data, min(config.eval.batch_size, len(records))
-    gather = jax.jit(detector.fit.gather)
-    batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
-
-    def rows() -> Iterator[Any]:
-        for number, batch in enumerate(track(batches, -(-len(records) // size), "fit")):
-            key = jax.random.fold_in(jax.random.key(config.seed), number)
-            found = jax.device_get(gather(variables, batch["image"], key))
-            yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
-
-    gathered = collect(detector.fit, rows())
+    rows = gather_rows(detector.fit, variables, records, geometry, config, "fit")
+    gathered = collect(detector.fit, rows)
     fitted = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
     took = format_duration(time.perf_counter() - start)
     say(f"fitted to {len(records)} images in {took}")
     return fitted
+
+
+def gather_rows(
+    fit: Fit,
+    variables: Variables,
+    records: Sequence[Record],
+    geometry: Geometry,
+    config: Config,
+    what: str,
+) -> Iterator[Any]:
+    """Yields what `Fit.gather` returns for each batch of records, in numpy, without padding."""
+    data, size = config.data, min(config.eval.batch_size, len(records))
+    gather = jax.jit(on_platform(jax.default_backend(), fit.gather))
+    batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
+    for number, batch in enumerate(track(batches, -(-len(records) // size), what)):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        found = jax.device_get(gather(variables, batch["image"], key))
+        yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
 
 
 def collect(fit: Fit, batches: Iterable[Any]) -> Any:
