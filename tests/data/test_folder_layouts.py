@@ -233,6 +233,12 @@ def test_one_image_cannot_be_shared_out(tmp_path):
         split_holdout(folder_layout(root / "single").train, 0.1, 0)
 
 
+def test_a_misspelt_category_is_named_with_the_nearest(tmp_path):
+    write(tmp_path / "bottle/train/good/0.png", noise((8, 6)))
+    with fails("no folder", tmp_path / "bottel", "did you mean 'bottle'?", "the category"):
+        folder_layout(tmp_path, "bottel")
+
+
 def test_a_folder_of_folders_is_refused_with_the_one_that_may_be_meant(tmp_path):
     for name in ("bad/0.png", "good/0.png", "masks/0.png"):
         write(tmp_path / name, noise((8, 6)))

@@ -71,7 +71,7 @@ def test_the_threshold_names_its_images_and_what_they_guarantee():
     assert "  image threshold         1.235, from 4 held-out good images" in few
     assert few[-1].startswith(
         "note: 4 held-out good images are too few to guarantee 1 % false alarms, which takes 99; "
-        "the threshold is just above their highest score, which guarantees 20 %; to hold out more"
+        "the threshold is just above their highest score, which guarantees 20 % on average; to"
     )
     assert too_few_note(1, 0.05).startswith("note: 1 held-out good image is too few")
     enough = change(at_threshold=asked, num_calibration_images=99)

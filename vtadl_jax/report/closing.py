@@ -129,12 +129,12 @@ def too_few_note(num_images: int, rate: float | None) -> str:
     """
     if not rate or not num_images or num_images >= (needed := images_needed(rate)):
         return ""
-    are = "is" if num_images == 1 else "are"
+    are, kept = "is" if num_images == 1 else "are", percent(1 / (num_images + 1))
     return (
         f"note: {plural(num_images, 'held-out good image')} {are} too few to guarantee "
         f"{percent(rate)} false alarms, which takes {needed:.0f}; the threshold is just above "
-        f"their highest score, which guarantees {percent(1 / (num_images + 1))}; to hold out more, "
-        f"train with more good images or a larger --config.data.holdout_fraction"
+        f"their highest score, which guarantees {kept} on average; to hold out more, train "
+        f"with more good images or a larger --config.data.holdout_fraction"
     )
 
 

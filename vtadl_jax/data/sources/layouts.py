@@ -126,7 +126,10 @@ def folder_layout(
             return read_layout(layout, root, category)
     base = path / category
     if not base.is_dir():
-        raise UserError(f"no folder {base}: check --config.data.root and the category")
+        folders = [entry.name for entry in list_entries(path) if entry.is_dir()]
+        near = difflib.get_close_matches(category, folders, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"no folder {base}: {hint}check --config.data.root and the category")
     _check_plain(base)
     if bad:
         _check_apart(base, Path(bad).expanduser())
