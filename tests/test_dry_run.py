@@ -66,7 +66,7 @@ def test_every_detector_is_measured_and_nothing_is_written(name, dataset, tmp_pa
     out, err = capsys.readouterr()
     announce(found.setup)
     assert capsys.readouterr().err in err  # as a run says it
-    assert f"in {tmp_path / 'run'}, which is new" in out.replace("\n" + " " * 12, " ")
+    assert f"in {tmp_path / 'run'}, which is new" in " ".join(out.split())
     assert all(len(line) <= WIDTH or str(tmp_path) in line for line in out.splitlines())
 
 

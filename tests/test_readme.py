@@ -180,7 +180,7 @@ def start_locally(command: Command, bench: Bench) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"on {count} cpu device(s)" in done.stderr
+    assert f"on {count} cpu device" in done.stderr
     assert (bench.folder / "local" / "results.json").is_file()
 
 
