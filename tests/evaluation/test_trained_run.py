@@ -8,10 +8,10 @@ from vtadl_jax import Predictor, load_run
 def test_loading_warns_of_nothing(finished, caplog):
     _, workdir, _ = finished
     logger = logging.getLogger("absl")
-    before = logger.level, list(logger.handlers), list(logger.filters), logging.root.level
-    with caplog.at_level(logging.WARNING):
+    before = list(logger.handlers), list(logger.filters), logging.root.level
+    with caplog.at_level(logging.WARNING, logger="absl"):
         load_run(workdir)
         Predictor.from_workdir(workdir)
         logger.warning("Given directory is read only")  # of another program
     assert [record.getMessage() for record in caplog.records] == ["Given directory is read only"]
-    assert (logger.level, logger.handlers, logger.filters, logging.root.level) == before
+    assert (logger.handlers, logger.filters, logging.root.level) == before
