@@ -75,6 +75,11 @@ def test_the_argument_of_a_config_names_the_experiment(stem, argument, category,
     assert name_of(stem, argument, category) == name
 
 
+def test_a_category_given_as_a_field_leaves_the_name():
+    config, name = load("configs/best.py:screw", ["--config.data.category=nut"])
+    assert (config.data.category, name) == ("nut", "best")
+
+
 def test_a_run_in_the_folder_of_the_old_name_continues(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small, name = load("configs/demo.py:vtadl")

@@ -91,13 +91,14 @@ def load(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
     path, _, argument = text.partition(":")
     file = find_file(path)
     config = _from_file(file, [argument] if argument else [])
+    category = config.data.get("category", "") if isinstance(config.get("data"), ConfigDict) else ""
+    name = name_of(file.stem, argument, str(category))  # what the file makes of its argument
     config = _with_detector(config, overrides)
     config = _overridden(config, _renamed(config, overrides))
     try:
-        parsed = parse(config)
+        return parse(config), name
     except UserError as e:
         raise UserError(f"--config {path}: {e}") from e
-    return parsed, name_of(file.stem, argument, parsed.data.category)
 
 
 def name_of(stem: str, argument: str, category: str) -> str:

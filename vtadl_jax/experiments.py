@@ -66,8 +66,9 @@ def read_plan(path: Path) -> list[Experiment]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--plan {path} can't be read ({error}): give a file of experiments"
+            f"--plan {path} can't be read ({reason}): give a file of experiments"
         ) from error
     found: dict[str, Experiment] = {}
     for number, line in enumerate(lines, 1):

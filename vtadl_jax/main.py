@@ -60,8 +60,7 @@ def train(text: str, overrides: list[str]) -> None:
     if _SERIALIZE.value:
         say("note: --serialize has no effect any more: JAX's compilation cache replaces it")
     config, name = experiment.load(text, overrides)
-    stem = experiment.find_file(text.partition(":")[0]).stem
-    given = _WORKDIR.value
+    stem, given = Path(text.partition(":")[0]).stem, _WORKDIR.value
     workdir = Path(given).expanduser() if given else default_workdir(config, name, stem)
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not distributed.is_main():
