@@ -57,8 +57,8 @@ def test_what_a_method_is_trained_on_comes_from_the_detector():
     assert methods.facts_of("context_mdn").training == "one pass, then steps"
     assert methods.facts_of("patch_memory").training == "one pass, no steps"
     assert "efficientnet_lite0" in methods.facts_of("patch_memory").networks
-    assert methods.facts_of("patch_memory").weights == "with frozen networks only"
-    assert methods.facts_of("position_gaussian").weights == "with frozen networks only"
+    assert methods.facts_of("patch_memory").weights == "of frozen networks"
+    assert methods.facts_of("position_gaussian").weights == "of frozen networks"
     assert methods.facts_of("image_mixture").weights == "none"
     assert methods.facts_of("vtadl").weights == "optional"
 

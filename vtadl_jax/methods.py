@@ -93,7 +93,7 @@ def weights_of(detector: Detector, networks: tuple[str, ...]) -> str:
         return "required"
     if detector.load_pretrained is not None:
         return "optional"
-    return "with frozen networks only" if networks else "none"
+    return "of frozen networks" if networks else "none"
 
 
 def frozen_networks(name: str, config: Config) -> tuple[str, ...]:
@@ -208,12 +208,16 @@ def _measured(row: Description) -> list[str]:
 
 def markdown() -> str:
     """Returns the table of docs/methods/index.md, whose links are relative to that page."""
-    lines = ["| method | what it is | trained on | weights | config |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | what it is | trained on | weights | in `configs/` |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in descriptions().items():
         facts = facts_of(name)
         how = f"{facts.trained_on}; {facts.training}"
         link = f"[`{name}`]({name}.md)"
-        lines.append(f"| {link} | {row.what} | {how} | {facts.weights} | `{row.config}` |")
+        config = row.config.removeprefix("configs/")  # a narrow column
+        lines.append(f"| {link} | {row.what} | {how} | {facts.weights} | `{config}` |")
     return "\n".join(lines)
 
 
