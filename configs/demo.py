@@ -3,7 +3,7 @@
 python -m vtadl_jax.main --config configs/demo.py
 
 A Gaussian mixture over filter responses of plates; `configs/demo.py:gear` and `:nut` are other
-parts. `configs/demo.py:vtadl --workdir runs/vtadl` trains a small VT-ADL on them instead.
+parts. `configs/demo.py:vtadl` trains a small VT-ADL on them instead.
 """
 
 from vtadl_jax.experiment import base

@@ -10,7 +10,9 @@ from tests.data.factory import noise, write
 from tests.factory import tiny_config
 from vtadl_jax import sweep
 from vtadl_jax.data.files import product_name
+from vtadl_jax.experiment import load, name_of
 from vtadl_jax.main import default_workdir
+from vtadl_jax.options import replace
 from vtadl_jax.training.stored import save_config
 
 FITTED = (
@@ -55,6 +57,57 @@ def test_the_default_workdir_names_the_product(tmp_path, monkeypatch):
     save_config(old, tmp_path / "runs/x-good/config.json")
     assert default("/a/bottle/good") == "runs/x-good"
     assert default("/a/cable/good") == "runs/x-cable-good"
+
+
+@pytest.mark.parametrize(
+    ("stem", "argument", "category", "name"),
+    [
+        ("demo", "", "plate", "demo"),
+        ("demo", "gear", "gear", "demo"),
+        ("demo", "vtadl", "plate", "demo-vtadl"),
+        ("demo", "vtadl-gear", "gear", "demo-vtadl"),
+        ("image_mixture", "mnist-all", "all", "image_mixture-mnist"),
+        ("best", "elpv", "", "best-elpv"),
+        ("best", "a/b", "", "best-a-b"),
+    ],
+)
+def test_the_argument_of_a_config_names_the_experiment(stem, argument, category, name):
+    assert name_of(stem, argument, category) == name
+
+
+def test_a_category_given_as_a_field_leaves_the_name():
+    config, name = load("configs/best.py:screw", ["--config.data.category=nut"])
+    assert (config.data.category, name) == ("nut", "best")
+
+
+def test_a_run_in_the_folder_of_the_old_name_continues(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small, name = load("configs/demo.py:vtadl")
+    mixture, _ = load("configs/demo.py")
+    assert default_workdir(small, name, "demo").as_posix() == "runs/demo-vtadl-plate"
+    assert default_workdir(mixture, "demo", "demo").as_posix() == "runs/demo-plate"
+    old = tmp_path / "runs/demo-plate"
+    old.mkdir(parents=True)
+    save_config(mixture, old / "config.json")  # of the other method
+    assert default_workdir(small, name, "demo").as_posix() == "runs/demo-vtadl-plate"
+    save_config(small, old / "config.json")
+    assert default_workdir(small, name, "demo").as_posix() == "runs/demo-plate"
+    (tmp_path / "runs/demo-vtadl-plate").mkdir()
+    save_config(small, tmp_path / "runs/demo-vtadl-plate/config.json")
+    assert default_workdir(small, name, "demo").as_posix() == "runs/demo-vtadl-plate"
+
+
+def test_a_sweep_in_the_folder_of_the_old_name_continues(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, name = load("configs/image_mixture.py:mnist-all", ["--config.data.root=/a"])
+    new, old = "runs/image_mixture-mnist-all", tmp_path / "runs/image_mixture-all/3"
+    assert default_workdir(config, name, "image_mixture").as_posix() == new
+    old.mkdir(parents=True)
+    save_config(replace(config, {"data.category": "3"}), old / "config.json")
+    assert default_workdir(config, name, "image_mixture").as_posix() == "runs/image_mixture-all"
+    other, _ = load("configs/image_mixture.py:kmnist-all", ["--config.data.root=/a"])
+    found = default_workdir(other, "image_mixture-kmnist", "image_mixture")
+    assert found.as_posix() == "runs/image_mixture-kmnist-all"
 
 
 def test_a_folder_named_all_is_no_sweep(tmp_path, capsys):

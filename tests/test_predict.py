@@ -164,6 +164,8 @@ def test_unreadable_files_are_named_and_skipped(dataset, workdir, tmp_path, caps
     [
         ({"input": "{tmp}/none"}, "no images there"),
         ({"workdir": "{tmp}"}, "is not a run, it has no config.json: train first"),
+        ({"workdir": "{tmp}/none"}, "none: give the workdir of a run"),
+        ({"output": ""}, "no --output: give it (Folder for the results; must be new or empty.)"),
         ({"output": "{data}"}, "is not an empty folder: give another"),
         ({"workdir": ""}, "no --workdir"),
     ],

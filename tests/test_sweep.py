@@ -118,7 +118,7 @@ def test_intervals_hold_their_values_and_the_original_size_is_that_of_the_files(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir={w}", "--category=none"], "is not a run, it has no config.json"),
+        (["--workdir={w}", "--category=none"], "none: give the workdir of a run"),
         (["--workdir={w}/gear", "--category=all"], "holds no runs"),
         (["--workdir={w}/gear", "--data_root={w}/nowhere"], "nowhere"),
         (["--workdir={w}/gear", "--pixel_false_alarm_rate=2"], "rate 2.0: use more than 0"),

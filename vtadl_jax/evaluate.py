@@ -35,7 +35,13 @@ from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
-from vtadl_jax.training.known_images import describe, differences, load_marks, marks_of
+from vtadl_jax.training.known_images import (
+    describe,
+    differences,
+    load_marks,
+    marks_of,
+    trained_and_tested,
+)
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
@@ -94,7 +100,7 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
         splits = load_splits(config, make_detector(config).needs, draw=False)
     except UserError as error:
         raise UserError(with_own_flags(str(error))) from error
-    compare_images(workdir, splits)
+    compare_images(workdir, splits, config)
     train, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
@@ -103,7 +109,13 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
     try:
         calibration = evaluator.calibrate(found.variables, holdout, found.step, train)
         results = evaluate(
-            evaluator, found.variables, calibration, splits.test, train=train, out=workdir
+            evaluator,
+            found.variables,
+            calibration,
+            splits.test,
+            train=train,
+            holdout=holdout,
+            out=workdir,
         )
     except TrainingDiverged as e:
         raise TrainingDiverged(
@@ -120,15 +132,32 @@ def with_own_flags(text: str) -> str:
     return re.sub(r"--config\.data\.(root|bad|masks)\b", r"--data_\1", text)
 
 
-def compare_images(workdir: Path, splits: Splits) -> None:
-    """Prints how the images differ from those that the run was trained and tested on."""
+def compare_images(workdir: Path, splits: Splits, config: Config) -> None:
+    """Prints how the images differ from those that the run was trained and tested on.
+
+    Raises UserError if defective images are new and good images to test with them would be some
+    that the run was trained on.
+    """
     before = load_marks(workdir)
     if before is None:
         say(f"note: {workdir} has no list of its images, so they are not compared")
         return
-    text = describe(differences(before, marks_of(splits)))
+    now = marks_of(splits)
+    text = describe(differences(before, now))
     if text:
         say(f"warning: since this run was started, images have changed: {text}")
+    if seen := trained_and_tested(before, now):
+        told = f"{len(seen)} of the {len(now['test'])} test images (for example {seen[0]})"
+        if config.data.bad and not load_config(workdir).data.bad:
+            raise UserError(
+                f"--data_bad {config.data.bad}: run {workdir} was trained without it, on all good "
+                f"images; {told} would be of these: train again with "
+                f"--config.data.bad={config.data.bad} in another --workdir"
+            )
+        say(
+            f"warning: {told} were training images of this run: its figures are too good; for a "
+            f"test, train again in another --workdir"
+        )
 
 
 def run() -> int:

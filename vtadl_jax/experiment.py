@@ -83,7 +83,7 @@ def assume_color(config: Config) -> Config:
 
 
 def load(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
-    """Returns the config of 'path.py[:argument]' and the file's stem.
+    """Returns the config of 'path.py[:argument]' and its name (`name_of`).
 
     overrides: flags of fields, as '--config.model.mdn.num_components=40'. Raises UserError for a
     missing or faulty file, an unknown field (the nearest is named) and a value of the wrong type.
@@ -91,12 +91,23 @@ def load(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
     path, _, argument = text.partition(":")
     file = find_file(path)
     config = _from_file(file, [argument] if argument else [])
+    category = config.data.get("category", "") if isinstance(config.get("data"), ConfigDict) else ""
+    name = name_of(file.stem, argument, str(category))  # what the file makes of its argument
     config = _with_detector(config, overrides)
     config = _overridden(config, _renamed(config, overrides))
     try:
-        return parse(config), file.stem
+        return parse(config), name
     except UserError as e:
         raise UserError(f"--config {path}: {e}") from e
+
+
+def name_of(stem: str, argument: str, category: str) -> str:
+    """Returns the name of an experiment: the file's stem, and its argument without the category.
+
+    'demo-vtadl' for demo.py:vtadl and demo.py:vtadl-gear, 'mvtec' for mvtec.py:screw.
+    """
+    rest = re.sub(r"[\\/]+", "-", argument.removesuffix(category).strip("-"))
+    return f"{stem}-{rest}" if rest else stem
 
 
 def find_file(path: str) -> Path:
@@ -111,9 +122,10 @@ def find_file(path: str) -> Path:
                 say(f"note: {path} is called {found.name} now")
             return found
     folder = Path(path).parent
-    known = [*folder.glob("*.py"), *PACKAGED.glob("*.py")]
+    known = [*folder.glob("*.py"), *(Path("configs", p.name) for p in PACKAGED.glob("*.py"))]
     names = {p.as_posix() for p in known if p.stem not in ("__init__", "default")}
-    hint = schema.nearest(path, sorted(names))
+    wanted = path if "/" in path else f"configs/{path.removesuffix('.py')}.py"
+    hint = schema.nearest(wanted, sorted(names))
     raise UserError(f"--config {path}: no such file{hint or ': give the path of a config file'}")
 
 

@@ -66,8 +66,9 @@ def read_plan(path: Path) -> list[Experiment]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--plan {path} can't be read ({error}): give a file of experiments"
+            f"--plan {path} can't be read ({reason}): give a file of experiments"
         ) from error
     found: dict[str, Experiment] = {}
     for number, line in enumerate(lines, 1):
@@ -205,7 +206,7 @@ def run() -> int:
         raise UserError(f"--seeds {_SEEDS.value}: use 1 or more")
     experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()
     if not _DATA.value and any("{data}" in a for e in experiments for a in e.arguments):
-        raise UserError("no --data: the plan's {data} stands for it")
+        raise UserError("no --data: give --data DIR, for which {data} in the plan stands")
     for experiment in [] if _TABLE_ONLY.value else experiments:
         for seed in range(_SEEDS.value):
             folder = workdir / experiment.name / f"seed-{seed}"

@@ -14,14 +14,15 @@ from pathlib import Path
 from absl import flags
 
 from vtadl_jax import experiment
-from vtadl_jax.config import Config
+from vtadl_jax import options as options_lib
+from vtadl_jax.config import Config, differences
 from vtadl_jax.data.files import product_name
 from vtadl_jax.dry_run import dry_run, dry_run_all
 from vtadl_jax.errors import UserError
 from vtadl_jax.run import run
 from vtadl_jax.runtime import compilation_cache, distributed
 from vtadl_jax.runtime.console import say, silence
-from vtadl_jax.sweep import resolve_all, run_all
+from vtadl_jax.sweep import ALL, resolve_all, run_all
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
@@ -59,7 +60,8 @@ def train(text: str, overrides: list[str]) -> None:
     if _SERIALIZE.value:
         say("note: --serialize has no effect any more: JAX's compilation cache replaces it")
     config, name = experiment.load(text, overrides)
-    workdir = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else default_workdir(config, name)
+    stem, given = Path(text.partition(":")[0]).stem, _WORKDIR.value
+    workdir = Path(given).expanduser() if given else default_workdir(config, name, stem)
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not distributed.is_main():
         silence()
@@ -74,21 +76,36 @@ def train(text: str, overrides: list[str]) -> None:
         run(config, workdir)
 
 
-def default_workdir(config: Config, name: str) -> Path:
+def default_workdir(config: Config, name: str, stem: str = "") -> Path:
     """Returns runs/NAME-CATEGORY, of which the category or the data's folder names the product.
 
-    Continues in the folder that earlier versions named by the last folder alone, if the run in it
-    has the same data.root.
+    name: of the experiment. stem: of its file, '' for the same. Continues in the folder that
+    earlier versions chose, by the file's stem or by the last folder of the data alone, if it holds
+    this run.
     """
     product = config.data.category or product_name(config.data.root)
-    found = Path("runs", "-".join(filter(None, (name, re.sub(r"[\\/]+", "-", product)))))
-    old = Path("runs", f"{name}-{Path(config.data.root).name}")
-    if config.data.category or old == found or not (old / CONFIG).is_file():
-        return found
+    found = place_of(name, product)
+    old = [place_of(stem or name, product)]
+    if not config.data.category:
+        old += [place_of(each, Path(config.data.root).name) for each in (name, stem or name)]
+    there = (folder for folder in old if folder != found and holds_run_of(config, folder))
+    return found if (found / CONFIG).is_file() else next(there, found)
+
+
+def place_of(name: str, product: str) -> Path:
+    """Returns runs/NAME-PRODUCT."""
+    return Path("runs", "-".join(filter(None, (name, re.sub(r"[\\/]+", "-", product)))))
+
+
+def holds_run_of(config: Config, folder: Path) -> bool:
+    """Returns whether a folder holds the run of a config, or a sweep's folder one of its runs."""
+    if config.data.category == ALL and not (folder / CONFIG).is_file():
+        folder = next((path.parent for path in folder.glob(f"*/{CONFIG}")), folder)
+        config = options_lib.replace(config, {"data.category": folder.name})
     with contextlib.suppress(UserError):
-        if load_config(old).data.root == config.data.root:
-            return old
-    return found
+        stored = load_config(folder)
+        return stored.data.root == config.data.root and not differences(config, stored)
+    return False
 
 
 def main(argv: list[str]) -> int:

@@ -225,7 +225,7 @@ def run() -> int:
     """Scores the images that the flags name."""
     for flag in (_WORKDIR, _INPUT, _OUTPUT):
         if not flag.value:
-            raise UserError(f"no --{flag.name}: see --help")
+            raise UserError(f"no --{flag.name}: give it ({FLAGS[flag.name].help})")
     threshold = _THRESHOLD.value
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: give a finite number")

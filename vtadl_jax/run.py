@@ -278,6 +278,7 @@ class Session:
                 calibration,
                 self.setup.test,
                 train=self.setup.records,
+                holdout=self.setup.holdout if report else (),
                 out=self.setup.workdir if report and is_main() else None,
             )
         if not report:

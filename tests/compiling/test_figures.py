@@ -60,8 +60,10 @@ def test_a_schedule_counts_as_training_does(reading):
     found = figures.schedule(reading, 209)
     assert found.calls == 400 * 209 // 32
     assert found.seconds == pytest.approx(found.calls * figures.figures(reading).call)
+    assert found.epochs == 400
     reading["program"]["fields"]["num_train_steps"] = 7
-    assert figures.schedule(reading, 209).calls == 7
+    found = figures.schedule(reading, 209)
+    assert (found.calls, found.epochs) == (7, 1.1)  # 7 batches of 32 out of 209 images
 
 
 def test_an_unknown_chip_leaves_times_out(reading):

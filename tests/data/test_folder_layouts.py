@@ -110,8 +110,9 @@ def test_good_images_beside_the_bad_ones(tmp_path, name):
 
 def test_bad_images_that_are_all_good(tmp_path):
     root = plain(tmp_path)
+    write(root / "ok" / "0.png", grey(0))
     with fails("data.bad", "is a folder of good images by its name"):
-        folder_layout(root / "good", "", root / "good")
+        folder_layout(root / "good", "", root / "ok")
     write(root / "test" / "good" / "0.png", grey(0))
     with fails("data.bad", root / "test", "holds no images", "defective"):
         folder_layout(root / "good", "", root / "test")
@@ -174,7 +175,7 @@ def test_masks_that_are_not_found(tmp_path):
         folder_layout(*arguments, tmp_path / "empty")
     for i in (7, 8, 9):
         write(tmp_path / "others" / f"{i}_mask.png", grey(255))
-    with fails("mask", "7_mask.png has no image", "and 2 more masks without"):
+    with fails("mask", "7_mask.png has no image", "rename the mask", "2 more masks have none"):
         folder_layout(*arguments, tmp_path / "others")
     write(tmp_path / "kind" / "hole" / "0.png", grey(255))
     with fails("mask", "hole/0.png has no image", tmp_path / "kinds" / "hole"):
@@ -210,6 +211,7 @@ def test_mistakes_in_plain_folders(tmp_path):
     with fails("mask", root / "masks" / "2_mask.png", "has no image", root / "bad"):
         (root / "bad" / "2.png").unlink()
         folder_layout(root / "good", "", root / "bad", root / "masks")
+    write(root / "folder_in_it" / "0.png", grey(1))
     with fails("inner", "inside a folder of images"):
         folder_layout(root / "folder_in_it")
     (root / "good" / "notes.txt").write_text("x")
@@ -229,3 +231,22 @@ def test_one_image_cannot_be_shared_out(tmp_path):
         folder_layout(root / "single", "", root / "bad")
     with fails("data.holdout_fraction 0.1", "1 images"):
         split_holdout(folder_layout(root / "single").train, 0.1, 0)
+
+
+def test_a_misspelt_category_is_named_with_the_nearest(tmp_path):
+    write(tmp_path / "bottle/train/good/0.png", noise((8, 6)))
+    with fails("no folder", tmp_path / "bottel", "did you mean 'bottle'?", "the category"):
+        folder_layout(tmp_path, "bottel")
+
+
+def test_a_folder_of_folders_is_refused_with_the_one_that_may_be_meant(tmp_path):
+    for name in ("bad/0.png", "good/0.png", "masks/0.png"):
+        write(tmp_path / name, noise((8, 6)))
+    with fails("holds no images, only folders (bad, good, masks)", f"root={tmp_path / 'good'}"):
+        folder_layout(tmp_path)
+
+
+def test_the_good_images_are_not_the_defective_ones_too(tmp_path):
+    write(tmp_path / "parts/0.png", noise((8, 6)))
+    with fails("data.bad", "is the folder of good images"):
+        folder_layout(tmp_path / "parts", bad=tmp_path / "parts/../parts")

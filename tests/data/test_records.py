@@ -165,9 +165,22 @@ def test_only_those_with_a_mask_are_moved_where_masks_are_needed():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "kinds"), [(0.5, {"scratch": 10}), (2.0, {"scratch": 10}), (0.1, {})]
+    ("fraction", "number", "remedy"),
+    [
+        (0.5, 10, "use less than 0.5, or add defective images"),
+        (2.0, 10, "use less than 0.5, or add defective images"),
+        (0.1, 1, "in the test set: add defective images"),
+    ],
 )
-def test_a_fraction_that_leaves_nothing_to_test_on_is_refused(fraction, kinds):
-    most = len(kinds) and kinds["scratch"] / 20
-    with fails(f"data.anomaly_fraction {fraction}", f"use less than {most:.3g}", "add defective"):
-        move_anomalies(splits_of(**kinds), fraction, seed=0)
+def test_a_fraction_that_leaves_nothing_to_test_on_is_refused(fraction, number, remedy):
+    with fails(f"data.anomaly_fraction {fraction}", remedy):
+        move_anomalies(splits_of(scratch=number), fraction, seed=0)
+
+
+def test_without_defective_images_or_masks_the_error_says_what_to_give():
+    with fails("data.anomaly_fraction 0.1", "with masks, and there are none", "--config.data.bad"):
+        move_anomalies(splits_of(), 0.1, seed=0, masked=True)
+    with fails("on defective images, and there are none", "configs/best.py"):
+        move_anomalies(splits_of(), 0.1, seed=0)
+    with fails("none of the 3 defective images has one", "--config.data.masks=DIR"):
+        move_anomalies(splits_of(masked=False, dent=3), 0.1, seed=0, masked=True)

@@ -132,13 +132,13 @@ def test_all_ways_in_give_the_same_pixels(tmp_path, capfd, name, channels):
     assert expected.dtype == np.uint8
     assert expected.shape[:2] == ((12, 9) if name in TURNED_ASIDE else (9, 12))
     assert image_size(path) == expected.shape[:2]
-    opened = Image.open(path)
-    for way in (CONTENTS[name], opened, Image.open(io.BytesIO(CONTENTS[name])), expected):
-        np.testing.assert_array_equal(load_image(way, channels), expected)
-    opened.load()
-    if name not in LOSSY:
-        np.testing.assert_array_equal(load_image(opened, channels), expected)
-        np.testing.assert_array_equal(load_image(opened.copy(), channels), expected)
+    with Image.open(path) as opened, Image.open(io.BytesIO(CONTENTS[name])) as from_bytes:
+        for way in (CONTENTS[name], opened, from_bytes, expected):
+            np.testing.assert_array_equal(load_image(way, channels), expected)
+        opened.load()
+        if name not in LOSSY:
+            np.testing.assert_array_equal(load_image(opened, channels), expected)
+            np.testing.assert_array_equal(load_image(opened.copy(), channels), expected)
     assert capfd.readouterr() == ("", "")
 
 
@@ -255,9 +255,10 @@ def test_postscript_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     path = tmp_path / "part.png"
     path.write_bytes(EPS)
-    for way in (path, EPS, Image.open(path)):
-        with fails("image"):
-            load_image(way, 3)
+    with Image.open(path) as image:
+        for way in (path, EPS, image):
+            with fails("image"):
+                load_image(way, 3)
     assert not started.exists()
 
 
@@ -266,12 +267,13 @@ def test_several_pages_are_refused_unless_one_is_chosen(tmp_path, kind):
     pages = [Image.fromarray(grey(60 * i, (8, 8))).convert("RGB") for i in range(1, 4)]
     path = tmp_path / "a.tif"
     path.write_bytes(saved(pages[0], kind, save_all=True, append_images=pages[1:]))
-    for way in (path, path.read_bytes(), Image.open(path)):
-        with fails("has 3 pages"):
-            load_image(way, 1)
-    chosen = Image.open(path)
-    chosen.seek(2)
-    np.testing.assert_allclose(load_image(chosen, 1), 180, atol=3)
+    with Image.open(path) as image:
+        for way in (path, path.read_bytes(), image):
+            with fails("has 3 pages"):
+                load_image(way, 1)
+    with Image.open(path) as chosen:
+        chosen.seek(2)
+        np.testing.assert_allclose(load_image(chosen, 1), 180, atol=3)
 
 
 def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path):
@@ -282,8 +284,9 @@ def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path):
     small = RGB.resize((4, 3))
     small.encoderinfo = {"tiffinfo": {254: 1}}  # NewSubfileType: a reduced copy of another page
     RGB.save(path, save_all=True, append_images=[small])
-    for way in (path, Image.open(path)):
-        np.testing.assert_array_equal(load_image(way, 3), np.asarray(RGB))
+    with Image.open(path) as image:
+        for way in (path, image):
+            np.testing.assert_array_equal(load_image(way, 3), np.asarray(RGB))
 
 
 def special(path: Path, kind: str) -> None:
@@ -351,5 +354,6 @@ def test_of_a_phones_jpeg_the_photograph_is_read(tmp_path):
     with Image.open(path) as image:
         assert image.format == "MPO"
     alone = load_image(saved(photo, "JPEG"), 3)
-    for given in (path, path.read_bytes(), Image.open(path)):
-        np.testing.assert_array_equal(load_image(given, 3), alone)
+    with Image.open(path) as image:
+        for given in (path, path.read_bytes(), image):
+            np.testing.assert_array_equal(load_image(given, 3), alone)

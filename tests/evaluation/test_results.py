@@ -60,7 +60,7 @@ def test_the_keys_of_the_file_are_those_of_the_first_version_and_the_new_ones():
         *("num_without_mask", "num_calibration_images", "seconds", "format", "versions"),
     }
     counts = {"num_unlike_training", "num_thin_regions"}
-    new = {"num_train_images", "num_train_anomalous", *counts}
+    new = {"num_train_images", "num_train_anomalous", "evaluated_on", *counts}
     assert measured().to_dict().keys() == first | metrics | new
 
 
@@ -119,6 +119,7 @@ def test_files_of_earlier_versions_are_read(tmp_path):
         ("[]", "it holds a list instead of fields.*: evaluate the run again"),
         ('{"image_auroc": "0.5"}', "image_auroc is '0.5'"),
         ('{"by_defect": []}', r"by_defect is \[\]"),
+        ('{"evaluated_on": 3}', "evaluated_on is 3"),
         ('{"format": 2, "versions": 5}', "versions is 5"),
         ('{"format": 99, "versions": 5}', "newer version of vtadl_jax"),
         ('{"format": 99, "versions": {"vtadl_jax": "9.0"}}', "newer version of vtadl_jax"),

@@ -1,9 +1,20 @@
 """The table at the end of a training or an evaluation."""
 
 import dataclasses
+import math
 
+import pytest
+
+from vtadl_jax.evaluation.calibration import images_needed
 from vtadl_jax.evaluation.results import Results
-from vtadl_jax.report.closing import MOST_KINDS, place_lines, result_lines
+from vtadl_jax.report.closing import (
+    MORE_IMAGES,
+    MOST_KINDS,
+    NOT_A_TEST,
+    place_lines,
+    result_lines,
+    too_few_note,
+)
 
 IMAGE = {"tp": 8, "fp": 1, "fn": 2, "tn": 4, "threshold": 1.23456, "set_by": "good training images"}
 KINDS = {
@@ -52,6 +63,52 @@ def test_one_kind_is_not_repeated_and_many_are_not_listed():
     assert not any("kind" in line for line in change(by_defect={"dent": KINDS["dent"]}))
     many = {f"kind {i}": KINDS["dent"] for i in range(MOST_KINDS + 1)}
     assert "  each of 9 kinds of defect: by_defect in results.json" in change(by_defect=many)
+
+
+def test_the_threshold_names_its_images_and_what_they_guarantee():
+    asked = {"image": {**IMAGE, "false_alarm_rate_asked": 0.01}}
+    few = change(at_threshold=asked, num_calibration_images=4)
+    assert "  image threshold         1.235, from 4 held-out good images" in few
+    assert few[-1].startswith(
+        "note: 4 held-out good images are too few to guarantee 1 % false alarms, which takes 99; "
+        "the threshold is just above their highest score, which guarantees 20 % on average; to"
+    )
+    assert too_few_note(1, 0.05).startswith("note: 1 held-out good image is too few")
+    enough = change(at_threshold=asked, num_calibration_images=99)
+    source = "from 99 held-out good images, for 1 % false alarms"
+    assert f"  image threshold         1.235, {source}" in enough
+    assert not any("too few" in line for line in enough)
+    given = {"image": {**IMAGE, "set_by": "the user", "false_alarm_rate_asked": None}}
+    assert not any("few" in line for line in change(at_threshold=given, num_calibration_images=4))
+
+
+@pytest.mark.parametrize(
+    ("rate", "number"), [(0.1, 9), (0.05, 19), (0.02, 49), (0.01, 99), (0.3, 3), (1.0, 0)]
+)
+def test_the_images_that_a_rate_needs_are_those_that_keep_it(rate, number):
+    assert images_needed(rate) == number
+    for count in (number - 1, number):  # a rank within the values, or above all of them
+        if count > 0:
+            assert (math.ceil((count + 1) * (1 - rate)) <= count) == (count >= number)
+    assert images_needed(0.0) == math.inf
+
+
+def test_held_out_images_are_no_test():
+    image = {"tp": 0, "fp": 0, "fn": 0, "tn": 6, "threshold": 1.5, "set_by": "good training images"}
+    lines = result_lines(
+        Results(
+            evaluated_on="calibration",
+            at_threshold={"image": {**image, "false_alarm_rate_asked": 0.2}},
+            num_calibration_images=6,
+            seconds=1.0,
+        )
+    )
+    assert lines[:3] == [
+        "results on 6 held-out good images, in 1s",
+        "  false alarms     0 among 6 good images",
+        "  image threshold  1.5, from 6 held-out good images, for 20 % false alarms",
+    ]
+    assert lines[3:] == [f"note: {NOT_A_TEST}; {MORE_IMAGES}"]
 
 
 def test_a_given_threshold_intervals_and_unlike_images_are_told():

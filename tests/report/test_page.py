@@ -208,12 +208,13 @@ def test_a_card_without_a_map_has_no_heat(tmp_path):
 
 def test_empty_parts_are_hidden(tmp_path):
     text = written(tmp_path, make_report(summary=[]))
-    assert len(re.findall(r"<section[^>]*hidden>", text)) == 5
+    assert len(re.findall(r"<section[^>]*hidden>", text)) == 6
     assert "{{" not in text
     full = make_report(
         [make_card()],
         curves=[Curve("ROC", "fpr", "tpr", np.array([0, 1]), np.array([0, 1]), "")],
         training={"loss": ([], [])},
+        notice="these figures are not of a test",
     )
     assert not re.search(r"<section[^>]*hidden>", written(tmp_path, full))
 

@@ -86,7 +86,8 @@ def opened(browser, tmp_path):
 
 
 def counts(driver):
-    return [int(driver.find_element("id", name).text) for name in ("tp", "fp", "fn", "tn")]
+    found = (driver.find_element("id", name) for name in ("tp", "fp", "fn", "tn"))
+    return [int(each.get_attribute("textContent")) for each in found]  # also where it is hidden
 
 
 def expected(threshold):
@@ -308,3 +309,11 @@ def test_two_thousand_images(opened):
     assert names(driver) == [str(i) for i in range(1999, 1975, -1)]
     assert counts(driver) == [0, 10, 0, 1990]
     assert len(driver.find_elements("css selector", "#cards img")) == 48
+
+
+def test_without_defective_images_what_only_they_have_is_not_shown(opened):
+    driver = opened(make_report([make_card("a", 0, 1.0), make_card("b", 0, 2.0)], threshold=3.0))
+    assert not any(e.is_displayed() for e in driver.find_elements("css selector", ".of-defective"))
+    assert driver.find_element("id", "fp").is_displayed()
+    driver = opened(make_report([make_card("a", 1, 1.0)], threshold=3.0))
+    assert all(e.is_displayed() for e in driver.find_elements("css selector", ".of-defective"))

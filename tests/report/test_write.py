@@ -20,6 +20,7 @@ from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.predict import predict
+from vtadl_jax.report.folder import FILES
 from vtadl_jax.report.write import evaluate, say_metrics
 from vtadl_jax.runtime import sharding
 
@@ -130,6 +131,32 @@ def test_without_a_folder_nothing_is_written(records, tmp_path, capsys):
     )
     assert second == "no test images: calibrated only"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_test_images_the_report_is_of_the_held_out_ones_and_says_so(records, tmp_path):
+    config, out = tiny_config(eval__batch_size=4, mesh__data=1), tmp_path / "run"
+    out.mkdir()
+    geometry, mesh = Geometry((SIZE, SIZE)), sharding.make_mesh(1)
+    evaluator, held_out = Evaluator(config, brightness(True, False), geometry, mesh), records[:3]
+    calibration = evaluator.calibrate({}, held_out, step=5)
+    results = evaluate(evaluator, {}, calibration, [], holdout=held_out, out=out)
+    found = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert found == {*FILES, "overlays"}
+    assert len(list((out / "overlays").iterdir())) == 3
+    stored_results = Results.load(out / "results.json")
+    assert stored_results == results
+    assert (results.evaluated_on, results.num_test_images) == ("calibration", 0)
+    assert results.metrics["image_auroc"] is None
+    assert results.at_threshold["image"]["tn"] == 3
+    page = (out / "report.html").read_text()
+    assert "3 held-out good images, no test images; trained for 5 steps on good images<" in page
+    assert '<p class="notice">No test images: these held-out good images also set the thr' in page
+    assert "no test image was used" not in page
+    assert "Image AUROC of each term" not in page
+    report(records, out, True, False)  # with test images the notice is gone
+    page = (out / "report.html").read_text()
+    assert 'aria-label="Notice" hidden><p class="notice"></p>' in page
+    assert "no test image was used" in page
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 from tests.data.factory import fails, grey, noise, write
-from tests.factory import tiny_config
+from tests.factory import tiny_config, with_fields
 from vtadl_jax.data.records import Record, Splits
 from vtadl_jax.data.sources.layouts import folder_layout
+from vtadl_jax.evaluate import compare_images
 from vtadl_jax.training.known_images import (
     IMAGES,
     SAMPLE,
@@ -19,6 +20,7 @@ from vtadl_jax.training.known_images import (
     marks_of,
     save_marks,
 )
+from vtadl_jax.training.stored import CONFIG, save_config
 
 
 @pytest.fixture
@@ -127,3 +129,29 @@ def test_a_run_without_a_list_is_told(data, content):
         (data / "run" / IMAGES).write_text(content)
     (line,) = check_images_of_run(data / "run", stored, stored, marks_in(data / "one"))
     assert "has no readable images.json" in line
+
+
+def test_masks_that_are_new_can_be_evaluated_with(data):
+    bare = with_fields(config_of(data / "one"), data__masks="")
+    bad = data / "one/bad"
+    (data / "run").mkdir()
+    save_config(bare, data / "run" / CONFIG)
+    save_marks(data / "run", marks_of(folder_layout(data / "one/good", bad=bad)))
+    with fails("data.masks=''", "2 changed", "vtadl_jax.evaluate", "--data_masks=", "one/masks"):
+        check_images_of_run(data / "run", config_of(data / "one"), bare, marks_in(data / "one"))
+
+
+def test_images_that_a_run_was_trained_on_do_not_test_it(data, capsys):
+    fields = {"data__bad": "", "data__masks": ""}
+    good_only, config = with_fields(config_of(data / "one"), **fields), config_of(data / "one")
+    (data / "run").mkdir()
+    save_config(good_only, data / "run" / CONFIG)
+    save_marks(data / "run", marks_of(folder_layout(data / "one/good")))
+    now = folder_layout(data / "one/good", bad=data / "one/bad")
+    with fails("--data_bad", data / "one/bad", "2 of the 4 test images", "--config.data.bad="):
+        compare_images(data / "run", now, config)
+    save_config(config, data / "run" / CONFIG)  # trained with others, of which some are tested on
+    compare_images(data / "run", now, config)
+    said = capsys.readouterr().err
+    assert "warning: 2 of the 4 test images (for example good/" in said
+    assert "were training images of this run: its figures are too good" in said

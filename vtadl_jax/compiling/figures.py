@@ -32,7 +32,7 @@ class Schedule:
     """A whole training: its epochs, images per epoch, steps and time."""
 
     images: int
-    epochs: int
+    epochs: float
     calls: int
     seconds: float | None
     roofline_seconds: float | None
@@ -71,7 +71,10 @@ def schedule(reading: Reading, images: int) -> Schedule:
     def times(seconds: float | None) -> float | None:
         return None if seconds is None else seconds * calls
 
-    return Schedule(images, fields["num_epochs"], calls, times(found.call), times(found.roofline))
+    epochs = fields["num_epochs"]
+    if fields["num_train_steps"]:
+        epochs = round(calls * reading["program"]["images"] / images, 1)
+    return Schedule(images, epochs, calls, times(found.call), times(found.roofline))
 
 
 def change(before: float | None, after: float | None) -> float | None:

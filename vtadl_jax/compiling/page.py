@@ -81,7 +81,7 @@ def summary_of(reading: Reading, num_images: int) -> list[Figure]:
         found.append(("a call", duration(f.call), f"{si(f.images_per_second)} images a second"))
         if reading["program"]["step"] == "train":
             s = figures_lib.schedule(reading, num_images)
-            told = f"{s.epochs} epochs of {s.images} images, {s.calls} steps"
+            told = f"{s.epochs:g} epochs of {s.images} images, {s.calls} steps"
             found.append(("whole training", duration(s.seconds), told))
     chip = figures_lib.chip_of(reading)
     share = f"{percent(memory['needed'] / chip.hbm_bytes)} of {mib(chip.hbm_bytes)}" if chip else ""

@@ -132,7 +132,7 @@ def _memory(reading: Reading) -> Section:
 def _schedule(reading: Reading, num_images: int) -> Section:
     s = figures_lib.schedule(reading, num_images)
     rows = [
-        ["steps", thousands(s.calls), f"{s.epochs} epochs of {s.images} images"],
+        ["steps", thousands(s.calls), f"{s.epochs:g} epochs of {s.images} images"],
         ["by cycles and links", duration(s.seconds), ""],
         ["by the roofline", duration(s.roofline_seconds), "with XLA's count of bytes"],
     ]

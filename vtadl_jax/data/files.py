@@ -136,10 +136,11 @@ def assign_masks(
             )
         owners[mask] = owned[-1]
     if orphans:
-        more = f" (and {len(orphans) - 1} more masks without)" if len(orphans) > 1 else ""
+        more = f"; {len(orphans) - 1} more masks have none" if len(orphans) > 1 else ""
         stem = SUFFIX.sub("", orphans[0].stem)
         raise UserError(
-            f"mask {orphans[0]} has no image: put {stem}.* into {where} or remove it{more}"
+            f"mask {orphans[0]} has no image: put {stem}.* into {where}, rename the mask as its "
+            f"image, with or without _mask, or remove it{more}"
         )
     by_owner = _unique(owners, lambda mask: owners[mask].as_posix(), lambda m: owners[m].stem)
     return {owners[mask]: mask for mask in by_owner.values()}

@@ -87,15 +87,19 @@ def move_anomalies(splits: Splits, fraction: float, seed: int, masked: bool = Fa
     kind of defect, drawn by names and seed. masked: only images with a mask. Raises UserError if
     that leaves no anomalous test image, or if there is none.
     """
-    usable = [r for r in splits.test if r.label and (r.mask is not None or not masked)]
+    defective = [r for r in splits.test if r.label]
+    usable = [r for r in defective if r.mask is not None or not masked]
+    if not usable:
+        raise UserError(_nothing_to_move(fraction, len(defective), masked))
     count = max(round(fraction * len(splits.train)), 1)
     if count >= len(usable):
         what = "with a mask " if masked else ""
+        most = len(usable) / max(len(splits.train), 1)
+        less = f"use less than {most:.3g}, or " if len(usable) > 1 else ""
         raise UserError(
             f"data.anomaly_fraction {fraction} of {len(splits.train)} good training images is "
             f"{count}, and there are {len(usable)} defective test images {what}to take them from; "
-            f"at least one must stay in the test set: use less than "
-            f"{len(usable) / max(len(splits.train), 1):.3g}, or add defective images"
+            f"at least one must stay in the test set: {less}add defective images"
         )
     by_kind: dict[str, list[Record]] = {}
     for record in usable:
@@ -107,6 +111,22 @@ def move_anomalies(splits: Splits, fraction: float, seed: int, masked: bool = Fa
         splits,
         train=(*splits.train, *(r for r in splits.test if r.name in chosen)),
         test=tuple(r for r in splits.test if r.name not in chosen),
+    )
+
+
+def _nothing_to_move(fraction: float, num_defective: int, masked: bool) -> str:
+    """Returns why no test image can move to the training images, and what to give."""
+    learns = f"data.anomaly_fraction {fraction} trains on defective images"
+    if num_defective:
+        return (
+            f"{learns} with masks, and none of the {num_defective} defective images has one: give "
+            f"--config.data.masks=DIR, or ground_truth/DEFECT beside test/DEFECT"
+        )
+    masks = " and --config.data.masks=DIR, or test/DEFECT and ground_truth/DEFECT"
+    return (
+        f"{learns}{' with masks' if masked else ''}, and there are none: give them with "
+        f"--config.data.bad=DIR{masks if masked else ', or test/DEFECT'}, or take a config that "
+        f"needs good images only, such as configs/best.py"
     )
 
 

@@ -192,6 +192,11 @@ def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:
     return float(np.nextafter(reached, np.asarray(np.inf, values.dtype)))
 
 
+def images_needed(false_alarm_rate: float) -> float:
+    """Returns how many held-out images a threshold needs to guarantee a rate: 1/rate - 1."""
+    return math.ceil(1 / false_alarm_rate - 1 - 1e-9) if false_alarm_rate > 0 else math.inf
+
+
 def calibrate(
     names: Sequence[str],
     terms: np.ndarray,

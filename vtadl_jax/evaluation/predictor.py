@@ -30,12 +30,13 @@ from vtadl_jax.runtime import sharding
 class Prediction:
     """Prediction for one image.
 
-    score: calibrated, larger is more anomalous. is_defective: score ≥ threshold, or the image is
-    unlike all good ones. anomaly_map: float32 [h, w] at the image's own size, None for a detector
-    without maps. terms: the raw score terms by name. recon: uint8 [H, W, C], the reconstruction at
-    the network's size, None for a detector without reconstruction. unlike_training: what is unlike
-    all training images, as "darker than the darkest …"; '' if nothing is. p_value: how rarely a
-    good image scores as high (`Calibration.p_values`); None for runs of older versions.
+    score: calibrated, larger is more anomalous. threshold: what the score was compared with, that
+    of the calibration or the one given to `Predictor`. is_defective: score ≥ threshold, or the
+    image is unlike all good ones. anomaly_map: float32 [h, w] at the image's own size, None for a
+    detector without maps. terms: the raw score terms by name. recon: uint8 [H, W, C], the
+    reconstruction at the network's size, None for a detector without one. unlike_training: what is
+    unlike all training images, as "darker than the darkest …"; '' if nothing is. p_value: how
+    rarely a good image scores as high (`Calibration.p_values`); None for runs of older versions.
     """
 
     score: float

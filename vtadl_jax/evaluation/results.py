@@ -20,14 +20,17 @@ from vtadl_jax.runtime.files import read_json
 from vtadl_jax.training.stored import check_format, stamp
 
 RESULTS_FILE = "results.json"  # in the workdir of a run
+TEST, CALIBRATION = "test", "calibration"  # values of `Results.evaluated_on`
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Results of the evaluation of one checkpoint. Without test images only the counts are set.
+    """Results of the evaluation of one checkpoint.
 
-    step: of the checkpoint. schedule: length of training. metrics: a value for each row of
-    `metric_table.METRICS`, None if undefined. aupro_at: AU-PRO by its limit, as text. fpr_limit: of
+    evaluated_on: 'test' images; 'calibration' where a run has none: the held-out good images, which
+    also set the threshold, so that their false alarms are no test. step: of the checkpoint.
+    schedule: length of training. metrics: a value for each row of `metric_table.METRICS`, None if
+    undefined. aupro_at: AU-PRO by its limit, as text. fpr_limit: of
     the metric 'aupro'. image_auroc_by_term: of each score term alone. intervals: 95 % intervals
     (low, high) of some metrics. by_defect, by_defect_pixels: metrics of each kind of defect.
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
@@ -39,6 +42,7 @@ class Results:
     """
 
     step: int = 0
+    evaluated_on: str = TEST
     schedule: Mapping[str, int] | None = None
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     aupro_at: Mapping[str, float] | None = None
@@ -103,6 +107,8 @@ class Results:
                 yield from ((name, number, (*numbers, none)) for name, number in value.items())
             elif field.type == "int" or field.type is int:
                 yield field.name, value, (int,)
+            elif field.name == "evaluated_on":
+                yield field.name, value, (str,)
             elif field.name in ("fpr_limit", "seconds", "num_train_images"):
                 yield field.name, value, (*numbers, none)
             else:
@@ -118,10 +124,12 @@ def measure(
     calibration: Calibration,
     config: Config,
     train: Sequence[Record] = (),
+    evaluated_on: str = TEST,
 ) -> Results:
-    """Computes all results of scored test images, except `seconds`.
+    """Computes all results of scored images, except `seconds`.
 
-    outputs: of the records `test`, in their order. train: the training records.
+    outputs: of the records `test`, in their order. train: the training records. evaluated_on: which
+    images `test` are, as in `Results`.
     """
     settings = config.eval
     unlike = calibration.unlike(outputs.descriptions)
@@ -135,6 +143,7 @@ def measure(
     threshold = decisions["image"]["threshold"]
     return Results(
         step=calibration.step,
+        evaluated_on=evaluated_on,
         schedule=schedule_of(config),
         metrics=compute_metrics(view),
         aupro_at=_by_text(view.aupro_at) if view.has_both_pixels else None,
@@ -144,7 +153,7 @@ def measure(
         by_defect=metrics.by_defect(scores, outputs.labels, defects, threshold),
         by_defect_pixels=by_defect_pixels(view, marked),
         at_threshold=decisions,
-        num_test_images=len(test),
+        num_test_images=len(test) if evaluated_on == TEST else 0,
         num_anomalous=int(outputs.labels.sum()),
         num_without_mask=int((~outputs.has_mask).sum()),
         num_thin_regions=outputs.num_thin,

@@ -24,7 +24,14 @@ CALIBRATION = "calibration.json"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained run. variables: of the checkpoint at `step`, replicated over the mesh."""
+    """A trained run.
+
+    workdir: its folder. config: as it was trained. detector: the functions of its method; call
+    `detector.score(variables, images)` with uint8 images [B, H, W, C] of `config.image_size`.
+    geometry: scales images to that size, and maps back. variables: of the checkpoint at `step`,
+    replicated over the mesh. calibration: that of the checkpoint, None if it has none; that of the
+    last evaluation is newer, see `load_calibration`.
+    """
 
     workdir: Path
     config: Config

@@ -118,8 +118,8 @@ def grid_of(stride: int, image_size: tuple[int, int]) -> tuple[int, int]:
     for side in image_size:
         if side % stride:
             raise UserError(
-                f"image_size {image_size}: {side} is not divisible by "
-                f"model.filters.stride {stride}: use a divisor, as 4 or 8"
+                f"image_size {image_size}: {side} is not divisible by model.filters.stride "
+                f"{stride}: use {max(round(side / stride), 1) * stride}, or another stride"
             )
     return image_size[0] // stride, image_size[1] // stride
 

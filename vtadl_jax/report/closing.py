@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from vtadl_jax.errors import printable
+from vtadl_jax.evaluation.calibration import images_needed
 from vtadl_jax.evaluation.metric_table import METRICS
-from vtadl_jax.evaluation.results import RESULTS_FILE, Results
+from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results
 from vtadl_jax.report.folder import PAGE, SCORES
 from vtadl_jax.runtime.console import format_duration
 from vtadl_jax.runtime.text_table import plural, table
 
 ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
 METRIC_ROWS = ("image_auroc", "pixel_auroc", "aupro")
+NOT_A_TEST = (
+    "no test images: these held-out good images also set the threshold, so their false alarms are "
+    "not a test; no defective images, so no AUROC"
+)
+MORE_IMAGES = (
+    "for a test, train with defective images (data.bad), which also keeps some good ones for it"
+)
 MOST_KINDS = 8  # kinds of defect that are listed one by one
 FILES = {  # of a report → what they hold
     PAGE: "all images with heat maps; metrics, curves, a movable threshold",
@@ -25,32 +33,54 @@ FILES = {  # of a report → what they hold
 
 def result_lines(results: Results) -> list[str]:
     """Returns the table of what was found at the threshold, with the main metrics and notes."""
-    if results.num_test_images == 0:
+    tested, image = results.evaluated_on == TEST, results.at_threshold.get("image", {})
+    if tested and results.num_test_images == 0:
         return ["no test images: calibrated only"]
-    image = results.at_threshold.get("image", {})
     rows = [*_decision_rows(results, image), *_metric_rows(results)]
     took = f", in {format_duration(results.seconds)}" if results.seconds is not None else ""
     step = f"at step {results.step} " if results.step else ""
-    title = f"results {step}on {plural(results.num_test_images, 'test image')}{took}"
+    number, kind = results.num_test_images, "test image"
+    if not tested:
+        number, kind = results.num_calibration_images, "held-out good image"
+        rows = [row for row in rows if row[1] != "-"]
+    title = f"results {step}on {plural(number, kind)}{took}"
     return [title, *table(("", ""), rows), *kinds_lines(results), *notes(results)]
 
 
 def _decision_rows(results: Results, image: Mapping[str, Any]) -> list[tuple[str, str]]:
-    good = results.num_test_images - results.num_anomalous
     rows = []
     if "tp" in image:
-        given = image.get("set_by") == "the user"
-        source = "the one given" if given else "from good training images"
+        good = image["fp"] + image["tn"]
         rows = [
             ("defective images found", f"{image['tp']} of {results.num_anomalous}"),
             ("false alarms", f"{image['fp']} among {plural(good, 'good image')}"),
-            ("image threshold", f"{image['threshold']:.4g}, {source}"),
+            ("image threshold", f"{image['threshold']:.4g}, {_source(results, image)}"),
         ]
+        if results.evaluated_on != TEST:
+            rows = rows[1:]
     unlike = results.num_unlike_training
     if any(unlike.values()):
         told = f"{unlike.get('anomalous', 0)} defective, {unlike.get('good', 0)} good"
         rows.append(("unlike all training images", f"{told}; they count as defective"))
     return rows
+
+
+def _source(results: Results, image: Mapping[str, Any]) -> str:
+    """Returns where the threshold comes from."""
+    if image.get("set_by") == "the user":
+        return "the one given"
+    if not results.num_calibration_images:  # results of older versions
+        return "from good training images"
+    count, rate = results.num_calibration_images, image.get("false_alarm_rate_asked")
+    source = f"from {plural(count, 'held-out good image')}"
+    if not rate or count < images_needed(rate):  # a note says what they guarantee
+        return source
+    return f"{source}, for {percent(rate)} false alarms"
+
+
+def percent(rate: float) -> str:
+    """Returns a rate in percent, as '0.5 %'."""
+    return f"{100 * rate:.3g} %"
 
 
 def _metric_rows(results: Results) -> list[tuple[str, str]]:
@@ -92,9 +122,28 @@ def kinds_lines(results: Results) -> list[str]:
     return table(header, rows, right=(False, True, True, True, True)[: len(header)])
 
 
+def too_few_note(num_images: int, rate: float | None) -> str:
+    """Returns what a threshold of held-out images can guarantee, if it is not `rate`; '' if it is.
+
+    num_images: held out. rate: the false-alarm rate that was asked for, None for none.
+    """
+    if not rate or not num_images or num_images >= (needed := images_needed(rate)):
+        return ""
+    are, kept = "is" if num_images == 1 else "are", percent(1 / (num_images + 1))
+    return (
+        f"note: {plural(num_images, 'held-out good image')} {are} too few to guarantee "
+        f"{percent(rate)} false alarms, which takes {needed:.0f}; the threshold is just above "
+        f"their highest score, which guarantees {kept} on average; to hold out more, train "
+        f"with more good images or a larger --config.data.holdout_fraction"
+    )
+
+
 def notes(results: Results) -> list[str]:
-    """Returns what to know about the masks."""
-    found = []
+    """Returns what to know about the images, the threshold and the masks."""
+    found = [] if results.evaluated_on == TEST else [f"note: {NOT_A_TEST}; {MORE_IMAGES}"]
+    rate = results.at_threshold.get("image", {}).get("false_alarm_rate_asked")
+    if few := too_few_note(results.num_calibration_images, rate):
+        found.append(few)
     if results.num_without_mask and _locates(results):
         found.append(
             f"note: {plural(results.num_without_mask, 'defective image')} without a mask, left out "

@@ -118,7 +118,7 @@
     });
     svg.append(draw("line", { class: "axis", x1: MARGIN, x2: width - MARGIN, y1: zero, y2: zero }));
     svg.append(draw("text", { class: "label", x: width / 2, y: height - 4, "text-anchor": "middle" },
-      width < 500 ? "anomaly score" : "anomaly score; bars are shares of the good and of the defective images"));
+      width < 500 || halves.length < 2 ? "anomaly score" : "anomaly score; bars are shares of the good and of the defective images"));
     const line = draw("line", { class: "cut", y1: TOP - 4, y2: height - BOTTOM });
     const label = draw("text", { class: "label", y: TOP - 8 }, "called defective →");
     svg.append(line, label);
@@ -323,6 +323,7 @@
   const setOpacity = () => $("cards").style.setProperty("--opacity", $("opacity").value / 100);
   $("opacity").addEventListener("input", setOpacity);
 
+  if (!defective.length) document.querySelectorAll(".of-defective").forEach((element) => { element.hidden = true; });
   addOptions();
   setOpacity();
   drawHistogram();

@@ -48,7 +48,8 @@ class Report:
 
     summary: (name, value, one line of explanation); map_low, map_high: the colour scale of the
     cards; threshold: images with score >= threshold are defective; threshold_note: its source;
-    training: name → (steps [N], values [N]); tables: (title, header, rows).
+    training: name → (steps [N], values [N]); tables: (title, header, rows). notice: what limits the
+    figures, above them; '' for nothing.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Report:
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]]
     config_text: str
     versions: Mapping[str, str]
+    notice: str = ""
 
 
 def write_page(path: Path, report: Report) -> None:
@@ -86,6 +88,7 @@ def _write(f: IO[str], report: Report) -> None:
     empty = {
         "no_cards": not report.cards,
         "no_heat": all(card.heat is None for card in report.cards),
+        "no_notice": not report.notice,
         "no_summary": not report.summary,
         "no_curves": not report.curves,
         "no_training": not report.training,
@@ -97,6 +100,7 @@ def _write(f: IO[str], report: Report) -> None:
         "js": js,
         "title": escape(report.title),
         "subtitle": escape(report.subtitle),
+        "notice": escape(report.notice),
         "summary": "".join(_figure(*item) for item in report.summary),
         "threshold_note": escape(report.threshold_note),
         "curves": "".join(_curve(curve) for curve in report.curves),

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from vtadl_jax import metrics
 from vtadl_jax.config import Config
-from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.calibration import Calibration, images_needed
 from vtadl_jax.evaluation.metric_table import SHOWN, TITLES
-from vtadl_jax.evaluation.results import Results
+from vtadl_jax.evaluation.results import TEST, Results
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.options import flatten
+from vtadl_jax.report.closing import MORE_IMAGES, NOT_A_TEST, percent
 from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.runtime.console import read_metrics
+from vtadl_jax.runtime.text_table import plural
 
 CURVE_POINTS = 200
 INSIDE = ("data.category", "data.defects")  # names of folders inside the data
@@ -39,18 +41,22 @@ def make_report(
     decided = results.at_threshold["image"]
     category = config.data.category or Path(config.data.root).name
     part = "" if len(cards) == len(scores) else f"; the page shows {len(cards)} of them"
+    tested = results.evaluated_on == TEST
+    images = (
+        f"{results.num_test_images} test images, {results.num_anomalous} of them defective"
+        if tested
+        else f"{plural(len(scores), 'held-out good image')}, no test images"
+    )
     return Report(
         title=f"{category or config.data.source}: {config.detector}",
-        subtitle=(
-            f"{results.num_test_images} test images, {results.num_anomalous} of them defective"
-            f"{part}; {_training_images(results)}"
-        ),
+        subtitle=f"{images}{part}; {_training_images(results)}",
+        notice="" if tested else f"{NOT_A_TEST[0].upper()}{NOT_A_TEST[1:]}; {MORE_IMAGES}.",
         summary=_figures(results, decided),
         cards=cards,
         map_low=calib.map_low,
         map_high=calib.map_high,
         threshold=decided["threshold"],
-        threshold_note=f"{_origin(decided, calib)}; no test image was used",
+        threshold_note=_origin(decided, calib) + ("; no test image was used" if tested else ""),
         curves=_curves(results, outputs, scores),
         training=_training(metrics_file),
         tables=_tables(results),
@@ -92,12 +98,13 @@ def _origin(decided: Mapping[str, Any], calib: Calibration) -> str:
     rate = decided["false_alarm_rate_asked"]
     if rate is None:
         return "set by the user"
-    if (calib.num_images + 1) * rate < 1:
+    held_out = plural(calib.num_images, "held-out good image")
+    if calib.num_images < (needed := images_needed(rate)):
         return (
-            f"just above the highest of {calib.num_images} good training images, which are too few "
-            f"to promise {rate:.1%} false alarms"
+            f"just above the highest of {held_out}, too few to guarantee {percent(rate)} false "
+            f"alarms: that takes {needed:.0f}"
         )
-    return f"set on {calib.num_images} good training images for {rate:.0%} false alarms"
+    return f"set on {held_out} for {percent(rate)} false alarms"
 
 
 def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -113,9 +120,9 @@ def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, st
             ("found", f"{decided['tp']} of {positives}", "defective images above the threshold")
         )
     if (negatives := decided["fp"] + decided["tn"]) > 0:
-        shown.append(
-            ("false alarms", f"{decided['fp']} of {negatives}", "good images above the threshold")
-        )
+        that = "" if results.evaluated_on == TEST else ", which they set"
+        told = f"good images above the threshold{that}"
+        shown.append(("false alarms", f"{decided['fp']} of {negatives}", told))
     return shown
 
 
@@ -175,7 +182,8 @@ def _tables(results: Results) -> list[tuple[str, list[str], list[list[Any]]]]:
         tables.append(("By defect", ["defect", "images", "found", *titles], rows))
     rows = [[name, _text(value)] for name, value in results.image_auroc_by_term.items()]
     header = ["term", TITLES["image_auroc"]]
-    tables.append(("Image AUROC of each term of the score", header, rows))
+    if any(value is not None for value in results.image_auroc_by_term.values()):
+        tables.append(("Image AUROC of each term of the score", header, rows))
     return tables
 
 

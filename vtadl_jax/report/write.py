@@ -14,7 +14,8 @@ from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.metric_table import SHOWN
-from vtadl_jax.evaluation.results import RESULTS_FILE, Results, measure
+from vtadl_jax.evaluation.results import CALIBRATION as ON_HOLDOUT
+from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results, measure
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
 from vtadl_jax.report.closing import place_lines, result_lines
@@ -36,17 +37,20 @@ def evaluate(
     test: Sequence[Record],
     *,
     train: Sequence[Record] = (),
+    holdout: Sequence[Record] = (),
     out: Path | None = None,
 ) -> Results:
     """Scores `test` and returns the results; with `out`, writes the report's files there.
 
     These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png:
     all of them, or none if anything fails. calibration: of these variables. train: the training
-    records, for the counts. Raises UserError for files that can't be written, and TrainingDiverged
-    for scores that are not finite.
+    records, for the counts. holdout: the records of the calibration, which are scored where `test`
+    is empty; without both, the results hold only the counts. Raises UserError for files that can't
+    be written, and TrainingDiverged for scores that are not finite.
     """
     start = time.perf_counter()
-    test = [dataclasses.replace(record, defect=printable(record.defect)) for record in test]
+    evaluated_on, images = (TEST, test) if test else (ON_HOLDOUT, holdout)
+    test = [dataclasses.replace(record, defect=printable(record.defect)) for record in images]
     if not test:
         if out is not None:
             calibration.save(out / CALIBRATION)
@@ -54,7 +58,7 @@ def evaluate(
     with draft(out) if out else contextlib.nullcontext() as folder:
         gallery = folder and Gallery(folder, test, calibration, evaluator.config)
         outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
-        results = measure(outputs, test, calibration, evaluator.config, train)
+        results = measure(outputs, test, calibration, evaluator.config, train, evaluated_on)
         results = dataclasses.replace(results, seconds=time.perf_counter() - start)
         if out and folder and gallery:
             gallery.finish()

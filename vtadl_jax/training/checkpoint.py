@@ -6,10 +6,12 @@ therefore sees the same images as an uninterrupted one, and a checkpoint is usab
 checkpoint lists the sizes and checksums of its files, to find damage before anything is restored.
 """
 
+import contextlib
 import dataclasses
+import logging
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,6 +57,21 @@ class Restored:
     about: dict
 
 
+@contextlib.contextmanager
+def _without_notice() -> Iterator[None]:
+    """Drops orbax's warning that a folder is opened for reading, which is what was asked for."""
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Given directory is read only")
+
+    logger = logging.getLogger("absl")  # orbax's; its level and its handlers stay
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, and the best by one of their metrics.
 
@@ -81,13 +98,15 @@ class Checkpoints:
             best_fn=(lambda numbers: numbers[best.name]) if best else None,
             create=writable,
             read_only=not writable,
+            save_interval_steps=1 if writable else 0,  # orbax warns of 1 where nothing is saved
             cleanup_tmp_directories=writable,
             preservation_policy=managers.AnyPreservationPolicy(policies) if writable else None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=(_STATE, _DATA, _ABOUT)
-        )
+        with _without_notice() if not writable else contextlib.nullcontext():
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=(_STATE, _DATA, _ABOUT)
+            )
 
     @property
     def steps(self) -> list[int]:

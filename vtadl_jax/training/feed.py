@@ -25,6 +25,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.console import say, track
+from vtadl_jax.runtime.text_table import plural
 
 SPARE = 0.1  # share of the free memory that a cache does not use
 
@@ -129,13 +130,20 @@ def _resident(
     )
 
 
+KEPT = {
+    "none": "read again in every epoch",
+    "host": "kept decoded in host memory",
+    "device": "kept decoded on the devices",
+}
+
+
 def check_cache(cache: str, count: int, image_shape: tuple[int, ...], mesh: Mesh) -> None:
     """Prints the memory that each cache needs. Raises UserError if the chosen one does not fit."""
     image = int(np.prod(image_shape))
     host, device = count * image, -(-count // mesh.size) * image
     say(
-        f"data.cache {cache}; {count} decoded images take {_mib(host)} on the host ('host') or "
-        f"{_mib(device)} on each of {mesh.size} devices ('device')"
+        f"{plural(count, 'training image')}: {KEPT[cache]} (data.cache {cache}); decoded they take "
+        f"{_mib(host)} on the host or {_mib(device)} on {'each' if mesh.size > 1 else 'the'} device"
     )
     # Images are decoded on the host before they go to the devices.
     needs = {"none": [], "host": [(host, "of host memory", free_host_bytes())]}

@@ -107,6 +107,11 @@ def differences(before: Marks, now: Marks) -> dict[str, Difference]:
     return {name: Difference.between(before[name], now[name]) for name in ("train", "test")}
 
 
+def trained_and_tested(before: Marks, now: Marks) -> list[str]:
+    """Returns the test images of now that were training or calibration images of the run."""
+    return [name for name in now["test"] if name in before["train"]]
+
+
 def describe(found: Mapping[str, Difference]) -> str:
     """Returns the differences in words, '' if there are none."""
     names = {"train": "training images", "test": "test images"}
@@ -134,9 +139,17 @@ def check_images_of_run(workdir: Path, config: Config, stored: Config, now: Mark
     other = train.same * 2 < len(before["train"]) or (moved and train)
     if other or (test and {"bad", "masks"} & set(moved)):
         there = ", ".join(f"data.{n}={getattr(stored.data, n)!r}" for n in moved)
+        masks = (
+            ""
+            if moved != ["masks"] or train or test.added or test.removed
+            else (
+                f"; only the masks differ: to evaluate with them, run python -m vtadl_jax.evaluate "
+                f"--workdir {workdir} --data_masks={config.data.masks or 'DIR'}"
+            )
+        )
         raise UserError(
             f"workdir {workdir} holds a run of other images{f' ({there})' if there else ''}: "
-            f"{text}: give another --workdir, or remove that one"
+            f"{text}: give another --workdir, or remove that one{masks}"
         )
     return [f"warning: since this run was started, images have changed: {text}"]
 

@@ -45,6 +45,11 @@ def save_config(config: Config, path: Path) -> None:
     write_json(path, {**stamp(), **config.to_dict()})
 
 
+def named(path: Path) -> str:
+    """Returns a path as it was given and, if it is relative, the folder that it starts from."""
+    return str(path) if path.is_absolute() else f"{path} in {Path.cwd()}"
+
+
 def load_config(workdir: Path) -> Config:
     """Returns the config of a run.
 
@@ -54,6 +59,8 @@ def load_config(workdir: Path) -> Config:
     try:
         stored = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as e:
+        if not workdir.exists():
+            raise UserError(f"no folder {named(workdir)}: give the workdir of a run") from e
         raise UserError(f"{workdir} is not a run, it has no {CONFIG}: train first") from e
     except ValueError as e:
         raise UserError(f"{path} can't be read ({e}): give the workdir of a run") from e

@@ -126,7 +126,13 @@ def folder_layout(
             return read_layout(layout, root, category)
     base = path / category
     if not base.is_dir():
-        raise UserError(f"no folder {base}: check --config.data.root and the category")
+        folders = [entry.name for entry in list_entries(path) if entry.is_dir()]
+        near = difflib.get_close_matches(category, folders, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"no folder {base}: {hint}check --config.data.root and the category")
+    _check_plain(base)
+    if bad:
+        _check_apart(base, Path(bad).expanduser())
     good = [Record(image, None, 0, "good", f"good/{image.name}") for image in list_images(base)]
     if not good:
         raise UserError(f"no images in {base}: put images of good parts there")
@@ -136,6 +142,30 @@ def folder_layout(
     if test:
         train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
     return Splits(train, (*kept, *test), category or base.resolve().name, tuple(notes))
+
+
+def _check_plain(base: Path) -> None:
+    """Raises UserError for a folder of folders, which is not one of good images."""
+    entries = list_entries(base)
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    if not folders or len(folders) < len(entries):
+        return
+    good = next((name for name in folders if is_good(name)), folders[0])
+    names = ", ".join(folders[:5]) + (", …" if len(folders) > 5 else "")
+    raise UserError(
+        f"{base} holds no images, only folders ({names}): give the folder of good images, for "
+        f"example --config.data.root={base / good}, and that of defective ones with "
+        f"--config.data.bad=DIR; or put good images to train on into {base / 'train/good'}"
+    )
+
+
+def _check_apart(good: Path, bad: Path) -> None:
+    """Raises UserError if the folders of good and defective images are the same folder."""
+    if good.resolve() == bad.resolve():
+        raise UserError(
+            f"data.bad {bad} is the folder of good images, data.root: give the folder of the "
+            f"defective ones"
+        )
 
 
 def bad_records(bad: str | Path, masks: str | Path) -> tuple[list[Record], list[str]]:
@@ -212,7 +242,8 @@ def _existing(field: str, value: str | Path) -> Path:
     path = Path(value).expanduser()
     if not path.is_dir():
         why = "is not a folder" if path.exists() else "does not exist"
-        raise UserError(f"{field} {path} {why}: set --config.{field}=DIR")
+        here = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{field} {path} {why}{here}: set --config.{field}=DIR")
     return path
 
 
