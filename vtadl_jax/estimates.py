@@ -88,8 +88,9 @@ class Estimate:
 
         evaluated = times(config.eval_every_steps) | {last}
         calibrated = times(config.checkpoint_every_steps) | evaluated
+        passes = 1 if self.setup.assembly.detector.tails is None else 2  # tails, then scores
         batches = len(evaluated) * -(-len(self.setup.test) // size)
-        return batches + len(calibrated) * -(-len(self.setup.holdout) // size)
+        return batches + passes * len(calibrated) * -(-len(self.setup.holdout) // size)
 
     @property
     def scoring(self) -> float:

@@ -254,8 +254,9 @@ class Session:
         if self.calibration is None or self.calibration.step != step:
             holdout, train = self.setup.holdout, self.setup.records
             with self.noticing_divergence(step):
-                variables = self.evaluator.fit_tails(state.variables, holdout)
-                self.calibration = self.evaluator.calibrate(variables, holdout, step, train)
+                rows = self.evaluator.tail_rows(state.variables, holdout)
+                variables = self.evaluator.fit_tails(state.variables, rows)
+                self.calibration = self.evaluator.calibrate(variables, holdout, step, train, rows)
             if self.setup.assembly.detector.tails is not None:
                 self.stats = variables["stats"]
         return (state if self.stats is None else state.replace(stats=self.stats)), self.calibration

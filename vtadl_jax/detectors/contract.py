@@ -79,6 +79,18 @@ class Fit:
     solve: Callable[[Variables, Any, np.random.Generator], Variables]
     reduce: Callable[[Any | None, Any], Any] | None = None
 
+    def add(self, accumulated: Any | None, rows: Any) -> Any:
+        """Returns what was accumulated with a batch's rows added; without `reduce` it is a list."""
+        if self.reduce is not None:
+            return self.reduce(accumulated, rows)
+        return [*(accumulated or ()), rows]
+
+    def gathered(self, accumulated: Any) -> Any:
+        """Returns what `solve` takes of what `add` accumulated over at least one batch."""
+        if self.reduce is not None:
+            return accumulated
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *accumulated)
+
 
 class Part(NamedTuple):
     """A part of a train step as a function: value(variables, *inputs) → scalar, and the shapes of

@@ -100,22 +100,14 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         return {name: fit.gather(part(variables, name), images, key) for name, fit in fits.items()}
 
     def reduce(accumulated, rows):
-        """Adds each expert's rows to what it accumulates, or to a list of those before."""
-        found = accumulated or dict.fromkeys(fits)
-        for name, fit in fits.items():
-            if fit.reduce is not None:
-                found[name] = fit.reduce(found[name], rows[name])
-            else:
-                found[name] = [*(found[name] or []), rows[name]]
-        return found
+        """Adds each expert's rows to what it accumulates."""
+        before = accumulated or dict.fromkeys(fits)
+        return {name: fit.add(before[name], rows[name]) for name, fit in fits.items()}
 
     def solve(variables, accumulated, rng: np.random.Generator):
         found = {kind: dict(variables[kind]) for kind in ("params", "stats", "frozen")}
         for name, fit in fits.items():
-            samples = accumulated[name]
-            if fit.reduce is None:
-                samples = jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
-            fitted = fit.solve(part(variables, name), samples, rng)
+            fitted = fit.solve(part(variables, name), fit.gathered(accumulated[name]), rng)
             for kind in found:
                 found[kind][name] = fitted[kind]
         return found

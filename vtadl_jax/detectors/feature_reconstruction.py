@@ -17,6 +17,7 @@ from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.feature_detector import feature_detector, features_of, top_mean
 from vtadl_jax.networks import reconstructor
 from vtadl_jax.networks.features import FeatureOptions
+from vtadl_jax.networks.fitting import standardization
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.networks.reconstructor import ReconstructorOptions
 from vtadl_jax.options import option
@@ -81,10 +82,7 @@ def feature_reconstruction(options: FeatureReconstructionOptions, inputs: Inputs
 
     def solve(variables, samples, rng: np.random.Generator):
         del rng
-        samples = samples.reshape(-1, width)
-        mean = samples.mean(0, dtype=np.float64)
-        spread = samples.std(0, dtype=np.float64) + 1e-6
-        return {"stats": {**variables["stats"], "mean": mean, "spread": spread}}
+        return {"stats": {**variables["stats"], **standardization(samples.reshape(-1, width))}}
 
     def reconstruct(variables, responses, params, keys=None):
         """Returns (standardized features, their reconstruction), both [B, h·w, width]."""

@@ -14,7 +14,7 @@ from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.feature_detector import feature_detector, features_of
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.features import FeatureOptions
-from vtadl_jax.networks.fitting import k_centre
+from vtadl_jax.networks.fitting import k_centre, standardization
 from vtadl_jax.ops.neighbours import nearest_distances
 from vtadl_jax.options import option
 
@@ -71,10 +71,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         samples = samples.reshape(-1, width)
         stats = {"mean": np.zeros(width), "spread": np.ones(width)}
         if memory.standardise:
-            stats = {
-                "mean": samples.mean(0, dtype=np.float64),
-                "spread": samples.std(0, dtype=np.float64) + 1e-6,
-            }
+            stats = standardization(samples)
         few = samples[rng.permutation(len(samples))[: memory.candidates]]
         placed = np.asarray(place(stats, few), np.float32)
         chosen = placed[k_centre(placed, min(memory.size, len(placed)), rng)]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vtadl_jax.detectors.contract import Detector, Inputs, Scores
+from vtadl_jax.detectors.feature_detector import largest, top_mean
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.microbatch import map_microbatches
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
@@ -20,7 +21,6 @@ from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.options import option
 
 SCORE_TERMS = ("max_logit", "top_logit")
-TOP_FRACTION = 0.01
 GROUPS = 4
 NORM_EPSILON = 1e-5
 
@@ -176,9 +176,6 @@ def unet(options: UNetOptions, inputs: Inputs) -> Detector:
     def score(variables, images):
         logits = apply(variables["params"], to_unit_range(images), dtype)
         maps = upsample_maps(logits, inputs.image_size, inputs.map_sigma)
-        flat = maps.reshape(len(maps), -1)
-        count = max(1, int(TOP_FRACTION * flat.shape[1]))
-        terms = [flat.max(-1), jax.lax.top_k(flat, count)[0].mean(-1)]
-        return Scores(jnp.stack(terms, -1), maps)
+        return Scores(jnp.stack([largest(maps), top_mean(maps)], -1), maps)
 
     return Detector(init, score, SCORE_TERMS, (0.0, 1.0), loss, needs=frozenset({"mask"}))

@@ -203,21 +203,26 @@ class Evaluator:
         height, width = mask.shape
         return self.geometry.invert(anomaly_map, (height, width)), mask
 
-    def fit_tails(self, variables: Variables, holdout: Sequence[Record]) -> Variables:
-        """Returns variables with the detector's tails fitted to held-out good images, if it has
-        tails. In this process's memory, equal in every process."""
+    def tail_rows(self, variables: Variables, holdout: Sequence[Record]) -> Any:
+        """Returns what the detector's tails are fitted to, in numpy; None if it has no tails."""
+        if self.detector.tails is None:
+            return None
+        placed = self.scorer.place(variables)
+        return tail_rows(self.detector, placed, holdout, self.geometry, self.config)
+
+    def fit_tails(self, variables: Variables, rows: Any) -> Variables:
+        """Returns variables with the detector's tails, if it has any. rows: of `tail_rows`."""
         if self.detector.tails is None:
             return variables
-        placed = self.scorer.place(variables)
-        rows = tail_rows(self.detector, placed, holdout, self.geometry, self.config)
         return with_tails(self.detector, variables, rows, self.config.seed)
 
-    def as_new(self, variables: Variables, holdout: Sequence[Record]) -> EvalOutputs:
-        """Scores held-out images as if they were new: each with tails of other images only."""
+    def as_new(self, variables: Variables, holdout: Sequence[Record], rows: Any) -> EvalOutputs:
+        """Scores held-out images as if they were new: each with tails of other images only.
+
+        rows: of `tail_rows` for these images.
+        """
         if self.detector.tails is None:
             return self.run(variables, holdout, "calibrate")
-        placed = self.scorer.place(variables)
-        rows = tail_rows(self.detector, placed, holdout, self.geometry, self.config)
         parts, order = [], []
         for scored, others in folds(len(holdout)):
             fitted = with_tails(self.detector, variables, rows, self.config.seed, others)
@@ -231,13 +236,16 @@ class Evaluator:
         holdout: Sequence[Record],
         step: int,
         train: Sequence[Record] = (),
+        rows: Any = None,
     ) -> Calibration:
         """Returns the calibration of these variables on held-out good images.
 
         train: the training images; the good ones widen the range outside which an image is new.
+        rows: of `tail_rows` for these images, if they are known.
         Raises TrainingDiverged if it is not finite.
         """
-        outputs = self.as_new(variables, holdout)
+        rows = self.tail_rows(variables, holdout) if rows is None else rows
+        outputs = self.as_new(variables, holdout, rows)
         settings = self.config.eval
         if self._described is None:
             self._described = self.describe([record for record in train if not record.label])

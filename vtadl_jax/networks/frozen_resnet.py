@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.errors import UserError
-from vtadl_jax.networks.folding import fold_layers
+from vtadl_jax.networks.folding import fold_layers, weights_of_variant
 from vtadl_jax.networks.frozen_vit import PIXELS
 from vtadl_jax.ops.resize import bilinear_matrix
 
@@ -166,16 +165,13 @@ def load(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, dict[str, np.
     The fourth stage and the classifier are ignored. Raises UserError that names the arrays that are
     missing or have another shape, and the network that fits.
     """
-    found, troubles = _load(arrays, RESNETS[name])
-    if not troubles:
-        return found
-    others = [n for n, resnet in RESNETS.items() if n != name and not _load(arrays, resnet)[1]]
-    remedy = (
-        f"use --config.model.features={others[0]}"
-        if others
-        else f"give the state dict of torchvision's or timm's {name}"
+    return weights_of_variant(
+        lambda variant: _load(arrays, RESNETS[variant]),
+        name,
+        RESNETS,
+        name,
+        f"give the state dict of torchvision's or timm's {name}",
     )
-    raise UserError(f"is not {name} ({'; '.join(troubles[:2])}): {remedy}")
 
 
 def _load(arrays: Mapping[str, np.ndarray], resnet: Resnet):

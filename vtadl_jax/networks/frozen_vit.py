@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.networks.layers import dense, layer_norm
 from vtadl_jax.ops.attention import attention
 from vtadl_jax.ops.patches import embed_patches
 
@@ -103,19 +104,19 @@ def weight_shapes(vit: Vit, grid: tuple[int, int], channels: int, reading: Readi
     width, layers, tokens = vit.width, reading.depth, grid[0] * grid[1]
     norm = {"scale": (width,), "bias": (width,)}
 
-    def dense(inputs: int, outputs: int):
+    def sizes(inputs: int, outputs: int):
         return {"kernel": (inputs, outputs), "bias": (outputs,)}
 
     block = {
         "norm_attention": norm,
-        "qkv": dense(width, 3 * width),
-        "attention_out": dense(width, width),
+        "qkv": sizes(width, 3 * width),
+        "attention_out": sizes(width, width),
         "norm_mlp": norm,
-        "mlp_in": dense(width, vit.mlp_dim * (2 if vit.swiglu else 1)),
-        "mlp_out": dense(vit.mlp_dim, width),
+        "mlp_in": sizes(width, vit.mlp_dim * (2 if vit.swiglu else 1)),
+        "mlp_out": sizes(vit.mlp_dim, width),
     }
     shapes: dict[str, Any] = {
-        "patch": dense(vit.patch**2 * channels, width),
+        "patch": sizes(vit.patch**2 * channels, width),
         "blocks": jax.tree.map(lambda shape: (layers, *shape), block, is_leaf=_is_shape),
     }
     if vit.prefix:
@@ -178,7 +179,7 @@ def _encode(weights, images, vit: Vit, reading: Reading, dtype):
         tokens, kept = carry
         block, place, share = layer
         tokens = _block(tokens, block, vit, rope, dtype)
-        out = _layer_norm(tokens, weights["norm"], vit) if reading.norm else tokens
+        out = layer_norm(tokens, weights["norm"], vit.norm_epsilon) if reading.norm else tokens
         kept = kept.at[place].set(out) if concat else kept + share * out
         return (tokens, kept), None
 
@@ -190,33 +191,20 @@ def _encode(weights, images, vit: Vit, reading: Reading, dtype):
 
 def _block(tokens, layer, vit: Vit, rope, dtype):
     """Attention and MLP, each pre-norm with a residual. tokens: [B, N, D] float32 → same."""
-    h = _layer_norm(tokens, layer["norm_attention"], vit)
-    qkv = _dense(h, layer["qkv"], dtype).reshape(*h.shape[:2], 3, vit.heads, -1)
+    h = layer_norm(tokens, layer["norm_attention"], vit.norm_epsilon)
+    qkv = dense(h, layer["qkv"], dtype).reshape(*h.shape[:2], 3, vit.heads, -1)
     q, k, v = (qkv[:, :, i] for i in range(3))
     if rope is not None:
         q, k = _rotate(q, rope), _rotate(k, rope)
     h = attention(*(x.astype(dtype) for x in (q, k, v))).reshape(h.shape)
-    tokens = tokens + _dense(h, layer["attention_out"], dtype)
-    h = _dense(_layer_norm(tokens, layer["norm_mlp"], vit), layer["mlp_in"], dtype)
+    tokens = tokens + dense(h, layer["attention_out"], dtype)
+    h = dense(layer_norm(tokens, layer["norm_mlp"], vit.norm_epsilon), layer["mlp_in"], dtype)
     if vit.swiglu:
         gate, value = jnp.split(h, 2, -1)
         h = jax.nn.silu(gate) * value
     else:
         h = jax.nn.gelu(h, approximate=False)
-    return tokens + _dense(h, layer["mlp_out"], dtype)
-
-
-def _dense(x, layer, dtype):
-    product = jnp.matmul(
-        x.astype(dtype), layer["kernel"].astype(dtype), preferred_element_type=jnp.float32
-    )
-    return product + layer["bias"]
-
-
-def _layer_norm(x, layer, vit: Vit):
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + vit.norm_epsilon) * layer["scale"] + layer["bias"]
+    return tokens + dense(h, layer["mlp_out"], dtype)
 
 
 def _with_prefix(rope, prefix: int):

@@ -5,12 +5,14 @@ lets through. Plain functions: `init` makes the weights, `apply` runs the networ
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.networks.layers import dense, layer_norm
 from vtadl_jax.ops.linear_attention import linear_attention
 from vtadl_jax.options import LARGEST_SIZE, option
 
@@ -76,25 +78,20 @@ def apply(params, tokens, options: ReconstructorOptions, dtype=jnp.float32, keys
         kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(folded)
         return jnp.where(kept, x / keep, 0)
 
-    def dense(x, layer):
-        product = jnp.matmul(
-            x.astype(dtype), layer["kernel"].astype(dtype), preferred_element_type=jnp.float32
-        )
-        return product + layer["bias"]
+    product = functools.partial(dense, dtype=dtype)
 
     def block(x, layer):
         heads = (*x.shape[:2], 3, options.num_heads, -1)
-        q, k, v = jnp.moveaxis(
-            dense(_normalise(x, layer["norm_attention"]), layer["qkv"]).reshape(heads), 2, 0
-        )
-        x = x + dense(linear_attention(q, k, v).reshape(x.shape), layer["out"])
-        up = jax.nn.gelu(dense(_normalise(x, layer["norm_mlp"]), layer["up"]))
-        return x + dense(up, layer["down"]), None
+        qkv = product(layer_norm(x, layer["norm_attention"], EPSILON), layer["qkv"])
+        q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)
+        x = x + product(linear_attention(q, k, v).reshape(x.shape), layer["out"])
+        up = jax.nn.gelu(product(layer_norm(x, layer["norm_mlp"], EPSILON), layer["up"]))
+        return x + product(up, layer["down"]), None
 
-    hidden = drop(jax.nn.gelu(dense(drop(tokens, 0), params["squeeze"])), 1)
-    x = drop(dense(hidden, params["expand"]), 2)
+    hidden = drop(jax.nn.gelu(product(drop(tokens, 0), params["squeeze"])), 1)
+    x = drop(product(hidden, params["expand"]), 2)
     x, _ = jax.lax.scan(block, x, params["blocks"])
-    return dense(_normalise(x, params["norm"]), params["head"])
+    return product(layer_norm(x, params["norm"], EPSILON), params["head"])
 
 
 def _dense(key, rows: int, columns: int):
@@ -104,12 +101,3 @@ def _dense(key, rows: int, columns: int):
 
 def _norm(width: int):
     return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
-
-
-def _normalise(x, norm):
-    """LayerNorm over the last axis, float32."""
-    off = x - x.mean(-1, keepdims=True)
-    return (
-        off * jax.lax.rsqrt(jnp.square(off).mean(-1, keepdims=True) + EPSILON) * norm["scale"]
-        + norm["bias"]
-    )

@@ -62,7 +62,7 @@ def gather_rows(
 ) -> Iterator[Any]:
     """Yields what `Fit.gather` returns for each batch of records, in numpy, without padding."""
     data, size = config.data, min(config.eval.batch_size, len(records))
-    gather = jax.jit(on_platform(jax.default_backend(), fit.gather))
+    gather = jit_gather(fit)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     for number, batch in enumerate(track(batches, -(-len(records) // size), what)):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
@@ -70,11 +70,14 @@ def gather_rows(
         yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
 
 
+def jit_gather(fit: Fit) -> Any:
+    """Returns `Fit.gather` jitted for this process's devices."""
+    return jax.jit(on_platform(jax.default_backend(), fit.gather))
+
+
 def collect(fit: Fit, batches: Iterable[Any]) -> Any:
     """Returns what `Fit.solve` takes: all rows, or what `Fit.reduce` makes of them.
 
     batches: trees of numpy arrays, the rows of each batch, in order. At least one.
     """
-    if fit.reduce is not None:
-        return functools.reduce(fit.reduce, batches, None)
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    return fit.gathered(functools.reduce(fit.add, batches, None))

@@ -20,6 +20,7 @@ from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.distributed import barrier
+from vtadl_jax.training.fitting import jit_gather
 from vtadl_jax.training.setup import TrainSetup
 from vtadl_jax.training.state import TrainState
 
@@ -84,7 +85,7 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
     key, images = jax.random.key(config.seed), next(batches)["image"]
     with refusing_too_large():
         start = time.perf_counter()
-        gather = jax.jit(detector.fit.gather).lower(variables, images, key).compile()
+        gather = jit_gather(detector.fit).lower(variables, images, key).compile()
         compiling = time.perf_counter() - start
         reduce = detector.fit.reduce or (lambda accumulated, rows: None)
         accumulated = None

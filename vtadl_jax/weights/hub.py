@@ -18,6 +18,7 @@ from vtadl_jax.errors import UserError, disk_trouble
 from vtadl_jax.options import nearest
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import not_written, writing
+from vtadl_jax.runtime.text_table import table
 
 FILE = "model.safetensors"
 PAGE = "https://huggingface.co"
@@ -83,15 +84,11 @@ SOURCES = {
 
 def listing() -> str:
     """Returns a table of names, licences, sizes and pages."""
-    rows = [("name", "licence", "about", "page")]
+    rows = []
     for name, source in SOURCES.items():
         licence = source.licence + (", to be accepted there" if source.gated else "")
         rows.append((name, licence, f"{source.size} MB", f"{PAGE}/{source.repo}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        "  ".join([*(text.ljust(n) for text, n in zip(row, widths, strict=False)), row[3]])
-        for row in rows
-    )
+    return "\n".join(table(("name", "licence", "about", "page"), rows, indent=""))
 
 
 def fetch(name: str, folder: Path | None = None, revision: str = "main") -> Path:
