@@ -20,6 +20,7 @@ from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.synthetic.dataset import missing_images
 from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.held_out import defects_per_image
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.report.folder import check_place
@@ -88,7 +89,9 @@ class Estimate:
 
         evaluated = times(config.eval_every_steps) | {last}
         calibrated = times(config.checkpoint_every_steps) | evaluated
-        passes = 1 if self.setup.assembly.detector.tails is None else 2  # tails, then scores
+        passes, tails = 1, self.setup.assembly.detector.tails
+        if tails is not None and self.setup.holdout:  # with drawn defects; then scores
+            passes = 2 + defects_per_image(tails, len(self.setup.holdout))
         batches = len(evaluated) * -(-len(self.setup.test) // size)
         return batches + passes * len(calibrated) * -(-len(self.setup.holdout) // size)
 

@@ -30,7 +30,7 @@ def test_an_expert_that_accumulates_moments_is_fitted_beside_one_that_needs_rows
     alone = tiny_detector("position_gaussian", **SMALL)
     want = fitted(alone, alone.init(jax.random.key(0)), images)
     for name, value in want["params"].items():
-        np.testing.assert_array_equal(together["params"]["position_gaussian"][name], value)
+        np.testing.assert_array_equal(together["stats"]["fitted"]["position_gaussian"][name], value)
     mixture = together["stats"]["filter_mixture"]
     assert np.isfinite(mixture["whitener"]).all()
     assert np.shape(mixture["whitener"]) == (10, 3)

@@ -9,7 +9,7 @@ import pytest
 from tests.factory import tiny_config, tiny_detector
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.detectors.contract import Fit, Scores
+from vtadl_jax.detectors.contract import Scores, Tails
 from vtadl_jax.evaluation.held_out import folds
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.runtime import sharding
@@ -43,8 +43,8 @@ def test_held_out_images_are_scored_with_tails_of_the_others(dataset):
         ),
         score_terms=("excess",),
         term_weights=(1.0,),
-        tails=Fit(
-            lambda variables, images, key: level(images),
+        tails=Tails(
+            lambda variables, images, drawn, masks, key: level(images),
             lambda variables, rows, rng: {**variables, "stats": {"brightest": rows.max()}},
         ),
     )

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
-from vtadl_jax.detectors.experts import ExpertsOptions, experts
+from vtadl_jax.detectors.expert_options import ExpertsOptions
+from vtadl_jax.detectors.experts import experts
 from vtadl_jax.detectors.feature_reconstruction import (
     FeatureReconstructionOptions,
     feature_reconstruction,

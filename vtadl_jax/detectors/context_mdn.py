@@ -56,6 +56,12 @@ class ContextMdnOptions:
         0.05, "least diagonal of a factor; features have unit scale", above=0
     )
     noise_std: float = option(0.2, "of the noise on the context, in training only", at_least=0)
+    positions: int = option(
+        0,
+        "windows of a size that a step trains on, drawn at random in each image; 0: all",
+        at_least=0,
+        limit=LARGEST_SIZE,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +203,28 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         fitted = {size.name: features.fit(samples[size.name]) for size in windows}
         return {**variables, "stats": jax.tree.map(np.float32, fitted)}
 
+    def sampled(x, y, keys, number: int):
+        """Returns x and y of windows [B, n, m, …], or of a random part of them, [B, 1, P, …]."""
+        count = y.shape[1] * y.shape[2]
+        if not 0 < mdn.positions < count:
+            return x, y
+
+        def chosen(key, *values):
+            places = jax.random.randint(
+                jax.random.fold_in(key, -1 - number), (mdn.positions,), 0, count
+            )
+            return [v.reshape(count, -1)[places][None] for v in values]
+
+        return jax.vmap(chosen)(keys, x, y)
+
     def densities(variables, images, params, keys=None):
         """Returns for each window size: nll, its expectation and the expected deviation."""
         responses = features.responses(variables["frozen"], images)
         for number, size in enumerate(windows):
             y = whiten(variables["stats"][size.name], window_means(responses, size.side))
             x = context(y, size)
+            if keys is not None:
+                x, y = sampled(x, y, keys, number)
             if keys is not None and mdn.noise_std:
                 draw = functools.partial(jax.random.normal, shape=x.shape[1:])
                 folded = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
@@ -243,6 +265,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         (1.0, 1.0, -1.0),
         loss,
         Fit(gather, solve),
+        steps_required=True,
         **pretrained_of(features),
     )
 

@@ -15,6 +15,10 @@ Variables = dict[str, Any]
 Array = Any  # jax.Array on the device, numpy.ndarray once fetched
 Terms = dict[str, jax.Array]
 
+# A term of negative weight counts off the overall level of an image, as new light changes it: no
+# more than this many standard deviations, so that nothing is good because it is strange all over.
+CREDIT_LIMIT = 4.0
+
 
 class Batch(TypedDict, total=False):
     """Images of a step and their annotations; has only the keys that the detector needs.
@@ -92,6 +96,23 @@ class Fit:
         return jax.tree.map(lambda *parts: np.concatenate(parts), *accumulated)
 
 
+@dataclasses.dataclass(frozen=True)
+class Tails:
+    """A pass over held-out good images, after training: of what makes the scores of a detector's
+    parts comparable. It writes to 'stats' only.
+
+    gather: (variables, images uint8 [B, H, W, C], drawn uint8 [B, V, H, W, C], masks bool
+        [B, V, H, W], key) → a tree of arrays, one row per image. drawn: V copies of each image with
+        a drawn defect each; masks: its pixels, none where no defect would be visible.
+    solve: (variables, the same tree of numpy arrays over all N images, rng) → variables.
+    num_defects: how many drawn defects it needs, over all images; 0: none, and V is 0.
+    """
+
+    gather: Callable[[Variables, jax.Array, jax.Array, jax.Array, jax.Array], Any]
+    solve: Callable[[Variables, Any, np.random.Generator], Variables]
+    num_defects: int = 0
+
+
 class Part(NamedTuple):
     """A part of a train step as a function: value(variables, *inputs) → scalar, and the shapes of
     its variables and inputs."""
@@ -113,14 +134,14 @@ class Detector:
         Training mode. Randomness comes from the key of each image, so it does not depend on how a
         batch is split.
     fit: for methods that are fitted or start from statistics of the data; training follows it.
-    tails: another fit, after training, over held-out good images: of what makes the scores of parts
-        comparable. It writes to 'stats' only.
+    tails: a pass over held-out good images after training, see `Tails`.
     needs: subset of {'label', 'mask'} that `loss` reads from a batch in addition to the images. A
         detector that needs either is supervised: it is trained on defects, too.
     load_pretrained: (variables, arrays by name) → variables with the pretrained weights. Raises
         UserError that names the arrays that do not fit.
     pretrained_required: whether there are variables under 'frozen'. They come from
         `load_pretrained` only, so the user has to give a file.
+    steps_required: whether it is useless after its fit alone, without training steps.
     parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
     """
 
@@ -133,8 +154,9 @@ class Detector:
         | None
     ) = None
     fit: Fit | None = None
-    tails: Fit | None = None
+    tails: Tails | None = None
     needs: frozenset[str] = frozenset()
     load_pretrained: Callable[[Variables, Mapping[str, np.ndarray]], Variables] | None = None
     pretrained_required: bool = False
+    steps_required: bool = False
     parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)

@@ -2,99 +2,68 @@
 
 Each expert is a detector of its own. After training, held-out good images show how rare a value of
 its map is (`networks/tails.py`); -log of that probability has no unit, so the experts' maps can be
-added, which is Fisher's way to combine tests. The image score is the mean of the largest hundredth
-of the sum. An expert that sees nothing adds little; one that is sure is heard.
+added, which is Fisher's way to combine tests. Defects drawn onto the same images show which experts
+suit them, and so how much each counts (`networks/verdict.py`). No test image has a part in it.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtadl_jax.detectors.contract import Detector, Fit, Inputs, Scores
+from vtadl_jax.detectors.contract import (
+    CREDIT_LIMIT,
+    Array,
+    Detector,
+    Fit,
+    Inputs,
+    Scores,
+    Tails,
+    Terms,
+)
+from vtadl_jax.detectors.expert_options import TRAINED, ExpertsOptions, make_experts
 from vtadl_jax.detectors.feature_detector import top_mean
-from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixture
-from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
-from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
-from vtadl_jax.errors import UserError
+from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.networks.tails import empty_table, fit_table, tail
-from vtadl_jax.options import fields_of, nearest, option
+from vtadl_jax.networks.verdict import expert_weights
 
 SAMPLES_PER_IMAGE = 4096  # values of each expert's map
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpertsOptions:
-    """Options of the experts detector: which detectors, and the options of each."""
-
-    use: tuple[str, ...] = option(
-        ("filter_mixture", "patch_memory"),
-        "the experts: filter_mixture, patch_memory, position_gaussian",
-    )
-    filter_mixture: FilterMixtureOptions = FilterMixtureOptions()
-    patch_memory: PatchMemoryOptions = PatchMemoryOptions()
-    position_gaussian: PositionGaussianOptions = PositionGaussianOptions()
-
-
-MAKERS: dict[str, Callable[[Any, Inputs], Detector]] = {
-    "filter_mixture": filter_mixture,
-    "patch_memory": patch_memory,
-    "position_gaussian": position_gaussian,
-}
-
-
-def make_experts(options: ExpertsOptions, inputs: Inputs) -> dict[str, Detector]:
-    """Returns the chosen detectors by name.
-
-    Raises UserError for unknown or repeated names, and for options of an expert that is not chosen.
-    """
-    for name in options.use:
-        if name not in MAKERS:
-            known = ", ".join(MAKERS)
-            raise UserError(f"model.use {name!r}{nearest(name, MAKERS)}: use some of {known}")
-    if not options.use or len(set(options.use)) < len(options.use):
-        raise UserError(f"model.use {options.use}: name one or more experts, each once")
-    for name in MAKERS.keys() - set(options.use):
-        given = getattr(options, name)
-        for (field, value, _), (_, default, _) in zip(
-            fields_of(given), fields_of(type(given)()), strict=True
-        ):
-            if value != default:
-                raise UserError(
-                    f"model.{name}.{field} {value!r}: not read, as model.use has no {name!r}: "
-                    f"leave it at {default!r}"
-                )
-    return {name: MAKERS[name](getattr(options, name), inputs) for name in options.use}
+SAMPLES_PER_DEFECT = 256
+NUM_DEFECTS = 64  # drawn onto held-out images, of all
 
 
 def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
-    """Returns the detector; `Detector` describes the arguments and results of its functions."""
+    """Returns the detector; `Detector` describes the arguments and results of its functions.
+
+    'params' has the parameters of experts that training steps train. Those of the others, fitted
+    once, are in 'stats' under 'fitted'; 'tails' has each expert's table, the mean and deviation of
+    its score terms and of its score, and its weight.
+    """
     chosen = make_experts(options, inputs)
-    if pretrained := [name for name, one in chosen.items() if one.pretrained_required]:
-        raise UserError(
-            f"model.{pretrained[0]}.features: experts on frozen networks are not combined yet: use "
-            f"'filters'"
-        )
+    trained = [name for name in chosen if name in TRAINED]
     fits = {name: one.fit for name, one in chosen.items() if one.fit is not None}
+    pixels = inputs.image_size[0] * inputs.image_size[1]
 
     def part(variables, name: str):
-        return {kind: variables[kind][name] for kind in ("params", "stats", "frozen")}
+        place = variables["params"] if name in trained else variables["stats"]["fitted"]
+        return {"params": place[name], **{k: variables[k][name] for k in ("stats", "frozen")}}
+
+    def joined(parts: Mapping[str, Any], tails) -> dict[str, Any]:
+        """Returns the variables of all experts as one: the reverse of `part`."""
+
+        def of(names, kind):
+            return {name: parts[name].get(kind, {}) for name in names}
+
+        fitted = of([name for name in chosen if name not in trained], "params")
+        stats = {**of(chosen, "stats"), "fitted": fitted, "tails": tails}
+        return {"params": of(trained, "params"), "stats": stats, "frozen": of(chosen, "frozen")}
 
     def init(key):
         keys = jax.random.split(key, len(chosen))
-        made: dict[str, Any] = {
-            name: {"frozen": {}} | one.init(k)
-            for (name, one), k in zip(chosen.items(), keys, strict=True)
-        }
-        joined: dict[str, Any] = {
-            kind: {name: variables[kind] for name, variables in made.items()}
-            for kind in ("params", "stats", "frozen")
-        }
-        joined["stats"]["tails"] = {name: empty_table() for name in chosen}
-        return joined
+        parts = {name: one.init(k) for (name, one), k in zip(chosen.items(), keys, strict=True)}
+        return joined(parts, {name: empty_tails(one) for name, one in chosen.items()})
 
     def gather(variables, images, key):
         return {name: fit.gather(part(variables, name), images, key) for name, fit in fits.items()}
@@ -105,44 +74,153 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         return {name: fit.add(before[name], rows[name]) for name, fit in fits.items()}
 
     def solve(variables, accumulated, rng: np.random.Generator):
-        found = {kind: dict(variables[kind]) for kind in ("params", "stats", "frozen")}
+        parts = {name: part(variables, name) for name in chosen}
         for name, fit in fits.items():
-            fitted = fit.solve(part(variables, name), fit.gathered(accumulated[name]), rng)
-            for kind in found:
-                found[kind][name] = fitted[kind]
-        return found
+            parts[name] = fit.solve(parts[name], fit.gathered(accumulated[name]), rng)
+        return joined(parts, variables["stats"]["tails"])
 
-    def maps_of(variables, images):
-        """Returns the experts' maps by name, [B, H, W] each."""
-        return {
-            name: one.score(part(variables, name), images).anomaly_map
-            for name, one in chosen.items()
-        }
+    def load_pretrained(variables, arrays: Mapping[str, np.ndarray]):
+        parts = {name: part(variables, name) for name in chosen}
+        for name, one in chosen.items():
+            if one.load_pretrained is not None:
+                parts[name] = one.load_pretrained(parts[name], arrays)
+        return joined(parts, variables["stats"]["tails"])
 
-    def gather_tails(variables, images, key):
-        places = jax.random.randint(
-            key, (SAMPLES_PER_IMAGE,), 0, inputs.image_size[0] * inputs.image_size[1]
-        )
-        maps = maps_of(variables, images)
-        return {name: values.reshape(len(images), -1)[:, places] for name, values in maps.items()}
+    def loss(variables, batch, keys, parallel=SINGLE_DEVICE):
+        """Adds the losses of the experts that are trained; they share no parameter."""
+        total, stats = jnp.zeros(()), dict(variables["stats"])
+        terms: Terms = {}
+        for number, name in enumerate(trained):
+            own = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
+            one = chosen[name].loss
+            assert one is not None, "an expert that is trained has a loss"
+            value, (found, stats[name]) = one(part(variables, name), batch, own, parallel)
+            total += value
+            terms |= {f"{name}_{term}": x for term, x in found.items()}
+        return total, (terms, stats)
 
-    def solve_tails(variables, samples, rng: np.random.Generator):
+    def outputs(variables, images) -> dict[str, tuple[Array, Array]]:
+        """Returns each expert's terms [B, T] and map [B, H, W]."""
+        found = {name: one.score(part(variables, name), images) for name, one in chosen.items()}
+        return {name: (scores.terms, scores.anomaly_map) for name, scores in found.items()}
+
+    def gather_tails(variables, images, drawn, masks, key):
+        places_key, inside_key = jax.random.split(key)
+        places = jax.random.randint(places_key, (SAMPLES_PER_IMAGE,), 0, pixels)
+        rows: dict[str, Any] = {"visible": masks.any((2, 3))}
+        for name, (terms, maps) in outputs(variables, images).items():
+            rows[name] = {"terms": terms, "values": maps.reshape(len(images), -1)[:, places]}
+        if drawn.shape[1]:
+
+            def inside(pair):
+                images, masks = pair
+                at = places_within(masks, SAMPLES_PER_DEFECT, inside_key)
+                found = {
+                    name: x.reshape(len(at), -1)
+                    for name, (_, x) in outputs(variables, images).items()
+                }
+                return {name: jnp.take_along_axis(x, at, 1) for name, x in found.items()}
+
+            every = jax.lax.map(inside, (drawn.swapaxes(0, 1), masks.swapaxes(0, 1)))
+            for name, values in every.items():
+                rows[name]["inside"] = values.swapaxes(0, 1)
+        return rows
+
+    def solve_tails(variables, rows, rng: np.random.Generator):
         del rng
-        tails = {name: fit_table(values) for name, values in samples.items()}
+        tails = {}
+        for name, one in chosen.items():
+            table, terms = fit_table(rows[name]["values"]), np.asarray(rows[name]["terms"])
+            tails[name] = {"table": table, **score_moments(terms, one.term_weights)}
+        weights = _weights(rows, {name: tails[name]["table"] for name in chosen})
+        for name, weight in weights.items():
+            tails[name]["weight"] = np.float32(weight)
         return {**variables, "stats": {**variables["stats"], "tails": tails}}
 
     def score(variables, images):
-        tails = variables["stats"]["tails"]
-        maps = {name: tail(tails[name], x) for name, x in maps_of(variables, images).items()}
-        together = sum(maps.values()) / len(maps)
-        terms = [top_mean(together), *map(top_mean, maps.values()), together.mean((1, 2))]
-        return Scores(jnp.stack(terms, -1), together)
+        tails, maps, scores = variables["stats"]["tails"], [], {}
+        for name, (terms, found) in outputs(variables, images).items():
+            own = tails[name]
+            maps.append(own["weight"] * tail(own["table"], found))
+            scores[name] = standard_score(terms, own, chosen[name].term_weights)
+        together = sum(maps)
+        verdict = sum(tails[name]["weight"] * scores[name] for name in chosen)
+        columns = [top_mean(together), verdict, *scores.values(), together.mean((1, 2))]
+        return Scores(jnp.stack(columns, -1), together)
 
     return Detector(
         init,
         score,
-        ("top", *(f"top_{name}" for name in chosen), "level"),
-        (1.0, *[0.0] * len(chosen), 0.0),
-        fit=Fit(gather, solve, reduce),
-        tails=Fit(gather_tails, solve_tails),
+        ("top", "verdict", *chosen, "level"),
+        (1.0, 1.0, *[0.0] * len(chosen), 0.0),
+        loss if trained else None,
+        Fit(gather, solve, reduce),
+        Tails(gather_tails, solve_tails, NUM_DEFECTS if options.weigh == "drawn" else 0),
+        load_pretrained=load_pretrained,
+        pretrained_required=any(one.pretrained_required for one in chosen.values()),
+        steps_required=bool(trained),
     )
+
+
+def empty_tails(detector: Detector) -> dict[str, Any]:
+    """Returns an expert's tails before they are fitted."""
+    count, zero, one = len(detector.score_terms), np.zeros((), np.float32), np.ones((), np.float32)
+    return {
+        "table": empty_table(),
+        "mean": np.zeros(count, np.float32),
+        "spread": np.ones(count, np.float32),
+        "score_mean": zero,
+        "score_spread": one,
+        "weight": one,
+    }
+
+
+def score_moments(terms: np.ndarray, weights: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Returns mean and deviation of score terms [N, T] of good images, and of their score."""
+    found = {"mean": terms.mean(0), "spread": _deviation(terms)}
+    found |= {"score_mean": np.zeros(()), "score_spread": np.ones(())}
+    scores = np.asarray(standard_score(terms, found, weights))
+    found |= {"score_mean": scores.mean(), "score_spread": _deviation(scores)}
+    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+
+
+def standard_score(terms, moments: Mapping[str, Any], weights: tuple[float, ...]):
+    """Returns the score of terms [B, T], [B]: 0 and 1 are its mean and deviation on good images.
+
+    As `Calibration.scores`: the weighted sum of standardized terms, where a negative weight counts
+    off at most CREDIT_LIMIT.
+    """
+    standard = (terms - moments["mean"]) / moments["spread"]
+    signs = np.asarray(weights, np.float32)
+    limited = jnp.where(signs < 0, jnp.minimum(standard, CREDIT_LIMIT), standard)
+    return (limited @ signs - moments["score_mean"]) / moments["score_spread"]
+
+
+def places_within(masks, count: int, key):
+    """Samples `count` places of each mask: bool [B, H, W] → int [B, count], with repeats.
+
+    Any place of a mask without pixels.
+    """
+    flat = masks.reshape(len(masks), -1)
+    area = jnp.cumsum(flat, 1)
+    wanted = jax.random.uniform(key, (count,)) * jnp.maximum(area[:, -1:], 1)
+    found = jax.vmap(lambda a, w: jnp.searchsorted(a, jnp.floor(w) + 1))(area, wanted)
+    return jnp.minimum(found, flat.shape[1] - 1)
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """Returns the deviation along the first axis; of equal values, their magnitude."""
+    found = values.std(0, ddof=min(1, len(values) - 1))
+    return np.where(found > 0, found, np.maximum(np.abs(values.mean(0)), 1.0))
+
+
+def _weights(rows: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the experts' weights from the rows of `gather_tails`."""
+    visible = np.asarray(rows["visible"]).ravel()
+    good, inside = {}, {}
+    for name, table in tables.items():
+        good[name] = np.asarray(tail(table, np.ravel(rows[name]["values"])))
+        drawn = rows[name].get("inside", np.zeros((0, 0, SAMPLES_PER_DEFECT), np.float32))
+        values = drawn.reshape(-1, SAMPLES_PER_DEFECT)[visible]
+        inside[name] = np.asarray(tail(table, values))
+    return expert_weights(good, inside)

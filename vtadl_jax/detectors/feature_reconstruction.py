@@ -114,4 +114,4 @@ def feature_reconstruction(options: FeatureReconstructionOptions, inputs: Inputs
         weights=(1.0, 0.0),
         of_map=top_mean,
     )
-    return dataclasses.replace(detector, loss=loss)
+    return dataclasses.replace(detector, loss=loss, steps_required=True)

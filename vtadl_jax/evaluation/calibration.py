@@ -15,13 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vtadl_jax.detectors.contract import CREDIT_LIMIT
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
 from vtadl_jax.runtime.files import read_json, write_json
-
-# A term of negative weight counts off the overall level of an image, as new light changes it: no
-# more than this many standard deviations, so that nothing is good because it is strange all over.
-CREDIT_LIMIT = 4.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Fits a detector's tails to held-out good images, and scores these images as if they were new.
 
-The tails are fitted to all held-out images. The threshold comes from the same images, so each of
-them is scored with tails of the others (cross-fitting): with its own it would seem more common than
-a new image.
+The tails are fitted to all held-out images, and to defects drawn onto them if the detector wants
+any. The threshold comes from the same images, so each of them is scored with tails of the others
+(cross-fitting): with its own it would seem more common than a new image.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,12 +13,17 @@ import jax
 import numpy as np
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.synthetic.photo_defects import KINDS, draw_defect
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.detectors.contract import Detector, Variables
-from vtadl_jax.training.fitting import collect, gather_rows
+from vtadl_jax.detectors.contract import Detector, Tails, Variables
+from vtadl_jax.errors import UserError
+from vtadl_jax.ops.platform import on_platform
+from vtadl_jax.runtime.console import track
 
 FOLDS = 5
+MOST_PER_IMAGE = 8  # drawn defects
 
 
 def tail_rows(
@@ -27,10 +33,54 @@ def tail_rows(
     geometry: Geometry,
     config: Config,
 ) -> Any:
-    """Returns what `Detector.tails.gather` finds: a tree of arrays with a row for each image."""
-    assert detector.tails is not None, "this detector has no tails"
-    batches = gather_rows(detector.tails, variables, records, geometry, config, "tails")
-    return collect(detector.tails, batches)
+    """Returns what `Tails.gather` finds: a tree of arrays with a row for each image.
+
+    Every process reads all images and finds the same.
+    """
+    tails = detector.tails
+    assert tails is not None, "this detector has no tails"
+    data, size = config.data, min(config.eval.batch_size, len(records))
+    count = defects_per_image(tails, len(records))
+    gather = jax.jit(on_platform(jax.default_backend(), tails.gather))
+    batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
+    found = []
+    for number, batch in enumerate(track(batches, -(-len(records) // size), "tails")):
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        drawn, masks = draw_onto(batch["image"], batch["index"], count, config.seed)
+        rows = jax.device_get(gather(variables, batch["image"], drawn, masks, key))
+        found.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], rows))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def defects_per_image(tails: Tails, num_images: int) -> int:
+    """Returns how many defects are drawn onto each of the held-out images."""
+    return min(-(-tails.num_defects // num_images), MOST_PER_IMAGE)
+
+
+def draw_onto(
+    images: np.ndarray, indices: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws `count` defects onto each image: uint8 [B, count, H, W, C] and masks, bool.
+
+    images: uint8 [B, H, W, C]. indices: of the images in their set; with the seed they decide what
+    is drawn, and kinds take turns. A mask is empty where no defect would be visible, as on images
+    of one color. Areas are pasted from other images of the batch.
+    """
+    drawn = np.repeat(images[:, None], count, axis=1)
+    masks = np.zeros(drawn.shape[:-1], bool)
+    kinds = list(KINDS)
+    for i, index in enumerate(indices.tolist()):
+        others = np.delete(images, i, 0) if len(images) > 1 else images
+
+        def other(rng: np.random.Generator, others: np.ndarray = others) -> np.ndarray:
+            return others[rng.integers(len(others))]
+
+        for j in range(count):
+            rng = np.random.default_rng([seed, index, j])
+            kind = kinds[(index * count + j) % len(kinds)]
+            with contextlib.suppress(UserError):  # it would not be visible
+                drawn[i, j], masks[i, j] = draw_defect(images[i], kind, rng, other)
+    return drawn, masks
 
 
 def with_tails(

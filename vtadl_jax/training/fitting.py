@@ -20,7 +20,7 @@ from vtadl_jax.runtime.console import format_duration, say, track
 
 def check_steps(detector: Detector, num_steps: int) -> None:
     """Raises UserError for a run that neither fits nor trains, and for steps without a loss."""
-    if num_steps == 0 and detector.fit is None:
+    if num_steps == 0 and (detector.fit is None or detector.steps_required):
         raise UserError(
             "num_train_steps 0 and num_epochs 0: this detector is trained, not fitted: set one"
         )
