@@ -211,6 +211,8 @@ def _convert(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         items = tuple(value) if isinstance(value, list | tuple) else (value,)
         kinds = typing.get_args(kind)
+        if kinds[0] is str and len(items) == 1 and isinstance(items[0], str):
+            items = tuple(text.strip() for text in items[0].split(","))  # as a flag gives them
         if kinds[-1] is not Ellipsis and len(kinds) != len(items):
             raise ValueError
         return tuple(_convert(item, kinds[0]) for item in items)

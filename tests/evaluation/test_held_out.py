@@ -10,7 +10,7 @@ from tests.factory import tiny_config, tiny_detector
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Scores, Tails
-from vtadl_jax.evaluation.held_out import folds
+from vtadl_jax.evaluation.held_out import defects_per_image, draw_onto, folds
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.runtime import sharding
 
@@ -58,3 +58,24 @@ def test_held_out_images_are_scored_with_tails_of_the_others(dataset):
     for scored, others in folds(7):
         np.testing.assert_allclose(found[scored], levels[scored] - levels[others].max(), rtol=1e-5)
     assert evaluator.fit_tails(variables, rows)["stats"]["brightest"] == levels.max()
+
+
+def test_drawn_defects_change_what_their_mask_says_and_are_the_same_again():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    images[2] = 128  # nothing can be seen of a piece moved on one color; kinds take turns
+    drawn, masks = draw_onto(images, np.array([4, 5, 6]), 4, 0)
+    assert drawn.shape == (3, 4, 64, 64, 3)
+    changed = (drawn != images[:, None]).any(-1)
+    assert masks[:2].any((2, 3)).all()
+    assert not (changed & ~masks).mean() > 0.02  # faint edges of a defect are outside its mask
+    np.testing.assert_array_equal(draw_onto(images, np.array([4, 5, 6]), 4, 0)[0], drawn)
+    assert not draw_onto(images, np.array([4, 5, -1]), 4, 0)[1][2].any()  # padding
+
+
+@pytest.mark.parametrize(
+    ("wanted", "images", "each"), [(64, 8, 8), (64, 100, 1), (64, 2, 8), (0, 3, 0)]
+)
+def test_defects_are_spread_over_the_held_out_images(wanted, images, each):
+    tails = Tails(lambda *_: None, lambda *_: {}, wanted)
+    assert defects_per_image(tails, images) == each

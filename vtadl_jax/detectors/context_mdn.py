@@ -211,7 +211,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
 
         def chosen(key, *values):
             places = jax.random.randint(
-                jax.random.fold_in(key, -1 - number), (mdn.positions,), 0, count
+                jax.random.fold_in(key, len(windows) + number), (mdn.positions,), 0, count
             )
             return [v.reshape(count, -1)[places][None] for v in values]
 

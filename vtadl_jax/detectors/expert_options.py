@@ -19,7 +19,11 @@ from vtadl_jax.detectors.filter_mixture import (
     filter_mixture,
 )
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
-from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.position_gaussian import (
+    STATISTICS,
+    PositionGaussianOptions,
+    position_gaussian,
+)
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.feature_options import FILTERS
@@ -36,7 +40,8 @@ MAKERS: dict[str, Callable[[Any, Inputs], Detector]] = {
     "encoder": filter_mixture,
 }
 TRAINED = ("context_mdn", "feature_reconstruction")  # by steps; the others are fitted
-SIDE_MULTIPLE = 32  # of images that are reduced for experts on fixed filters
+FIXED = (FILTERS, STATISTICS)  # features without weights
+SIDE_MULTIPLE = 32  # of images that are reduced for experts without a frozen network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,7 @@ class ExpertsOptions:
     )
     filter_side: int = option(
         0,
-        "of the shorter side of the images that experts on fixed filters see; 0: as they are",
+        "of the shorter side of images for experts without a frozen network; 0: as they are",
         unit="px",
         at_least=0,
         limit=LARGEST_SIZE,
@@ -85,14 +90,14 @@ def make_experts(options: ExpertsOptions, inputs: Inputs) -> dict[str, Detector]
         raise UserError(f"model.use {options.use}: name one or more experts, each once")
     _check_unread(options)
     networks = {name: getattr(options, name).features for name in options.use}
-    frozen = {name: network for name, network in networks.items() if network != FILTERS}
+    frozen = {name: network for name, network in networks.items() if network not in FIXED}
     if len(set(frozen.values())) > 1:
         each = ", ".join(f"model.{name}.features {network!r}" for name, network in frozen.items())
         raise UserError(f"{each}: init_from has the weights of one network: use one for all")
     reduced = _reduced(inputs, options.filter_side)
     found = {}
     for name, network in networks.items():
-        size = reduced if network == FILTERS else inputs.image_size
+        size = reduced if network in FIXED else inputs.image_size
         ratio = size[0] / inputs.image_size[0]
         own = dataclasses.replace(inputs, image_size=size, map_sigma=inputs.map_sigma * ratio)
         found[name] = _at_size(MAKERS[name](getattr(options, name), own), size, inputs.image_size)

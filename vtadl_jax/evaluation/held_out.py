@@ -62,14 +62,16 @@ def draw_onto(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws `count` defects onto each image: uint8 [B, count, H, W, C] and masks, bool.
 
-    images: uint8 [B, H, W, C]. indices: of the images in their set; with the seed they decide what
-    is drawn, and kinds take turns. A mask is empty where no defect would be visible, as on images
-    of one color. Areas are pasted from other images of the batch.
+    images: uint8 [B, H, W, C]. indices: of the images in their set, below 0 for padding; with the
+    seed they decide what is drawn, and kinds take turns. A mask is empty where no defect would be
+    visible, as on images of one color. Areas are pasted from other images of the batch.
     """
     drawn = np.repeat(images[:, None], count, axis=1)
     masks = np.zeros(drawn.shape[:-1], bool)
     kinds = list(KINDS)
     for i, index in enumerate(indices.tolist()):
+        if index < 0:  # padding
+            continue
         others = np.delete(images, i, 0) if len(images) > 1 else images
 
         def other(rng: np.random.Generator, others: np.ndarray = others) -> np.ndarray:
