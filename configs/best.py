@@ -1,4 +1,4 @@
-"""Filter responses conditioned on their context: the first config to try on any set of images.
+"""Three experts and one verdict: the first config to try on any set of images.
 
 python -m vtadl_jax.main --config configs/best.py --config.data.root=DIR
 
@@ -13,7 +13,7 @@ from vtadl_jax.experiment import base
 
 
 def get_config(category: str = ""):
-    c = base("context_mdn")
+    c = base("experts")
     choose_data(c, category)
     c.data.channels = 0
     c.data.cache = "host"
@@ -21,14 +21,13 @@ def get_config(category: str = ""):
     c.batch_size = 8
     c.num_train_steps = 1800
     c.log_every_steps = 50
-    c.model.mdn.hidden = 256
-    c.model.mdn.num_components = 8
-    c.model.mdn.feature_dim = 12
-    c.model.filters.normalise = True
-    c.model.context.radii = (2, 6)
-    c.model.context.windows = (1, 4, 8)
-    c.model.context.position = True
-    c.model.filters.color = True
+    c.model.use = ("context_mdn", "filter_mixture", "position_gaussian")
+    c.model.context_mdn.mdn.positions = 256
+    c.model.context_mdn.context.radii = (2, 6)
+    c.model.context_mdn.context.position = True
+    for expert in (c.model.context_mdn, c.model.filter_mixture):
+        expert.filters.normalise = True
+        expert.filters.color = True
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.0
     c.optimizer.schedule = "cosine"
@@ -36,5 +35,4 @@ def get_config(category: str = ""):
     c.optimizer.clip_norm = 1.0
     c.eval.batch_size = 8
     c.eval.map_sigma = 2.0
-    c.eval.term_weights = (1.0, 1.0, -1.0)
     return c

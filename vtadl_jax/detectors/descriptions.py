@@ -52,11 +52,11 @@ DESCRIPTIONS: dict[str, Description] = {
     "context_mdn": Description(
         "Mixture density networks of filter responses in windows of three sizes, conditioned on "
         "the context around each window",
-        "configs/best.py",
+        "configs/context_mdn.py",
         (
             Figures(
                 SCREW,
-                f"configs/best.py:screw {DATA}",
+                f"configs/context_mdn.py:screw {DATA}",
                 *(0.951, 0.990, 0.945),
                 steps=1800,
                 seconds=1000,
@@ -70,7 +70,7 @@ DESCRIPTIONS: dict[str, Description] = {
                 steps=600,
                 seconds=234,
                 note="on features of a frozen EfficientNet-lite0; settings chosen as for "
-                "configs/best.py",
+                "configs/context_mdn.py",
             ),
         ),
     ),

@@ -1,19 +1,18 @@
 """Weights of several detectors for one verdict, from drawn defects on held-out good images.
 
 A detector that does not suit the images, such as a Gaussian for each position of parts that lie
-anywhere, would harm a sum of maps. How well a set of detectors finds drawn defects shows that. It
-does not rank detectors that are about equally good, so these share the weight. Numpy, on the host.
+anywhere, would harm a sum of maps. How well it finds drawn defects shows that. It does not rank
+detectors that are about equally good, so these share the weight. Numpy, on the host.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 FPR_LIMIT = 0.3  # as for AU-PRO
-# Difference in AU-PRO of drawn defects that divides a set's weight by e. Of 50 defects the standard
-# error of a difference is about as large.
-TEMPERATURE = 0.02
+# A detector whose AU-PRO of drawn defects is so much lower than the best one's has the weight
+# exp(-1/2) of it, one that is three times so much lower a hundredth (docs/experiments.md).
+TOLERANCE = 0.1
 
 
 def drawn_aupro(good: np.ndarray, inside: np.ndarray, limit: float = FPR_LIMIT) -> float:
@@ -28,41 +27,16 @@ def drawn_aupro(good: np.ndarray, inside: np.ndarray, limit: float = FPR_LIMIT) 
     return float((np.maximum(limit - exceeded, 0) / limit).mean())
 
 
-def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yields all sets of one or more names."""
-    for size in range(1, len(names) + 1):
-        yield from itertools.combinations(names, size)
-
-
 def expert_weights(
     good: Mapping[str, np.ndarray], inside: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Returns the weight of each detector in the sum of maps; they add up to 1.
 
-    good: name → values [M] of its map, comparable between detectors, at random places of good
-    images, the same places for all. inside: name → values [R, S] within R drawn defects; without
-    any (R = 0) all weights are equal.
-
-    The sum over each set of detectors has an AU-PRO of drawn defects, and the set a weight that
-    grows with it exponentially; its detectors share this weight.
+    good: name → values [M] of its map at random places of good images. inside: name → values [R, S]
+    within R drawn defects; without any (R = 0) all weights are equal.
     """
-    names = list(good)
-    if not next(iter(inside.values())).size:
-        return dict.fromkeys(names, 1 / len(names))
-    sets = list(subsets(names))
-    found = np.array([drawn_aupro(_sum(good, chosen), _sum(inside, chosen)) for chosen in sets])
-    odds = np.exp((found - found.max()) / TEMPERATURE)
-    odds /= odds.sum()
-    return {
-        name: float(
-            sum(p / len(chosen) for p, chosen in zip(odds, sets, strict=True) if name in chosen)
-        )
-        for name in names
-    }
-
-
-def _sum(values: Mapping[str, np.ndarray], chosen: Sequence[str]) -> np.ndarray:
-    total = values[chosen[0]]
-    for name in chosen[1:]:
-        total = total + values[name]
-    return total
+    if not all(values.size for values in inside.values()):
+        return dict.fromkeys(good, 1 / len(good))
+    found = np.array([drawn_aupro(good[name], inside[name]) for name in good])
+    weights = np.exp(-0.5 * np.square((found.max() - found) / TOLERANCE))
+    return dict(zip(good, (weights / weights.sum()).tolist(), strict=True))
