@@ -77,6 +77,40 @@ def mean_of_normal(values, label, axis=None):
     return (values * normal).sum() / jnp.where(count > 0, count, 1)
 
 
+def run_network(params, images, options: CapsNetOptions, dtype=jnp.float32):
+    """Standardizes images [B, H, W, C] in [0, 1] and returns the network's `Outputs`."""
+    mean, std = (jnp.asarray(values, images.dtype) for values in (options.mean, options.std))
+    return network.apply(params, (images - mean) / std, options.network, dtype)
+
+
+def objective(
+    params,
+    images,
+    label,
+    options: CapsNetOptions,
+    dtype=jnp.float32,
+    microbatches: int = 1,
+    axis=None,
+):
+    """Returns the loss and its terms. images: [B, H, W, C] in [0, 1]. label: [B], 1 anomalous.
+
+    The network sees standardized images; it reconstructs those in [0, 1]. axis: as `Parallel.axis`.
+    """
+
+    def of_images(images, label):
+        vectors, recon = run_network(params, images, options, dtype)
+        return margin_loss(vectors, label, options.loss), squared_error(images, recon)
+
+    margin, mse = map_microbatches(of_images, microbatches)(images, label)
+    normal_only = options.loss.reconstruct_normal_only
+    terms = {
+        "margin": margin.mean(),
+        "mse": mean_of_normal(mse, label, axis) if normal_only else mse.mean(),
+    }
+    weight = options.loss.reconstruction_weight * math.prod(images.shape[1:])
+    return terms["margin"] + weight * terms["mse"], terms
+
+
 def score_terms(vectors, error):
     """Returns the score terms [B, 4]. vectors: [B, 2, D]. error: [B], of the reconstruction."""
     length = lengths(vectors)
@@ -86,57 +120,41 @@ def score_terms(vectors, error):
 
 def capsnet(options: CapsNetOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
-    sizes, weights, dtype = options.network, options.loss, jnp.dtype(inputs.dtype)
-    network.grid_of(inputs.image_size, sizes)
+    size, channels, dtype = inputs.image_size, inputs.channels, jnp.dtype(inputs.dtype)
+    network.grid_of(size, options.network)
     for name in ("mean", "std"):
         values = getattr(options, name)
-        if len(values) not in (1, inputs.channels):
+        if len(values) not in (1, channels):
             raise UserError(
-                f"model.{name} {values}: the images have {inputs.channels} channel(s): give one "
-                "value, or one for each channel"
+                f"model.{name} {values}: the images have {channels} channel(s): give one value, or "
+                "one for each channel"
             )
 
     def init(key):
-        params = network.init(key, inputs.image_size, inputs.channels, sizes)
+        params = network.init(key, size, channels, options.network)
         return {"params": params, "stats": {}, "frozen": {}}
-
-    def run(params, images):  # images: [B, H, W, C] in [0, 1]
-        standardized = (images - jnp.array(options.mean)) / jnp.array(options.std)
-        return network.apply(params, standardized, sizes, dtype)
 
     def loss(variables, batch, keys, parallel=SINGLE_DEVICE):
         del keys
         params = parallel.gather_params(variables["params"])
-
-        def terms_of(images, label):
-            images = _unit(images)
-            vectors, recon = run(params, images)
-            return margin_loss(vectors, label, weights), squared_error(images, recon)
-
-        label = batch["label"]
-        margin, mse = map_microbatches(terms_of, inputs.microbatches)(batch["image"], label)
-        if weights.reconstruct_normal_only:
-            terms = {"margin": margin.mean(), "mse": mean_of_normal(mse, label, parallel.axis)}
-        else:
-            terms = {"margin": margin.mean(), "mse": mse.mean()}
-        weight = weights.reconstruction_weight * math.prod(inputs.image_size) * inputs.channels
-        total = terms["margin"] + weight * terms["mse"]
+        images, label = _unit(batch["image"]), batch["label"]
+        total, terms = objective(
+            params, images, label, options, dtype, inputs.microbatches, parallel.axis
+        )
         return total, (terms, variables["stats"])
 
     def score(variables, images):
         images = _unit(images)
-        vectors, recon = run(variables["params"], images)
+        vectors, recon = run_network(variables["params"], images, options, dtype)
         errors = jnp.square(images - recon).mean(-1)
-        maps = upsample_maps(errors, inputs.image_size, inputs.map_sigma)
         return Scores(
             score_terms(vectors, squared_error(images, recon)),
-            maps,
+            upsample_maps(errors, size, inputs.map_sigma),
             jnp.round(255 * recon).astype(jnp.uint8),
         )
 
     def load_pretrained(variables, arrays):
-        loaded = network.load(arrays, inputs.image_size, inputs.channels, sizes)
-        return {**variables, "params": loaded}
+        return {**variables, "params": network.load(arrays, size, channels, options.network)}
 
     return Detector(
         init,

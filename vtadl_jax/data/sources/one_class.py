@@ -110,8 +110,8 @@ def _drawn(
         parts.append(f"trained on {normal} normal and {anomalies} anomalous images")
     if len(test) < sum(map(len, found)):
         kept = [sum(record.label == label for record in test) for label in (0, 1)]
-        normal, anomalous = (f"{n} of {len(part)}" for n, part in zip(kept, found, strict=True))
-        parts.append(f"tested on {normal} normal and {anomalous} anomalous ones")
+        of = [f"{n} of {len(part)}" for n, part in zip(kept, found, strict=True)]
+        parts.append(f"tested on {of[0]} normal and {of[1]} anomalous ones")
     return (f"note: {', '.join(parts)}, drawn by seed {seed}",) if parts else ()
 
 
