@@ -22,6 +22,7 @@ SMALL = NetworkOptions(
 )
 # Largest relative error; the golden numbers were computed in float64 and stored in float32.
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-4}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
 
 
 def evaluate(layout, dtype):
@@ -63,8 +64,7 @@ def evaluate(layout, dtype):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
+@DTYPES
 @pytest.mark.parametrize("layout", ["channels", "flat"])
 def test_outputs_match_the_golden_numbers(layout, dtype):
     golden.skip_without()
@@ -89,7 +89,7 @@ def test_outputs_match_the_golden_numbers(layout, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
+@DTYPES
 @pytest.mark.parametrize("layout", ["channels", "flat"])
 def test_losses_match_the_golden_numbers(layout, dtype):
     golden.skip_without()
@@ -140,7 +140,7 @@ def _by_their_names(grads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
+@DTYPES
 @pytest.mark.parametrize("stopped", [True, False])
 def test_gradients_match_the_golden_numbers(stopped, dtype):
     golden.skip_without()
@@ -150,7 +150,7 @@ def test_gradients_match_the_golden_numbers(stopped, dtype):
         value = _objective(options, dtype)
         grad = jax.jit(jax.value_and_grad(value, has_aux=True))
         params, images = _inputs(dtype)
-        (loss, _), grads = grad(params, images)
+        _, grads = grad(params, images)
         found = _by_their_names(grads)
         key = "grad_norms" if stopped else "grad_norms_gradient_through_all_routing_iterations"
         # The file has twelve digits; float32 strays by 0.034 %.
