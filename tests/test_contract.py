@@ -54,6 +54,15 @@ CASES = {
         "model__network__width": 4,
         "model__network__levels": 2,
     },
+    "capsnet": {
+        "data__anomaly_fraction": 0.2,
+        "model__network__kernel_size": 5,
+        "model__network__width": 8,
+        "model__network__capsule_types": 2,
+        "model__network__capsule_dim": 4,
+        "model__network__output_dim": 4,
+        "model__network__hidden": (8,),
+    },
 }
 RUN = [name for name, fields in CASES.items() if fields is not None]
 WITH_FEATURES = [n for n, method in DETECTORS.items() if issubclass(method.options, FeatureOptions)]

@@ -78,6 +78,13 @@ class DataOptions:
     balanced_test: bool = option(
         False, "one-class sets: only as many anomalies as normal test images", compiled=False
     )
+    test_limit: int = option(
+        0,
+        "one-class sets: at most that many normal and as many anomalous test images, drawn by "
+        "seed, in place of data.balanced_test; 0: no limit",
+        at_least=0,
+        compiled=False,
+    )
     resize: tuple[int, ...] = option(
         (), "(height, width) before the centre crop to image_size; empty: no crop", at_least=1,
         limit=LARGEST_SIDE, counts=(0, 2), unit="px", compiled=False,

@@ -10,13 +10,20 @@ from vtadl_jax.data.manifest import is_name
 from vtadl_jax.data.sources import all_categories, has_categories, is_category
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results
-from vtadl_jax.report.published import PUBLISHED
+from vtadl_jax.report.published import PUBLISHED, published_methods
 from vtadl_jax.report.tables import category_table, to_markdown, write_tables
 from vtadl_jax.runtime.console import say
 from vtadl_jax.training.stored import CONFIG, load_config
 
 ALL = "all"  # value of data.category for every category
-PUBLISHED_SETS = {"mvtec_layout": "mvtec_ad", "btad_layout": "btad", "mnist": "mnist"}
+PUBLISHED_SETS = {
+    "mvtec_layout": "mvtec_ad",
+    "btad_layout": "btad",
+    "mnist": "mnist",
+    "fashion_mnist": "fashion_mnist",
+    "kmnist": "kmnist",
+    "cifar10": "cifar10",
+}
 
 
 def resolve_all(config: Config) -> tuple[Config, bool]:
@@ -100,7 +107,10 @@ def tabulate(workdir: Path, show: bool = False) -> None:
     results = dict(_results(runs))
     if not results:
         return
-    table = category_table(results, published=published_for(load_config(runs[0]), results))
+    config = load_config(runs[0])
+    name = published_for(config, results)
+    methods = published_methods(name or "", config.detector)
+    table = category_table(results, published=name, methods=methods)
     paths = write_tables(workdir, table)
     if show:
         print(to_markdown(table))
@@ -110,9 +120,11 @@ def tabulate(workdir: Path, show: bool = False) -> None:
 def published_for(config: Config, categories: Iterable[str]) -> str | None:
     """Returns the name of the published tables of the config's source, None without such tables.
 
-    At least one of the categories must be in them.
+    At least one of the categories must be in them, and a column for the config's detector.
     """
     name = PUBLISHED_SETS.get(config.data.source, "")
+    if not published_methods(name, config.detector):
+        return None
     known = {category for table in PUBLISHED.get(name, ()) for category in table.rows}
     return name if known & set(categories) else None
 

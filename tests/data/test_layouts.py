@@ -265,6 +265,12 @@ def test_a_fraction_of_the_defects_is_trained_on(tmp_path, source):
         split(data__anomaly_fraction=-0.1)
 
 
+def test_a_limit_of_one_class_sets_is_not_read_in_silence(tmp_path, capsys):
+    tree(tmp_path)
+    load_splits(tiny_config(tmp_path, data__category="", data__test_limit=3))
+    assert "note: data.test_limit 3 not read: data.source 'mvtec_layout'" in capsys.readouterr().err
+
+
 def test_folders_are_found_in_any_case_and_good_ones_by_their_name(tmp_path):
     tree(tmp_path)
     (tmp_path / "ground_truth").rename(tmp_path / "Ground_Truth")

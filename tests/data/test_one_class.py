@@ -123,6 +123,45 @@ def test_balanced_test_takes_all_anomalies_where_they_are_few():
     assert Counter(r.label for r in splits.test) == {0: 28, 1: 2}
 
 
+@pytest.mark.parametrize(
+    ("limit", "normal", "anomalous"), [(4, 4, 4), (15, 10, 15), (20, 10, 20), (99, 10, 20)]
+)
+@pytest.mark.parametrize("fields", [{}, {"anomaly_fraction": 0.1}, {"balanced_test": True}])
+def test_a_limit_keeps_at_most_that_many_of_each_label(limit, normal, anomalous, fields):
+    full = one_class_splits(labelled(), "dog")
+    splits = one_class_splits(labelled(), "dog", test_limit=limit, **fields)
+    assert Counter(r.label for r in splits.test) == {0: normal, 1: anomalous}
+    kept = set(names(splits.test))
+    assert names(splits.test) == [name for name in names(full.test) if name in kept]
+    other = one_class_splits(labelled(), "dog", test_limit=limit, seed=1)
+    assert (set(names(other.test)) != kept) == (limit < 20)
+
+
+def test_what_was_drawn_is_told_with_counts():
+    def notes(**fields):
+        return one_class_splits(labelled(), "dog", **fields).notes
+
+    assert notes() == notes(test_limit=99) == ()
+    assert notes(anomaly_fraction=0.1, test_limit=15, seed=3) == (
+        "note: trained on 20 normal and 2 anomalous images, tested on 10 of 10 normal and 15 of 20 "
+        "anomalous ones, drawn by seed 3",
+    )
+    assert notes(balanced_test=True) == (
+        "note: tested on 10 of 10 normal and 10 of 20 anomalous ones, drawn by seed 0",
+    )
+    assert notes(anomaly_fraction=0.1, test_limit=99) == (
+        "note: trained on 20 normal and 2 anomalous images, drawn by seed 0",
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 2.0])
+def test_nothing_is_trained_and_tested_on(fraction):
+    splits = one_class_splits(labelled(), "dog", fraction, test_limit=1000)
+    assert not set(names(splits.train)) & set(names(splits.test))
+    trained = {record.image.tobytes() for record in splits.train}
+    assert not trained & {record.image.tobytes() for record in splits.test}
+
+
 @pytest.mark.parametrize(("fraction", "count"), [(0.001, 1), (0.1, 2), (0.5, 10), (2.0, 40)])
 def test_anomalies_in_training(fraction, count):
     plain = one_class_splits(labelled(), "dog")

@@ -36,6 +36,7 @@ def test_every_metric_is_that_of_its_slow_twin():
         "image_pr_auc": reference.pr_auc(view.scores, view.labels),
         "image_f1_max": reference.f1_max(view.scores, view.labels)[0],
         "image_balanced_accuracy_max": reference.balanced_accuracy_max(view.scores, view.labels)[0],
+        "image_accuracy": reference.youden_accuracy(view.scores, view.labels)[0],
         "pixel_auroc": reference.auroc(pixels, truth),
         "pixel_average_precision": reference.average_precision(pixels, truth),
         "aupro": reference.aupro(view.maps, view.masks, 0.3),

@@ -62,6 +62,16 @@ def balanced_accuracy_max(scores, labels):
     return best, {t for t, v in value.items() if abs(v - best) < 1e-12}
 
 
+def youden_accuracy(scores, labels):
+    """Accuracy where TPR - FPR is largest, and that threshold; no positive decision at infinity."""
+    positives = np.sum(labels)
+    negatives = np.size(labels) - positives
+    points = [(np.inf, 0, 0), *sorted(counts(scores, labels), reverse=True)]
+    gains = [tp * negatives - fp * positives for _, tp, fp in points]
+    threshold, tp, fp = points[gains.index(max(gains))]
+    return (tp + negatives - fp) / np.size(labels), threshold
+
+
 def regions(mask):
     """8-connected components by flood fill: a list of lists of (row, column)."""
     left = {(int(r), int(c)) for r, c in zip(*np.nonzero(mask), strict=True)}

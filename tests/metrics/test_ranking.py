@@ -20,6 +20,7 @@ FUNCTIONS = [
     metrics.pr_auc,
     metrics.f1_max,
     metrics.balanced_accuracy_max,
+    metrics.youden_accuracy,
 ]
 
 
@@ -45,6 +46,7 @@ def test_equals_definition(case):
         best, thresholds = getattr(reference, name)(scores, labels)
         assert value == pytest.approx(best, abs=1e-12), name
         assert threshold == max(thresholds), name
+    assert metrics.youden_accuracy(scores, labels) == reference.youden_accuracy(scores, labels)
 
 
 @pytest.mark.slow

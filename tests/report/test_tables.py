@@ -11,7 +11,7 @@ import pytest
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.results import Results
-from vtadl_jax.report.published import PUBLISHED
+from vtadl_jax.report.published import CAPSNET, PUBLISHED, published_methods
 from vtadl_jax.report.tables import category_table, to_csv, to_json, to_markdown, write_tables
 
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "papers"
@@ -159,7 +159,7 @@ def test_write_tables_says_where_it_cannot_write_and_keeps_what_was_there(tmp_pa
     ("results", "options", "text"),
     [
         ({}, {}, "no results to make a table of"),
-        ({"a": {}}, {"published": "visa"}, "'visa': choose one of mnist, mvtec_ad, btad, or none"),
+        ({"a": {}}, {"published": "visa"}, "'visa': choose one of mnist, mvtec_ad, btad, fashion"),
         (
             {"a": {}},
             {"published": "btad", "methods": ("LSA",)},
@@ -191,11 +191,11 @@ def test_published_columns_have_the_printed_means(data_set, table):
 
 @pytest.mark.parametrize(("data_set", "table"), TABLES)
 def test_published_tables_are_whole(data_set, table):
-    assert len(table.rows) == {"mnist": 10, "mvtec_ad": 15, "btad": 3}[data_set]
+    assert len(table.rows) == {"mvtec_ad": 15, "btad": 3}.get(data_set, 10)
     assert len(table.means) == len(table.methods) == len(set(table.methods))
     assert {len(row) for row in table.rows.values()} == {len(table.methods)}
     # The key names a column of ours, or the figures would stand beside nothing.
-    ours = category_table({next(iter(table.rows)): _result(0.5)}, data_set)
+    ours = category_table({next(iter(table.rows)): _result(0.5)}, data_set, table.methods)
     assert table.key in [column.key for column in ours.columns if not column.source]
 
 
@@ -215,6 +215,34 @@ def test_published_figures_are_those_of_the_paper():
     for text in texts:
         printed = _printed_rows(text)
         assert [row for row in expected if row not in printed] == []
+
+
+def test_published_accuracies_are_those_of_the_thesis():
+    texts = [path.read_text(encoding="utf-8") for path in sorted(PAPERS.glob("*.txt"))]
+    texts = [text for text in texts if "Proposed, 10% an." in text]
+    if not texts:
+        pytest.skip("the text of the thesis is not beside the repository")
+    labels = {"proposed": "Proposed", "standard": "Standard"}
+    expected = []
+    for data_set in ("mnist", "fashion_mnist", "kmnist"):
+        table = PUBLISHED[data_set][-1]
+        for i, method in enumerate(table.methods):
+            kind, share = re.match(r"CapsNet (\w+), (\d+) %", method).groups()
+            values = [row[i] for row in table.rows.values()] + [table.means[i]]
+            printed = [round(100 * value, 2) for value in values]
+            expected.append((f"{labels[kind]}, {share}% an.", *printed))
+    for text in texts:
+        assert [row for row in expected if row not in _printed_rows(text)] == []
+
+
+def test_each_detector_stands_beside_figures_of_its_own_method():
+    assert published_methods("mnist", "capsnet") == CAPSNET
+    assert published_methods("cifar10", "capsnet") == CAPSNET[:1]
+    assert published_methods("mnist", "vtadl") == ("VT-ADL",)
+    assert published_methods("kmnist", "vtadl") == published_methods("", "capsnet") == ()
+    table = category_table({"3": _result(0.9, image_accuracy=0.75)}, "mnist", CAPSNET)
+    assert _column(table, "image_accuracy")[0] == {"3": 0.75}
+    assert _column(table, f"published: {CAPSNET[0]}, image accuracy")[0] == {"3": 0.9921}
 
 
 def _printed_rows(text):

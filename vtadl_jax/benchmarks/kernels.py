@@ -28,7 +28,7 @@ from vtadl_jax.benchmarks.workloads import load_packaged
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 
-MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "step", "image")
+MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "routing", "step", "image")
 GEMM_SIDE = 2048
 
 
@@ -67,13 +67,14 @@ def run(
     """
     kept = reuse_host_buffers()
     require_torch()
-    from vtadl_jax.benchmarks.measures import convolution, mixture, network
+    from vtadl_jax.benchmarks.measures import convolution, mixture, network, routing
 
     measures: dict[str, list[Callable[[], list[Group]]]] = {
         "gemm": [lambda: gemm(repeats, GEMM_SIDE)],
         "mixture": [lambda: mixture.conditional(repeats), lambda: mixture.shared(repeats)],
         "transposed_conv": [lambda: convolution.transposed_convs(repeats)],
         "ssim": [lambda: convolution.ssim(repeats)],
+        "routing": [lambda: routing.routing(repeats)],
         "step": [lambda: network.training_step(repeats, load_packaged("mvtec"), compiled)],
         "image": [lambda: network.one_image(repeats, load_packaged("mvtec"), compiled)],
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
+from vtadl_jax.detectors.capsnet import CapsNetOptions, capsnet
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.expert_options import ExpertsOptions
@@ -43,6 +44,7 @@ DETECTORS: dict[str, Method] = {
     "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
     "experts": Method(ExpertsOptions, experts),
     "unet": Method(UNetOptions, unet),
+    "capsnet": Method(CapsNetOptions, capsnet),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }
 

@@ -128,6 +128,14 @@ METRICS = (
         lambda view: metrics.balanced_accuracy_max(view.scores, view.labels)[0],
     ),
     Metric(
+        "image_accuracy",
+        "image accuracy",
+        "share of images on their side of the threshold with the largest TPR - FPR; the threshold "
+        "is chosen on the test images",
+        "image",
+        lambda view: metrics.youden_accuracy(view.scores, view.labels)[0],
+    ),
+    Metric(
         "pixel_auroc",
         "pixel AUROC",
         "probability that a defect pixel scores above a background pixel",

@@ -23,6 +23,7 @@ from vtadl_jax.metrics.ranking import (
     balanced_accuracy_max,
     f1_max,
     pr_auc,
+    youden_accuracy,
 )
 from vtadl_jax.metrics.regions import aupro, label_regions, pro_curve
 from vtadl_jax.metrics.streaming import PixelMetrics
@@ -52,4 +53,5 @@ __all__ = [
     "region_table",
     "roc_curve",
     "thin",
+    "youden_accuracy",
 ]

@@ -90,6 +90,20 @@ def balanced_accuracy_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, 
     return (pairs + int(gain[best])) / (2 * pairs), float(curve.thresholds[best])
 
 
+def youden_accuracy(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """Returns the share of right decisions where TPR - FPR is largest, and that threshold.
+
+    The threshold is one of the scores or, for no positive decision at all, infinity: the highest
+    one among ties, as with scikit-learn's `roc_curve`. Arguments and errors as in `auroc`.
+    """
+    curve = _curve(scores, labels)
+    tp, fp = (np.concatenate([[0], counts]) for counts in (curve.tp, curve.fp))
+    best = int(np.argmax(tp * curve.num_neg - fp * curve.num_pos))
+    right = int(tp[best] + curve.num_neg - fp[best])
+    threshold = curve.thresholds[best - 1] if best else np.inf
+    return right / (curve.num_pos + curve.num_neg), float(threshold)
+
+
 class _Curve(NamedTuple):
     """Counts at each distinct positive score, descending; every array int64 [K].
 

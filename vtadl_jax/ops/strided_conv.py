@@ -1,10 +1,15 @@
-"""A 4 × 4 convolution of stride 2, as one matrix product.
+"""Convolutions with a stride, as one matrix product.
 
-The counterpart of `transposed_conv` in encoders. XLA's CPU compiler has no fast path for the
-gradients of strided convolutions; a product and its two gradients are fast everywhere.
+`halving_conv` is the counterpart of `transposed_conv` in encoders. XLA's CPU compiler has no fast
+path for the gradients of strided convolutions; a product and its two gradients are fast everywhere.
+`valid_conv` takes any kernel and stride; its copies of the input grow with the kernel, so only the
+CPU makes them.
 """
 
+import jax
 import jax.numpy as jnp
+
+from vtadl_jax.ops.platform import by_platform
 
 TAPS = 4
 
@@ -24,3 +29,29 @@ def halving_conv(x, kernel):
     views = [cells[:, i : i + rows, j : j + columns] for i in (0, 1) for j in (0, 1)]
     by_cell = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
     return jnp.concatenate(views, -1) @ by_cell.reshape(TAPS * TAPS * channels, -1)
+
+
+def valid_conv(x, kernel, stride: int = 1):
+    """Computes a convolution without padding, as `torch.nn.Conv2d(C, C', K, stride)` without bias.
+
+    x: [B, H, W, C], kernel: [K, K, C, C'] of the same dtype; sides of at least K. Returns [B, h, w,
+    C'] with h = (H - K) // stride + 1.
+    """
+    return by_platform(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _by_product(x, kernel, stride),
+        default=lambda x, kernel: jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * 2, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+    )
+
+
+def _by_product(x, kernel, stride: int):
+    """Copies what every output sees into a row, first along columns, then along rows."""
+    taps, outputs = len(kernel), kernel.shape[-1]
+    rows, columns = ((side - taps) // stride + 1 for side in x.shape[1:3])
+    last_row, last_column = (stride * (count - 1) + 1 for count in (rows, columns))
+    x = jnp.stack([x[:, :, j : j + last_column : stride] for j in range(taps)], 3)
+    x = jnp.stack([x[:, i : i + last_row : stride] for i in range(taps)], 3)
+    return x.reshape(len(x), rows, columns, -1) @ kernel.reshape(-1, outputs)

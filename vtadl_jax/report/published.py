@@ -7,10 +7,17 @@ All numbers are as printed, including misprints. Means are sometimes truncated, 
 that of AnoGAN in table III (0.443) is not the mean of its column (0.447). In table III carpet and
 zipper are equal in three columns. In table II OC SVM has 0.995 for the digit 9, where an earlier
 paper of the authors, citing the same source, prints 0.955.
+
+P. Mishra's thesis, chapter 3 (CapsNet): tables 3.3 (MNIST), 3.5 (Fashion-MNIST), 3.6 (KMNIST) and
+3.7 (CIFAR-10). Percentages are given as fractions. The thesis does not define the threshold of the
+proposed score, and sets its accuracies beside other methods' AUROC in table 3.7.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from vtadl_jax.data.sources.cifar import CLASSES as CIFAR10
+from vtadl_jax.data.sources.idx import SETS
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,78 @@ _BTAD_PR = PublishedTable(
     note="the paper does not say whether of images or of pixels",
 )
 
+THESIS = "Mishra's thesis, chapter 3"
+# "Standard": the longer capsule decides. "Proposed": the anomaly score at an undefined threshold.
+CAPSNET = (
+    *("CapsNet proposed, 10 % anomalies", "CapsNet standard, 10 % anomalies"),
+    *("CapsNet proposed, 1 % anomalies", "CapsNet standard, 1 % anomalies"),
+)
+
+
+def _accuracy(
+    name: str, classes: tuple[str, ...], *columns: tuple[float, ...], note: str = ""
+) -> PublishedTable:
+    """Returns a table of accuracies. columns: as printed, the classes' percentages and their mean,
+    for each of `CAPSNET` that is there."""
+    rows = zip(*columns, strict=True)
+    *values, means = (tuple(round(value / 100, 4) for value in row) for row in rows)
+    return PublishedTable(
+        metric="image accuracy",
+        key="image_accuracy",
+        source=f"{THESIS}, {name}",
+        methods=CAPSNET[: len(columns)],
+        rows=dict(zip(classes, values, strict=True)),
+        means=means,
+        note=note,
+    )
+
+
+_UNDEFINED = "the thesis does not define the threshold"
+# fmt: off
+_MNIST_CAPSNET = _accuracy(
+    "table 3.3", SETS["mnist"].classes,
+    (99.50, 99.27, 99.22, 99.21, 99.10, 98.33, 98.74, 98.05, 99.00, 97.93, 98.84),
+    (97.46, 98.78, 97.02, 92.87, 96.36, 93.42, 96.87, 96.83, 95.50, 92.13, 95.72),
+    (99.20, 98.24, 98.19, 95.48, 94.37, 95.46, 98.34, 97.07, 97.85, 90.41, 96.46),
+    (48.90, 73.58, 50.00, 49.66, 48.95, 46.56, 48.34, 50.00, 48.75, 49.63, 51.44),
+    note=_UNDEFINED,
+)
+_FASHION_CAPSNET = _accuracy(
+    "table 3.5", SETS["fashion_mnist"].classes,
+    (93.28, 98.07, 87.50, 95.01, 91.50, 98.07, 84.44, 96.64, 97.73, 97.83, 94.01),
+    (88.14, 96.89, 85.08, 92.19, 85.77, 96.15, 76.93, 95.11, 94.96, 97.18, 90.84),
+    (87.45, 95.31, 84.98, 90.86, 87.70, 94.27, 77.32, 93.33, 92.14, 96.15, 89.95),
+    (49.41, 49.41, 49.41, 49.41, 49.41, 49.41, 49.41, 49.46, 49.41, 49.41, 49.41),
+    note=_UNDEFINED,
+)
+_KMNIST_CAPSNET = _accuracy(
+    "table 3.6", SETS["kmnist"].classes,
+    (96.54, 93.92, 88.69, 96.25, 88.19, 93.43, 93.08, 93.48, 95.85, 95.01, 93.44),
+    (91.55, 80.58, 72.88, 87.40, 49.41, 87.10, 83.05, 93.23, 81.92, 81.97, 80.91),
+    (92.31, 86.11, 79.17, 93.06, 83.27, 90.81, 86.56, 76.37, 87.91, 90.71, 86.63),
+    (49.95, 49.95, 49.95, 49.95, 49.95, 49.95, 49.95, 49.95, 49.95, 49.95, 49.95),
+    note=_UNDEFINED,
+)
+_CIFAR10_CAPSNET = _accuracy(
+    "table 3.7", CIFAR10,
+    (60.8, 55.5, 58.6, 58.7, 66.0, 50.1, 64.7, 48.4, 61.9, 57.6, 58.2),
+    note="printed beside other methods' AUROC; the share of anomalies is not printed",
+)
+# fmt: on
+
 PUBLISHED: Mapping[str, tuple[PublishedTable, ...]] = {
-    "mnist": (_MNIST,),
+    "mnist": (_MNIST, _MNIST_CAPSNET),
     "mvtec_ad": (_MVTEC_AD,),
     "btad": (_BTAD_PRO, _BTAD_PR),
+    "fashion_mnist": (_FASHION_CAPSNET,),
+    "kmnist": (_KMNIST_CAPSNET,),
+    "cifar10": (_CIFAR10_CAPSNET,),
 }
+
+
+def published_methods(data_set: str, detector: str) -> tuple[str, ...]:
+    """Returns the columns to show beside a detector's results: CapsNet's for `capsnet`, else those
+    of VT-ADL; () if none is published for the data set."""
+    wanted = CAPSNET if detector == "capsnet" else ("VT-ADL",)
+    known = {method for table in PUBLISHED.get(data_set, ()) for method in table.methods}
+    return tuple(method for method in wanted if method in known)

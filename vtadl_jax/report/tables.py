@@ -74,7 +74,7 @@ def category_table(
 ) -> Table:
     """Makes a table from category → its results; None and NaN are undefined.
 
-    published: 'mvtec_ad', 'btad' or 'mnist' adds published results of `methods` on that data set
+    published: a name of `PUBLISHED` adds published results of `methods` on that data set
     and our value of the same metric, orders the categories as the paper does, and averages the
     published values over the categories in the table; without it the order is natural. AU-PRO has
     one column per false-positive-rate limit. Raises UserError for no categories, an unknown data

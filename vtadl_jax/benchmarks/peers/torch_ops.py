@@ -1,7 +1,8 @@
-"""Array functions of VT-ADL as a PyTorch user would write them; no network, no timing.
+"""Array functions as a PyTorch user would write them; no network, no timing.
 
 Images are [B, C, H, W]. Nothing here follows `vtadl_jax.ops`: SSIM is a grouped convolution, the
-mixture is `torch.distributions`, the map is smoothed by separable convolutions.
+mixture is `torch.distributions`, the map is smoothed by separable convolutions, routing keeps every
+prediction.
 """
 
 import torch
@@ -81,3 +82,21 @@ def upsample_maps(maps: torch.Tensor, size: tuple[int, int], sigma: float) -> to
     """Scales token maps [B, h, w] to [B, H, W]: bilinear at pixel centres, then smoothed."""
     maps = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return smooth(maps, sigma)
+
+
+def squash(vectors: torch.Tensor) -> torch.Tensor:
+    """Returns s·|s| / (1 + |s|²) of vectors [..., D]."""
+    squared = (vectors**2).sum(-1, keepdim=True)
+    return vectors * squared.sqrt() / (1 + squared)
+
+
+def route(inputs: torch.Tensor, weights: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Routes capsules [B, I, D] by weights [J, I, D, O] to [B, J, O]; coefficients are constants
+    in the backward pass."""
+    predictions = (inputs[:, None, :, None] @ weights[None]).squeeze(3)  # [B, J, I, O]
+    fixed = predictions.detach()
+    logits = predictions.new_zeros(predictions.shape[:3])
+    for _ in range(iterations - 1):
+        vectors = squash((logits.softmax(1)[..., None] * fixed).sum(2))
+        logits = logits + (fixed * vectors[:, :, None]).sum(-1)
+    return squash((logits.softmax(1)[..., None] * predictions).sum(2))

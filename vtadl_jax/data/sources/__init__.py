@@ -64,6 +64,7 @@ def _one_class(config: Config) -> Splits:
         data.anomaly_fraction,
         config.seed,
         data.balanced_test,
+        data.test_limit,
     )
 
 
@@ -160,14 +161,22 @@ def check_drawn(config: Config) -> None:
 
 
 def unread_fields(config: Config) -> list[str]:
-    """Returns a line on folders in the config that its source does not read."""
+    """Returns lines on fields in the config that its source does not read."""
     data = config.data
     given = [
         f"data.{name} {getattr(data, name)}" for name in ("bad", "masks") if getattr(data, name)
     ]
-    if not given or data.source == "folder":
-        return []
-    return [f"note: {' and '.join(given)} not read: data.source {data.source!r} has its own"]
+    lines = []
+    if given and data.source != "folder":
+        lines.append(
+            f"note: {' and '.join(given)} not read: data.source {data.source!r} has its own"
+        )
+    if data.test_limit and data.source not in CLASS_SETS:
+        lines.append(
+            f"note: data.test_limit {data.test_limit} not read: data.source {data.source!r} has a "
+            "test set of its own"
+        )
+    return lines
 
 
 def _only(splits: Splits, wanted: tuple[str, ...]) -> Splits:

@@ -52,6 +52,7 @@ def one_class_splits(
     anomaly_fraction: float = 0.0,
     seed: int = 0,
     balanced_test: bool = False,
+    test_limit: int = 0,
 ) -> Splits:
     """Returns the training images of class `category`, and all test images, other classes label 1.
 
@@ -59,8 +60,11 @@ def one_class_splits(
     `balanced_test` keeps as many anomalies, drawn by `seed`, as there are normal test images
     (thesis 5.2.1). `anomaly_fraction` above 0 is the supervised protocol (thesis 3.3): that number
     of anomalies per normal image, at least one, is drawn from the training images of the other
-    classes and follows the normal ones with label 1, and the test set is balanced. Draws depend on
-    names and seed only. Raises UserError for an unknown or empty class and too large a fraction.
+    classes and follows the normal ones with label 1, and the test set is balanced. `test_limit`
+    above 0 keeps at most that many test images of either label instead, and balances no further.
+    Draws depend on names and seed only; the notes say how many were drawn. No test image is ever
+    trained on: each part has its own. Raises UserError for an unknown or empty class and too large
+    a fraction.
     """
     normal = class_index(images, category)
     train = _records(images, images.train, normal, images.train.labels == normal)
@@ -78,13 +82,37 @@ def one_class_splits(
                 f"between 1 and the {len(others)} images of other classes: use for example 0.01"
             )
         train += _draw(others, max(round(anomaly_fraction * len(train)), 1), seed)
-    every = np.ones(len(images.test.labels), bool)
-    test = _records(images, images.test, normal, every)
-    if balanced_test or anomaly_fraction:
-        anomalies = [record for record in test if record.label]
-        kept = {r.name for r in _draw(anomalies, len(test) - len(anomalies), seed)}
-        test = [record for record in test if not record.label or record.name in kept]
-    return Splits(tuple(train), tuple(test), images.classes[normal])
+    found = _records(images, images.test, normal, np.ones(len(images.test.labels), bool))
+    by_label = [[record for record in found if record.label == label] for label in (0, 1)]
+    if test_limit:
+        most = (test_limit, test_limit)
+    elif balanced_test or anomaly_fraction:
+        most = (len(by_label[0]), len(by_label[0]))
+    else:
+        most = (len(by_label[0]), len(by_label[1]))
+    kept = {r.name for part, n in zip(by_label, most, strict=True) for r in _draw(part, n, seed)}
+    test = [record for record in found if record.name in kept]
+    notes = _drawn(train, test, by_label, seed)
+    return Splits(tuple(train), tuple(test), images.classes[normal], notes)
+
+
+def _drawn(
+    train: Sequence[Record], test: Sequence[Record], found: Sequence[Sequence[Record]], seed: int
+) -> tuple[str, ...]:
+    """Returns a line on what was drawn, with counts; none if nothing was.
+
+    found: all normal and all anomalous test images.
+    """
+    anomalies = sum(record.label for record in train)
+    parts = []
+    if anomalies:
+        normal = len(train) - anomalies
+        parts.append(f"trained on {normal} normal and {anomalies} anomalous images")
+    if len(test) < sum(map(len, found)):
+        kept = [sum(record.label == label for record in test) for label in (0, 1)]
+        of = [f"{n} of {len(part)}" for n, part in zip(kept, found, strict=True)]
+        parts.append(f"tested on {of[0]} normal and {of[1]} anomalous ones")
+    return (f"note: {', '.join(parts)}, drawn by seed {seed}",) if parts else ()
 
 
 def class_index(images: ClassSet, category: str) -> int:
