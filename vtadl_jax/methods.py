@@ -102,7 +102,7 @@ def frozen_networks(name: str, config: Config) -> tuple[str, ...]:
     if not issubclass(method.options, FeatureOptions):
         return ()
     # A multiple of every network's patch or stride.
-    inputs = dataclasses.replace(experiment.inputs_of(config), image_size=(448, 448))
+    inputs = dataclasses.replace(experiment.inputs_of(config), image_size=(224, 224))
     made = {f: method.make(method.options(features=f), inputs) for f in EXTRACTORS}
     return tuple(name for name, detector in made.items() if detector.pretrained_required)
 
