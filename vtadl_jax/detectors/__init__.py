@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
+from vtadl_jax.detectors.contnet_gaussian import ContnetGaussianOptions, contnet_gaussian
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.experts import ExpertsOptions, experts
 from vtadl_jax.detectors.feature_reconstruction import (
@@ -36,6 +37,7 @@ DETECTORS: dict[str, Method] = {
     "autoencoder": Method(AutoencoderOptions, autoencoder),
     "filter_mixture": Method(FilterMixtureOptions, filter_mixture),
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
+    "contnet_gaussian": Method(ContnetGaussianOptions, contnet_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
     "subspace": Method(SubspaceOptions, subspace),

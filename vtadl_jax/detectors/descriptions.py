@@ -100,6 +100,11 @@ DESCRIPTIONS: dict[str, Description] = {
             ),
         ),
     ),
+    "contnet_gaussian": Description(
+        "For aligned parts: Mahalanobis distances to a Gaussian for each position of ConTNet-B's "
+        "features",
+        "configs/contnet_gaussian.py",
+    ),
     "patch_memory": Description(
         "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
         "configs/patch_memory.py",
