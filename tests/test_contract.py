@@ -35,6 +35,12 @@ CASES = {
         "model__context__radii": (1,),
     },
     "patch_memory": {**FITTED, "model__memory__size": 16},
+    "spade": {
+        **FITTED,
+        "model__features": "filters",
+        "model__gallery__images": 18,
+        "model__gallery__neighbours": 3,
+    },
     "subspace": {**FITTED, "model__subspace__dim": 6},
     "feature_reconstruction": {
         "model__filters__sigmas": (1, 2),
@@ -56,6 +62,7 @@ CASES = {
         "model__network__levels": 2,
     },
 }
+WITHOUT_LOSS = ("contnet_gaussian", "experts", "patch_memory", "spade", "subspace")
 RUN = [name for name, fields in CASES.items() if fields is not None]
 WITH_FEATURES = [n for n, method in DETECTORS.items() if issubclass(method.options, FeatureOptions)]
 PRETRAINED = {"model__features": "efficientnet_lite0", "model__filters": FilterOptions()}
@@ -158,9 +165,7 @@ def test_a_detector_trains_or_fits(name):
         assert not detector.needs  # nothing else reads labels or masks
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in RUN if n not in ("contnet_gaussian", "experts", "patch_memory", "subspace")]
-)
+@pytest.mark.parametrize("name", [n for n in RUN if n not in WITHOUT_LOSS])
 def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     config = config_of(name)
     detector = make_detector(config)

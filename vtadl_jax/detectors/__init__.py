@@ -17,6 +17,7 @@ from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.spade import SpadeOptions, spade
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
@@ -40,6 +41,7 @@ DETECTORS: dict[str, Method] = {
     "contnet_gaussian": Method(ContnetGaussianOptions, contnet_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "spade": Method(SpadeOptions, spade),
     "subspace": Method(SubspaceOptions, subspace),
     "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
     "experts": Method(ExpertsOptions, experts),

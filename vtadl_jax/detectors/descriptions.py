@@ -109,6 +109,11 @@ DESCRIPTIONS: dict[str, Description] = {
         "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
         "configs/patch_memory.py",
     ),
+    "spade": Description(
+        "Distances to the nearest good images, and of each place to those images' places, as in "
+        "SPADE",
+        "configs/spade.py",
+    ),
     "subspace": Description(
         "Distance of a patch's features from the principal subspace of good ones, as in SubspaceAD",
         "configs/subspace.py",
