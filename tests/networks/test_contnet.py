@@ -116,6 +116,22 @@ def test_a_coarser_output_is_repeated_and_grey_stands_for_three_channels():
     np.testing.assert_allclose(got, want.transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_products_in_bfloat16_are_close():
+    images = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    taps, weights = taps_of(SMALL, ("layer2",)), contnet_load.load(state_dict(SMALL), SMALL)
+    want, got = (
+        np.asarray(
+            jax.jit(contnet.image_features, static_argnums=(2, 3, 4))(
+                weights, images, SMALL, taps, dtype
+            )
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - want).mean() < 0.05 * np.abs(want).mean()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
