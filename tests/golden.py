@@ -1,4 +1,4 @@
-"""Golden numbers of the published network, if they are next to the checkout."""
+"""Golden numbers of published networks, if they are next to the checkout."""
 
 import functools
 import importlib.util
@@ -12,14 +12,28 @@ FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "golden"
 STEM = "official_vtadl_seed11"
 
 
+def skip_without(stem: str) -> None:
+    if not (FOLDER / f"{stem}.npz").is_file():
+        pytest.skip(f"no golden numbers {stem} beside the repository")
+
+
 def skip_without_golden() -> None:
-    if not (FOLDER / f"{STEM}.npz").is_file():
-        pytest.skip("no golden numbers of the official network beside the repository")
+    skip_without(STEM)
+
+
+def feature_parameters(stem: str):
+    """The recipe of a feature network's golden: its parameters and inputs. Skips without it."""
+    skip_without(stem)
+    return _module("make_params_features")
+
+
+def _make_params():
+    return _module("make_params")
 
 
 @functools.cache
-def _make_params():
-    spec = importlib.util.spec_from_file_location("make_params", FOLDER / "make_params.py")
+def _module(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,8 +49,8 @@ def images() -> np.ndarray:
     return _make_params().images(STEM)
 
 
-def numbers() -> dict[str, np.ndarray]:
-    return dict(np.load(FOLDER / f"{STEM}.npz"))
+def numbers(stem: str = STEM) -> dict[str, np.ndarray]:
+    return dict(np.load(FOLDER / f"{stem}.npz"))
 
 
 def gradient_norms() -> dict[str, float]:

@@ -27,6 +27,7 @@ CASES = {
     "autoencoder": {"model__latent_dim": 8},
     "filter_mixture": FITTED,
     "position_gaussian": NO_STEPS,
+    "contnet_gaussian": {**FITTED, "model__features": "filters", "model__gaussian__columns": 8},
     "image_mixture": NO_STEPS,
     "context_mdn": {
         "model__filters__sigmas": (1, 2),
@@ -34,6 +35,12 @@ CASES = {
         "model__context__radii": (1,),
     },
     "patch_memory": {**FITTED, "model__memory__size": 16},
+    "spade": {
+        **FITTED,
+        "model__features": "filters",
+        "model__gallery__images": 18,
+        "model__gallery__neighbours": 3,
+    },
     "subspace": {**FITTED, "model__subspace__dim": 6},
     "feature_reconstruction": {
         "model__filters__sigmas": (1, 2),
@@ -64,6 +71,7 @@ CASES = {
         "model__network__hidden": (8,),
     },
 }
+WITHOUT_LOSS = ("contnet_gaussian", "experts", "patch_memory", "spade", "subspace")
 RUN = [name for name, fields in CASES.items() if fields is not None]
 WITH_FEATURES = [n for n, method in DETECTORS.items() if issubclass(method.options, FeatureOptions)]
 PRETRAINED = {"model__features": "efficientnet_lite0", "model__filters": FilterOptions()}
@@ -166,9 +174,7 @@ def test_a_detector_trains_or_fits(name):
         assert not detector.needs  # nothing else reads labels or masks
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in RUN if n not in ("experts", "patch_memory", "subspace")]
-)
+@pytest.mark.parametrize("name", [n for n in RUN if n not in WITHOUT_LOSS])
 def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     config = config_of(name)
     detector = make_detector(config)

@@ -22,7 +22,7 @@ from vtadl_jax.detectors import DETECTORS, find_method
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.detectors.descriptions import DATA, Description, Figures, descriptions, page_of
 from vtadl_jax.errors import UserError
-from vtadl_jax.networks.features import EXTRACTORS, FeatureOptions
+from vtadl_jax.networks.features import EXTRACTORS, FeatureOptions, make_features
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.text_table import paragraph, table
 
@@ -57,7 +57,7 @@ def facts_of(name: str) -> Facts:
     """Returns the facts of a method from the detector that its config to start with builds."""
     config = config_of(name)
     detector = experiment.make_detector(config)
-    networks = frozen_networks(name, config)
+    networks = frozen_networks(name)
     return Facts(
         trained_on=trained_on(detector),
         training=training_of(detector, config),
@@ -96,15 +96,14 @@ def weights_of(detector: Detector, networks: tuple[str, ...]) -> str:
     return "of frozen networks" if networks else "none"
 
 
-def frozen_networks(name: str, config: Config) -> tuple[str, ...]:
+def frozen_networks(name: str) -> tuple[str, ...]:
     """Returns the values of `model.features` with which a method needs pretrained weights."""
     method = find_method(name)
     if not issubclass(method.options, FeatureOptions):
         return ()
     # A multiple of every network's patch or stride.
-    inputs = dataclasses.replace(experiment.inputs_of(config), image_size=(448, 448))
-    made = {f: method.make(method.options(features=f), inputs) for f in EXTRACTORS}
-    return tuple(name for name, detector in made.items() if detector.pretrained_required)
+    made = {f: make_features(FeatureOptions(features=f), 1, (448, 448), 3) for f in EXTRACTORS}
+    return tuple(name for name, features in made.items() if features.load is not None)
 
 
 def as_dict(name: str) -> dict[str, Any]:

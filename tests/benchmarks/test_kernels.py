@@ -140,7 +140,13 @@ def test_a_library_that_is_missing_is_said_in_its_row():
 
 
 def all_groups():
-    from vtadl_jax.benchmarks.measures import convolution, mixture, network, routing
+    from vtadl_jax.benchmarks.measures import (
+        convolution,
+        frozen_features,
+        mixture,
+        network,
+        routing,
+    )
 
     config = tiny_config(batch_size=2, model__vit__depth=1)
     yield from kernels.gemm(1, side=16)
@@ -150,6 +156,8 @@ def all_groups():
         yield from convolution.layer_groups(1, "some", layer, side=5, batch=2)
     yield from convolution.ssim(1, batch=2, side=16)
     yield from routing.routing(1, batch=2, capsules=5, dim=3, output_dim=4)
+    yield from frozen_features.search(1, levels=((8, 5), (5, 7)))
+    yield from frozen_features.gaussian(1, images=6, places=3, dim=10)
     yield from network.training_step(1, config, compiled=False)
     yield from network.one_image(1, config, compiled=False)
 
@@ -159,7 +167,7 @@ def test_every_measure_computes_the_same_on_both_sides(monkeypatch):
     needs_torch()
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     groups = list(all_groups())
-    assert len(groups) == 1 + 3 + 4 + 1 + 1 + 2
+    assert len(groups) == 1 + 3 + 4 + 1 + 1 + 2 + 2
     for group in groups:
         assert len(group["rows"]) > 1
         for row in group["rows"]:

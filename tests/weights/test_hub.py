@@ -97,6 +97,7 @@ def test_a_file_goes_to_the_cache_or_to_a_folder(use, tmp_path, capsys):
     ("name", "fields", "message"),
     [
         ("dinov2_vits15", {}, "did you mean dinov2_vits14?"),
+        ("contnet_b", {}, "from https://github.com/yan-hao-tian/ConTNet yourself; then --config"),
         ("resnet18", {"error": OSError("no route to host")}, "can't be reached (no route to host)"),
         (
             "dinov3_vits16",

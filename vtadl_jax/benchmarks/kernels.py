@@ -28,7 +28,9 @@ from vtadl_jax.benchmarks.workloads import load_packaged
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 
-MEASURES = ("gemm", "mixture", "transposed_conv", "ssim", "routing", "step", "image")
+MEASURES = (
+    "gemm", "mixture", "transposed_conv", "ssim", "routing", "search", "gaussian", "step", "image",
+)  # fmt: skip
 GEMM_SIDE = 2048
 
 
@@ -67,7 +69,13 @@ def run(
     """
     kept = reuse_host_buffers()
     require_torch()
-    from vtadl_jax.benchmarks.measures import convolution, mixture, network, routing
+    from vtadl_jax.benchmarks.measures import (
+        convolution,
+        frozen_features,
+        mixture,
+        network,
+        routing,
+    )
 
     measures: dict[str, list[Callable[[], list[Group]]]] = {
         "gemm": [lambda: gemm(repeats, GEMM_SIDE)],
@@ -75,6 +83,8 @@ def run(
         "transposed_conv": [lambda: convolution.transposed_convs(repeats)],
         "ssim": [lambda: convolution.ssim(repeats)],
         "routing": [lambda: routing.routing(repeats)],
+        "search": [lambda: frozen_features.search(repeats)],
+        "gaussian": [lambda: frozen_features.gaussian(repeats)],
         "step": [lambda: network.training_step(repeats, load_packaged("mvtec"), compiled)],
         "image": [lambda: network.one_image(repeats, load_packaged("mvtec"), compiled)],
     }

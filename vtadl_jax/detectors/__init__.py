@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from vtadl_jax.detectors.autoencoder import AutoencoderOptions, autoencoder
 from vtadl_jax.detectors.capsnet import CapsNetOptions, capsnet
 from vtadl_jax.detectors.context_mdn import ContextOptions, context_mdn
+from vtadl_jax.detectors.contnet_gaussian import ContnetGaussianOptions, contnet_gaussian
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.expert_options import ExpertsOptions
 from vtadl_jax.detectors.experts import experts
@@ -18,6 +19,7 @@ from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.spade import SpadeOptions, spade
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
@@ -38,8 +40,10 @@ DETECTORS: dict[str, Method] = {
     "autoencoder": Method(AutoencoderOptions, autoencoder),
     "filter_mixture": Method(FilterMixtureOptions, filter_mixture),
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
+    "contnet_gaussian": Method(ContnetGaussianOptions, contnet_gaussian),
     "context_mdn": Method(ContextOptions, context_mdn),
     "patch_memory": Method(PatchMemoryOptions, patch_memory),
+    "spade": Method(SpadeOptions, spade),
     "subspace": Method(SubspaceOptions, subspace),
     "feature_reconstruction": Method(FeatureReconstructionOptions, feature_reconstruction),
     "experts": Method(ExpertsOptions, experts),

@@ -100,9 +100,19 @@ DESCRIPTIONS: dict[str, Description] = {
             ),
         ),
     ),
+    "contnet_gaussian": Description(
+        "For aligned parts: Mahalanobis distances to a Gaussian for each position of ConTNet-B's "
+        "features",
+        "configs/contnet_gaussian.py",
+    ),
     "patch_memory": Description(
         "Distance to the nearest patch in a memory bank of good patches, as in PatchCore",
         "configs/patch_memory.py",
+    ),
+    "spade": Description(
+        "Distances to the nearest good images, and of each place to those images' places, as in "
+        "SPADE",
+        "configs/spade.py",
     ),
     "subspace": Description(
         "Distance of a patch's features from the principal subspace of good ones, as in SubspaceAD",

@@ -20,6 +20,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.networks import fitting
 from vtadl_jax.networks.features import (
     EXTRACTORS,
+    ContnetOptions,
     EncoderOptions,
     FeatureOptions,
     Features,
@@ -92,6 +93,7 @@ def statistics_features(options: FeatureOptions, inputs: Inputs) -> Features:
     """
     check_unread("filters", options.filters, FilterOptions(), STATISTICS, read=("stride",))
     check_unread("encoder", options.encoder, EncoderOptions(), STATISTICS)
+    check_unread("contnet", options.contnet, ContnetOptions(), STATISTICS)
     stride = options.filters.stride
 
     def responses(frozen, images):

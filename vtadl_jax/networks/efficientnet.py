@@ -111,6 +111,18 @@ def image_features(weights, images, name: str = LITE0):
     images: uint8 [B, H, W, 1 or 3], sides multiples of 16. Returns
     [B, H / 8, W / 8, num_features(name)] float32.
     """
+    fine, middle, coarse = image_levels(weights, images, name)
+    batch, height, width, channels = fine.shape
+    fine = fine.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    rows, columns = (
+        bilinear_matrix(n // 2, n).astype(np.float32) for n in (height // 2, width // 2)
+    )
+    coarse = jnp.einsum("uh,bhwc,vw->buvc", rows, coarse, columns, precision=PRECISION)
+    return jnp.concatenate([fine, middle, coarse], -1)
+
+
+def image_levels(weights, images, name: str = LITE0) -> list[jax.Array]:
+    """Returns the outputs of strides 4, 8 and 16 for uint8 images [B, H, W, 1 or 3], float32."""
     x = (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_SPREAD
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
     x = _stem(weights["stem"], x)
@@ -119,14 +131,7 @@ def image_features(weights, images, name: str = LITE0):
         x = _bottleneck(weights, i, block, x)
         if i in taps_of(name):
             levels.append(x)
-    fine, middle, coarse = levels
-    batch, height, width, channels = fine.shape
-    fine = fine.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-    rows, columns = (
-        bilinear_matrix(n // 2, n).astype(np.float32) for n in (height // 2, width // 2)
-    )
-    coarse = jnp.einsum("uh,bhwc,vw->buvc", rows, coarse, columns, precision=PRECISION)
-    return jnp.concatenate([fine, middle, coarse], -1)
+    return levels
 
 
 def _stem(layer, x):

@@ -39,6 +39,32 @@ class EncoderOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContnetOptions:
+    """Options of a frozen ConTNet, read if `features` is 'contnet_b': what is read of it, and what
+    its file's program was told."""
+
+    layers: tuple[str, ...] = option(
+        ("layer2", "layer3"),
+        "outputs that are read: of a stage, as 'layer3', or of a block, as 'layer3.4'",
+    )
+    width: int = option(64, "channels of the first stage", at_least=2, limit=LARGEST_SIZE)
+    blocks: tuple[int, ...] = option(
+        (3, 4, 6, 3), "of each stage", at_least=1, limit=1000, counts=(4,)
+    )
+    mlp_dims: tuple[int, ...] = option(
+        (256, 512, 1024, 1024),
+        "hidden units of each stage's MLPs",
+        at_least=1,
+        limit=LARGEST_SIZE,
+        counts=(4,),
+    )
+    relative: bool = option(False, "biases by relative position in place of rows and columns")
+    pre_norm: bool = option(False, "LayerNorms before attention and MLP; a file does not tell")
+    average_down: bool = option(False, "shortcuts halve the sides by averages, not by a stride")
+    qkv_bias: bool = option(True, "on queries, keys and values")
+
+
+@dataclasses.dataclass(frozen=True)
 class FeatureOptions:
     """Options of the features that a detector models; base class of detectors' options."""
 
@@ -49,3 +75,4 @@ class FeatureOptions:
     )
     filters: FilterOptions = FilterOptions()
     encoder: EncoderOptions = EncoderOptions()
+    contnet: ContnetOptions = ContnetOptions()

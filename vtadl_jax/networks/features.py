@@ -14,6 +14,9 @@ import numpy as np
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks import (
+    contnet,
+    contnet_layout,
+    contnet_load,
     efficientnet,
     fitting,
     frozen_resnet,
@@ -22,6 +25,7 @@ from vtadl_jax.networks import (
 )
 from vtadl_jax.networks.feature_options import (
     FILTERS,
+    ContnetOptions,
     EncoderOptions,
     FeatureOptions,
     FilterOptions,
@@ -33,6 +37,7 @@ from vtadl_jax.options import fields_of, nearest
 
 SAMPLES_PER_IMAGE = 256
 COLOR_SIGMAS = (2,)  # pixels; windows average over larger areas
+CONTNET = "contnet_b"
 NUM_COLORS = 4  # red-green and yellow-blue, the mean and the local deviation of each
 # Added to the deviation of each: it is 0 on a dataset without colours, and invisible differences
 # must not become defects.
@@ -86,6 +91,8 @@ def make_features(
         check_unread("filters", options.filters, FilterOptions(), name)
     if name not in VITS:
         check_unread("encoder", options.encoder, EncoderOptions(), name)
+    if name != CONTNET:
+        check_unread("contnet", options.contnet, ContnetOptions(), name)
     return EXTRACTORS[name](options, dim, Images(image_size, channels, dtype))
 
 
@@ -254,9 +261,27 @@ def _vit(options: FeatureOptions, dim: int, images: Images) -> Features:
     )
 
 
+def _contnet(options: FeatureOptions, dim: int, images: Images) -> Features:
+    net = contnet_layout.net_of(options.contnet)
+    taps = contnet_layout.taps_of(net, options.contnet.layers)
+    depth = 1 + max(tap.position for tap in taps)
+    width, stride = sum(tap.width for tap in taps), min(tap.stride for tap in taps)
+    dim = min(dim, width)
+    return Features(
+        _grid(CONTNET, images.size, contnet_layout.SIDE_MULTIPLE, stride),
+        width,
+        dim,
+        functools.partial(contnet_layout.empty_weights, net, depth),
+        functools.partial(contnet.image_features, net=net, taps=taps, dtype=images.dtype),
+        _whitened(width, dim),
+        functools.partial(contnet_load.load, net=net, depth=depth),
+    )
+
+
 EXTRACTORS: dict[str, Callable[[FeatureOptions, int, Images], Features]] = {
     FILTERS: _filters,
     **dict.fromkeys(efficientnet.LITES, _efficientnet),
     **dict.fromkeys(frozen_resnet.RESNETS, _resnet),
     **dict.fromkeys(VITS, _vit),
+    CONTNET: _contnet,
 }

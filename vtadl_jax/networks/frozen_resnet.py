@@ -1,9 +1,9 @@
-"""ResNet-18, ResNet-50 and WideResNet-50-2 up to stride 16, as frozen feature extractors.
+"""ResNet-18, ResNet-50 and WideResNet-50-2, up to stride 16 or 32, as frozen feature extractors.
 
 He et al., 2016; Zagoruyko and Komodakis, 2016; torchvision's form, with the stride in a
 bottleneck's 3 × 3 convolution. Batch norms are folded into the convolutions before them. The
-features are those of PatchCore (Roth et al., 2022). The user provides the weights in a file, which
-`load` converts.
+features are those of PatchCore (Roth et al., 2022); others read the stages. The user provides the
+weights in a file, which `load` converts.
 """
 
 import dataclasses
@@ -26,27 +26,33 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 @dataclasses.dataclass(frozen=True)
 class Resnet:
-    """Blocks of the first three stages. bottleneck: three convolutions, the outer ones 1 × 1;
-    inner: width of the first stage's inner convolutions."""
+    """Blocks of the stages that are computed. bottleneck: three convolutions, the outer ones 1 × 1;
+    inner: width of the first stage's inner convolutions. fourth: blocks of the fourth stage."""
 
     blocks: tuple[int, ...]
     bottleneck: bool
     inner: int = 64
+    fourth: int = 2
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage's output."""
-        return tuple(64 * 2**i * (4 if self.bottleneck else 1) for i in range(3))
+        return tuple(64 * 2**i * (4 if self.bottleneck else 1) for i in range(len(self.blocks)))
 
     @property
     def num_features(self) -> int:
-        return sum(self.widths[1:])
+        """Channels of `image_features`."""
+        return sum(self.widths[1:3])
+
+    def whole(self) -> "Resnet":
+        """Returns the network with its fourth stage."""
+        return dataclasses.replace(self, blocks=(*self.blocks[:3], self.fourth))
 
 
 RESNETS = {
     "resnet18": Resnet((2, 2, 2), False),
-    "resnet50": Resnet((3, 4, 6), True),
-    "wide_resnet50_2": Resnet((3, 4, 6), True, 128),
+    "resnet50": Resnet((3, 4, 6), True, fourth=3),
+    "wide_resnet50_2": Resnet((3, 4, 6), True, 128, 3),
 }
 
 
@@ -123,10 +129,15 @@ def local_mean(x):
 
 
 def stages(weights, images, resnet: Resnet, dtype: Any = jnp.float32) -> list[jax.Array]:
-    """Returns the outputs of the three stages, of strides 4, 8 and 16, float32."""
+    """Returns the outputs of the stages, of strides 4, 8, 16 and 32, float32."""
     mean, deviation = (np.array(values, np.float32) * 255 for values in PIXELS["imagenet"])
     x = jnp.broadcast_to(images.astype(jnp.float32), (*images.shape[:-1], 3))
-    x = _conv((x - mean) / deviation, weights["conv1"], 2, dtype)
+    return stages_of_pixels(weights, (x - mean) / deviation, resnet, dtype)
+
+
+def stages_of_pixels(weights, pixels, resnet: Resnet, dtype: Any = jnp.float32) -> list[jax.Array]:
+    """Returns `stages` of standardized pixels [B, H, W, 3] float32."""
+    x = _conv(pixels, weights["conv1"], 2, dtype)
     x = jax.lax.reduce_window(
         jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1),
         ((0, 0), (1, 1), (1, 1), (0, 0)),
@@ -159,14 +170,16 @@ def _conv(x, layer, stride: int, dtype):
     return out + layer["bias"]
 
 
-def load(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, dict[str, np.ndarray]]:
+def load(
+    arrays: Mapping[str, np.ndarray], name: str, whole: bool = False
+) -> dict[str, dict[str, np.ndarray]]:
     """Returns the weights of torchvision's or timm's state dict, batch norms folded, float32.
 
-    The fourth stage and the classifier are ignored. Raises UserError that names the arrays that are
-    missing or have another shape, and the network that fits.
+    whole: with the fourth stage, which else is ignored, as the classifier is. Raises UserError that
+    names the arrays that are missing or have another shape, and the network that fits.
     """
     return weights_of_variant(
-        lambda variant: _load(arrays, RESNETS[variant]),
+        lambda variant: _load(arrays, RESNETS[variant].whole() if whole else RESNETS[variant]),
         name,
         RESNETS,
         name,

@@ -27,12 +27,17 @@ PAGE = "https://huggingface.co"
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A repository of the hub with a file `FILE`. size: in MB, about. gated: given to those who
-    accept the licence on its page."""
+    accept the licence on its page. site: where the repository is; only the hub's are fetched."""
 
     repo: str
     licence: str
     size: int
     gated: bool = False
+    site: str = PAGE
+
+    @property
+    def page(self) -> str:
+        return f"{self.site}/{self.repo}"
 
 
 def _timm(name: str, size: int, licence: str = "Apache-2.0") -> Source:
@@ -79,6 +84,7 @@ SOURCES = {
     "deit_tiny_patch16": _timm("deit_tiny_patch16_224.fb_in1k", 23),
     "deit_small_patch16": _timm("deit_small_patch16_224.fb_in1k", 88),
     "deit_base_patch16": _timm("deit_base_patch16_224.fb_in1k", 346),
+    "contnet_b": Source("yan-hao-tian/ConTNet", "not stated", 144, site="https://github.com"),
 }  # fmt: skip
 
 
@@ -87,7 +93,7 @@ def listing() -> str:
     rows = []
     for name, source in SOURCES.items():
         licence = source.licence + (", to be accepted there" if source.gated else "")
-        rows.append((name, licence, f"{source.size} MB", f"{PAGE}/{source.repo}"))
+        rows.append((name, licence, f"{source.size} MB", source.page))
     return "\n".join(table(("name", "licence", "about", "page"), rows, indent=""))
 
 
@@ -102,6 +108,11 @@ def fetch(name: str, folder: Path | None = None, revision: str = "main") -> Path
     source = SOURCES.get(name)
     if source is None:
         raise UserError(f"{name!r}{nearest(name, SOURCES)}: fetch without a name lists those known")
+    if source.site != PAGE:
+        raise UserError(
+            f"{name}: not on the hub: get its authors' file, of about {source.size} MB, from "
+            f"{source.page} yourself; then --config.model.features={name} --config.init_from=FILE"
+        )
     target = folder / f"{name}.safetensors" if folder else None
     if target and target.exists():
         raise UserError(f"{target} is there already: use it, or remove it to fetch it again")
@@ -109,7 +120,7 @@ def fetch(name: str, folder: Path | None = None, revision: str = "main") -> Path
     try:
         told = hub.get_hf_file_metadata(hub.hf_hub_url(source.repo, FILE, revision=revision))
         say(
-            f"{name}: {FILE} of {PAGE}/{source.repo}, revision {told.commit_hash}, "
+            f"{name}: {FILE} of {source.page}, revision {told.commit_hash}, "
             f"{(told.size or 0) / 1e6:,.0f} MB, licence {source.licence}"
         )
         if target is None:
@@ -169,7 +180,7 @@ def _check(path: Path, told: Any) -> None:
 
 
 def _trouble(error: Exception, name: str, source: Source, revision: str) -> UserError:
-    page = f"{PAGE}/{source.repo}"
+    page = source.page
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds or (source.gated and "RepositoryNotFoundError" in kinds):
         return UserError(
