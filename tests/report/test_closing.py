@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from vtadl_jax.evaluation.calibration import images_needed
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.closing import (
     MORE_IMAGES,
@@ -15,6 +14,7 @@ from vtadl_jax.report.closing import (
     result_lines,
     too_few_note,
 )
+from vtadl_jax.training.division import images_needed
 
 IMAGE = {"tp": 8, "fp": 1, "fn": 2, "tn": 4, "threshold": 1.23456, "set_by": "good training images"}
 KINDS = {
