@@ -202,6 +202,30 @@ def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:
     return float(np.nextafter(reached, np.asarray(np.inf, values.dtype)))
 
 
+def expected_rate(num_images: int, false_alarm_rate: float) -> float:
+    """Returns how often a new good image reaches `threshold_for` n values, on average.
+
+    1 - k / (n + 1), just below the rate; 1 / (n + 1) if n is too small for the rate.
+    """
+    rank = min(math.ceil((num_images + 1) * (1 - false_alarm_rate)), num_images)
+    return 1 - rank / (num_images + 1)
+
+
+def largest_rate(rate: float, num_images: int, num_folds: int) -> float:
+    """Returns the bound on the false-alarm rate for a threshold that is set for `rate`.
+
+    The rate itself for held-out images (num_folds 0). For cross-fitting into k folds of n images
+    2·rate + min(2(1 - 1/k) / (n/k + 1), (1 - k/n) / (k + 1)), 2·rate for leave-one-out: theorems 1
+    and 4 of Barber et al., "Predictive inference with the jackknife+", 2021. These are of a new
+    image that every fold's detector scores; the one fitted to all images knows more.
+    """
+    if num_folds == 0:
+        return rate
+    n, k = num_images, num_folds
+    excess = min(2 * (1 - 1 / k) / (n / k + 1), (1 - k / n) / (k + 1))
+    return min(2 * rate + max(excess, 0.0), 1.0)
+
+
 def calibrate(
     names: Sequence[str],
     terms: np.ndarray,

@@ -34,9 +34,15 @@ class LeftOut:
 
     @classmethod
     def of(
-        cls, evaluator: Evaluator, initial: Variables, fitted: Variables, division: Division
+        cls,
+        evaluator: Evaluator,
+        initial: Variables,
+        fitted: Variables,
+        division: Division,
+        show: bool = True,
     ) -> "LeftOut":
-        """Fits the folds. initial, fitted: variables before and after the fit to all images.
+        """Fits the folds. initial, fitted: variables before and after the fit to all images. show:
+        the progress.
 
         With a single good image there is one fold: moved copies of it, scored by `fitted`.
         """
@@ -44,7 +50,7 @@ class LeftOut:
         if division.num_folds == 1:
             folds = [(np.arange(len(division.holdout)), fitted)]
         else:
-            folds = fit_folds(detector, initial, division, geometry, config)
+            folds = fit_folds(detector, initial, division, geometry, config, show)
         if detector.tails is None:
             return cls(division, folds, fitted)
         rows = [

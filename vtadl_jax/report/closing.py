@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vtadl_jax.errors import printable
-from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, HELD_OUT
+from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, HELD_OUT, largest_rate
 from vtadl_jax.evaluation.metric_table import METRICS
 from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results
 from vtadl_jax.report.folder import PAGE, SCORES
@@ -158,7 +158,7 @@ def too_few_note(
         return ONE_IMAGE
     if rate and calibrated_by == CROSS_FIT and 0 < num_images < (needed := images_needed(rate)):
         least = 1 / (num_images + 1)
-        most = min(2 * least + fold_excess(num_images, num_folds), 1.0)
+        most = largest_rate(least, num_images, num_folds)
         return (
             f"note: {num_images} good images, each scored by {without_it(num_images, num_folds)}, "
             f"are too few for {percent(rate)} false alarms, which takes {needed:.0f}; the "
@@ -174,16 +174,6 @@ def too_few_note(
         f"their highest score, which guarantees {kept} on average; to hold out more, train "
         f"with more good images or a larger --config.data.holdout_fraction"
     )
-
-
-def fold_excess(num_images: int, num_folds: int) -> float:
-    """Returns what k folds of n images add to twice the false-alarm rate in the bound of CV+.
-
-    Barber et al., 2021, theorem 4: min(2(1 - 1/k) / (n/k + 1), (1 - k/n) / (k + 1)); 0 for
-    leave-one-out.
-    """
-    n, k = num_images, num_folds
-    return max(min(2 * (1 - 1 / k) / (n / k + 1), (1 - k / n) / (k + 1)), 0.0)
 
 
 def notes(results: Results) -> list[str]:

@@ -34,21 +34,25 @@ def fit_folds(
     division: Division,
     geometry: Geometry,
     config: Config,
+    show: bool = True,
 ) -> list[tuple[np.ndarray, Variables]]:
     """Returns for each fold the positions in `division.holdout` that it leaves out, and variables
     fitted to all other records and their copies.
 
-    variables: the initial ones, in this process's memory. Every process gets the same result.
+    variables: the initial ones, in this process's memory. show: progress and a line at the end.
+    Every process gets the same result.
     """
     assert detector.fit is not None, "nothing to fit"
     start, holdout = time.perf_counter(), division.holdout
     rows = Rows(detector.fit, variables, division.fitted, geometry, config)
     left_out = folds(len(holdout), division.num_folds)
     found = []
-    for positions in track(left_out, len(left_out), "cross-fit"):
+    for positions in track(left_out, len(left_out), "cross-fit") if show else left_out:
         names = {holdout[i].name for i in positions.tolist()}
         others = division.with_copies([r for r in division.records if r.name not in names])
         found.append((positions, solve(detector.fit, variables, rows.of(others), config)))
+    if not show:
+        return found
     took = format_duration(time.perf_counter() - start)
     each = "each without one" if len(left_out) == len(holdout) else "each without a part"
     say(f"cross-fitted to {len(holdout)} good images in {len(left_out)} folds, {each}, in {took}")
