@@ -74,7 +74,8 @@ def _moved(pixels: np.ndarray, degrees: float, shift: tuple[float, float]) -> np
     edges = ((margin, margin), (margin, margin), *[(0, 0)] * (pixels.ndim - 2))
     wide = Image.fromarray(np.pad(pixels, edges, "edge"))
     by = (shift[0] * width, shift[1] * height)
-    wide = wide.rotate(degrees, Image.Resampling.BICUBIC, translate=by)
+    # Not bicubic: it would overshoot at edges, and good images would seem to have such values.
+    wide = wide.rotate(degrees, Image.Resampling.BILINEAR, translate=by)
     return np.asarray(wide)[margin : margin + height, margin : margin + width]
 
 
