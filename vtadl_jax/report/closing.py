@@ -172,7 +172,8 @@ def too_few_note(
         f"note: {plural(num_images, 'held-out good image')} {are} too few to guarantee "
         f"{percent(rate)} false alarms, which takes {needed:.0f}; the threshold is just above "
         f"their highest score, which guarantees {kept} on average; to hold out more, train "
-        f"with more good images or a larger --config.data.holdout_fraction"
+        f"with more good images or a larger --config.data.holdout_fraction; a fitted method can "
+        f"calibrate on all good images with --config.eval.cross_fit=on"
     )
 
 
