@@ -52,9 +52,8 @@ def test_mistakes_are_told(dataset, capsys):
 @pytest.mark.slow
 def test_the_rate_of_false_alarms_is_within_its_bound(tmp_path):
     """On drawn parts, for few images, within the bound and three standard errors."""
-    make_dataset(
-        tmp_path, 32, num_train=60, num_test_good=1, num_per_defect=1, categories=("plate",)
-    )
+    sizes = {"image_size": 32, "num_train": 60, "num_test_good": 1, "num_per_defect": 1}
+    make_dataset(tmp_path, **sizes, categories=("plate",))
     fields = {"num_train_steps": 0, "num_epochs": 0, "data__category": "plate"}
     bench = Bench(tiny_config(tmp_path, "position_gaussian", mesh__data=1, **fields))
     rows = measure(bench, [2, 4, 8, 16, 58], splits=8, most=30)

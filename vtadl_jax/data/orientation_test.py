@@ -9,13 +9,15 @@ fixed filter bank.
 import dataclasses
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vtadl_jax.data.decode import load_image
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.data.turned import ORIENTATIONS, Copy, Turn
-from vtadl_jax.ops.orientations import oriented_edges_reference
+from vtadl_jax.data.turned import ORIENTATIONS, SAME, Copy, Turn
+from vtadl_jax.ops.orientations import oriented_edges
 
 SIDE, STRIDE, DIRECTIONS, SIGMA = 96, 8, 8, 1.0
 # Largest share of pairs (copy, good image) in which the copy is farther: half, if copies are
@@ -52,16 +54,15 @@ def find_orientations(records: Sequence[Record], bits: int = 0) -> Orientations:
     """
     loaded = [load_image(record.image, 1, bits) for record in records]
     square = all(is_square(image.shape) for image in loaded)
-    small = [Geometry((SIDE, SIDE)).image(image)[..., 0] for image in loaded]
-    images = describe(small)
+    tested = {n: turns for n, turns in TESTED.items() if square or n not in ("rot90", "any")}
+    turns = (SAME, *dict.fromkeys(turn for every in tested.values() for turn in every))
+    described = np.stack([describe(image, turns) for image in loaded], 1)  # [turns, N, responses]
+    images = described[0]
     own = nearest(images, images)
     shares: dict[str, float] = {}
     ratios: dict[str, float] = {}
-    for name, turns in TESTED.items():
-        if name in ("rot90", "any") and not square:
-            continue
-        copies = [[Copy(image, *turn).read() for image in small] for turn in turns]
-        found = np.concatenate([nearest(describe(turned), images) for turned in copies])
+    for name, every in tested.items():
+        found = np.concatenate([nearest(described[turns.index(one)], images) for one in every])
         above, equal = found[:, None] > own, found[:, None] == own
         shares[name] = float((above + 0.5 * equal).mean())
         ratios[name] = float(found.mean() / max(own.mean(), 1e-9))
@@ -76,10 +77,16 @@ def is_square(shape: Sequence[int]) -> bool:
     return abs(shape[0] - shape[1]) <= SQUARE * max(shape[:2])
 
 
-def describe(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the responses of grey images, uint8 [N, h, w] → [N, responses] float64."""
-    grey = np.stack(images) / 255
-    return oriented_edges_reference(grey, STRIDE, DIRECTIONS, SIGMA).reshape(len(grey), -1)
+def describe(image: np.ndarray, turns: Sequence[Turn]) -> np.ndarray:
+    """Returns the responses of an image, uint8 [h, w], turned in each way, [turns, responses]."""
+    small = Geometry((SIDE, SIDE)).image(image)[..., 0]
+    turned = np.stack([Copy(small, *turn).read() for turn in turns])
+    return np.asarray(_edges(turned), np.float64).reshape(len(turns), -1)
+
+
+@jax.jit
+def _edges(images: jax.Array) -> jax.Array:
+    return oriented_edges(images.astype(jnp.float32) / 255, STRIDE, DIRECTIONS, SIGMA)
 
 
 def nearest(copies: np.ndarray, images: np.ndarray) -> np.ndarray:
