@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from vtadl_jax import options as config_lib
@@ -114,10 +113,8 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
     left_out = None
     try:
         if division.num_folds:
-            fitted = jax.device_get(found.variables)
             initial = assemble(config, 1, found.detector).make_state().variables
-            initial = {**initial, "frozen": fitted["frozen"]}
-            left_out = LeftOut.of(evaluator, initial, fitted, division)
+            left_out = LeftOut.of(evaluator, initial, found.variables, division)
             calibration = left_out.calibrate(evaluator, found.step)
         else:
             calibration = evaluator.calibrate(

@@ -284,11 +284,10 @@ class Session:
     def cross_fit(self, state: TrainState) -> LeftOut:
         """Fits the detectors that each know all good images but some, once."""
         if self.left_out is None:
-            setup = self.setup
-            initial = setup.assembly.make_state().variables
-            fitted = jax.device_get(state.variables)
-            initial = {**initial, "frozen": fitted["frozen"]}
-            self.left_out = LeftOut.of(self.evaluator, initial, fitted, setup.division)
+            initial = self.setup.assembly.make_state().variables
+            self.left_out = LeftOut.of(
+                self.evaluator, initial, state.variables, self.setup.division
+            )
         return self.left_out
 
     @contextlib.contextmanager

@@ -41,8 +41,8 @@ class LeftOut:
         division: Division,
         show: bool = True,
     ) -> "LeftOut":
-        """Fits the folds. initial, fitted: variables before and after the fit to all images. show:
-        the progress.
+        """Fits the folds. initial, fitted: variables before and after the fit to all images; frozen
+        weights are taken of `fitted`. show: the progress.
 
         With a single good image there is one fold: moved copies of it, scored by `fitted`.
         """
@@ -50,6 +50,8 @@ class LeftOut:
         if division.num_folds == 1:
             folds = [(np.arange(len(division.holdout)), fitted)]
         else:
+            frozen = jax.device_get(evaluator.scorer.place(fitted["frozen"]))
+            initial = {**initial, "frozen": frozen}
             folds = fit_folds(detector, initial, division, geometry, config, show)
         if detector.tails is None:
             return cls(division, folds, fitted)
