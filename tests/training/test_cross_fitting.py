@@ -11,6 +11,7 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.turned import turned_copies
 from vtadl_jax.detectors.contract import Detector, Fit, Scores
+from vtadl_jax.runtime.console import say
 from vtadl_jax.training import cross_fitting
 from vtadl_jax.training.cross_fitting import fit_folds, folds
 from vtadl_jax.training.division import Division
@@ -72,3 +73,17 @@ def test_copies_and_defective_images_belong_to_the_right_side():
     for positions, variables in found:
         others = [i for i in range(3) if i not in positions]
         assert variables["stats"]["seen"] == [*sorted(2 * others), 99]
+
+
+def test_what_a_solution_says_is_said_once(capsys):
+    def talking(variables, rows, rng):
+        say("solved")
+        return solve(variables, rows, rng)
+
+    detector = dataclasses.replace(DETECTOR, fit=Fit(gather, talking))
+    config = tiny_config(detector="position_gaussian", data__channels=1)
+    initial = {"params": {}, "stats": {}, "frozen": {}}
+    fit_folds(detector, initial, Division(records(3), records(3), 3), Geometry(SIZE), config)
+    said = capsys.readouterr().err
+    assert "solved" not in said
+    assert "cross-fitted to 3 good images" in said

@@ -15,7 +15,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Fit, Variables
-from vtadl_jax.runtime.console import format_duration, say, track
+from vtadl_jax.runtime.console import format_duration, quietly, say, track
 from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import gather_rows, solve
 
@@ -50,7 +50,8 @@ def fit_folds(
     for positions in track(left_out, len(left_out), "cross-fit") if show else left_out:
         names = {holdout[i].name for i in positions.tolist()}
         others = division.with_copies([r for r in division.records if r.name not in names])
-        found.append((positions, solve(detector.fit, variables, rows.of(others), config)))
+        with quietly():  # what a solution says, the fit to all images said
+            found.append((positions, solve(detector.fit, variables, rows.of(others), config)))
     if not show:
         return found
     took = format_duration(time.perf_counter() - start)
