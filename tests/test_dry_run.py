@@ -93,10 +93,11 @@ def test_evaluations_between_are_counted(estimate_of, tmp_path):
 def test_a_fit_is_told_without_its_solution(estimate_of, tmp_path):
     fields = {"num_train_steps": 0, "num_epochs": 0}
     found = estimate_of(tmp_path / "run", FITTED, "position_gaussian", **fields)
-    assert found.fitting == pytest.approx(0.1 * 2)  # 16 images in batches of 8
+    assert found.fitting == pytest.approx(0.1 * 3 * 2)  # 20 images in batches of 8, and folds
+    assert found.scored_batches == 2 + 10  # 10 folds of 2 images
     text = " ".join(" ".join(lines_of(found)).split())
     assert "fitted in one pass over the images, no steps" in text
-    assert "solving on the host comes after it and is not included" in text
+    assert "solving on the host comes after it, once and for each of 10 folds, and is not" in text
     assert "in all at least" in text
 
 

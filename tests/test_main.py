@@ -21,6 +21,7 @@ from vtadl_jax.evaluate import evaluate_run
 from vtadl_jax.evaluation.trained_run import load_calibration, load_run
 from vtadl_jax.report.summary import shown
 from vtadl_jax.runtime.lock import locked
+from vtadl_jax.training.division import Division
 
 NUM_TEST = 4 + 5 * 2
 
@@ -291,6 +292,7 @@ def test_the_first_line_has_the_numbers(capsys, needs, repeats, steps, said):
     setup = SimpleNamespace(
         records=[*train, *[marked] * repeats] if needs else train,
         holdout=[good],
+        division=Division(tuple(train), (good,)),
         test=[good, bare, marked],
         category="nut",
         num_steps=steps,

@@ -102,6 +102,19 @@ class DataOptions:
         choices=(0, 8, 10, 12, 14, 16),
         compiled=False,
     )
+    shots: int = option(
+        0,
+        "good training images to take, chosen by the seed, for experiments with few; 0: all",
+        at_least=0,
+        compiled=False,
+    )
+    orientations: str = option(
+        "auto",
+        "mirror images and rotations of good images that count as good, for fitted detectors: "
+        "'none', some of mirror, flip, rot180, rot90, any (as 'mirror,rot90'), or 'auto': those "
+        "that up to 16 good images show to be normal",
+        compiled=False,
+    )
     holdout_fraction: float = option(
         0.1,
         "share of the good training images held out for calibration; at least 8 images where that "
@@ -231,6 +244,13 @@ class EvalOptions:
     pixel_threshold: float | None = option(
         None, "fixed threshold of map values; None: calibrated", resumable=True, compiled=False
     )
+    cross_fit: str = option(
+        "auto",
+        "calibrate on all good images, each scored by a detector that was fitted without it: 'on', "
+        "'off', or 'auto': for fitted detectors with too few images to hold out",
+        choices=("auto", "on", "off"),
+        compiled=False,
+    )
     num_bootstrap: int = option(
         0, "bootstrap resamples for 95 % intervals, for example 1000; 0: none", at_least=0,
         limit=10**6, resumable=True, compiled=False,
@@ -306,10 +326,15 @@ class Config:
         return dataclasses.asdict(self)
 
 
+# Field → the value by which a run decides from its images; it stores its decision, if it has the
+# field: runs of earlier versions have not.
+FOUND = {"data.channels": 0, "data.orientations": "auto", "eval.cross_fit": "auto"}
+
+
 def check_same_run(config: Config, stored: Config, workdir: Path) -> None:
     """Raises UserError unless both configs are of one experiment: only resumable fields differ.
 
-    `data.channels` 0 stands for what the stored run found in its images.
+    Fields in `FOUND` may have a value that stands for what the stored run found in its images.
     """
     if differing := differences(config, stored):
         name, here, there = differing[0]
@@ -327,7 +352,7 @@ def differences(config: Config, stored: Config) -> list[tuple[str, Any, Any]]:
         (name, value, there.get(name))
         for name, value, role in fields_of(config)
         if not role.resumable
-        and not (name == "data.channels" and value == 0)
+        and FOUND.get(name, ...) not in (value, there.get(name))
         and (name not in there or there[name] != value)
     ]
 

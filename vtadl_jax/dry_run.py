@@ -101,15 +101,18 @@ def fit_rows(found: Estimate) -> list[tuple[str, str]]:
     cost = found.measured.fit
     if cost is None:
         return []
+    folds = found.setup.division.num_folds
     if found.done is not None:
-        return [("fit", "done")]
+        again = f"; to calibrate, fitted again in {folds} folds" if folds > 1 else ""
+        return [("fit", f"done{again}")]
+    again = f", once and for each of {folds} folds," if folds > 1 else ""
     return [
         (
             "fit",
             f"about {seconds(found.fitting)} to gather features of "
-            f"{plural(len(found.setup.records), 'image')} (mean of "
+            f"{plural(len(found.setup.fitted), 'image')} (mean of "
             f"{plural(cost.count, 'batch', 'batches')}: {seconds(cost.seconds)}); solving on the "
-            f"host comes after it and is not included",
+            f"host comes after it{again} and is not included",
         )
     ]
 

@@ -68,10 +68,12 @@ class Estimate:
 
     @property
     def fitting(self) -> float:
-        """The pass over the images; a run that continues needs none."""
-        if self.measured.fit is None or self.done is not None:
+        """The passes over the images; a run that continues needs only that of cross-fitting."""
+        if self.measured.fit is None:
             return 0.0
-        return self.measured.fit.seconds * -(-len(self.setup.records) // fit_batch(self.setup))
+        passes = (self.done is None) + (self.setup.division.num_folds > 1)
+        batches = -(-len(self.setup.fitted) // fit_batch(self.setup))
+        return passes * self.measured.fit.seconds * batches
 
     @property
     def training(self) -> float:
@@ -93,7 +95,9 @@ class Estimate:
         if tails is not None and self.setup.holdout:  # with drawn defects; then scores
             passes = 2 + defects_per_image(tails, len(self.setup.holdout))
         batches = len(evaluated) * -(-len(self.setup.test) // size)
-        return batches + passes * len(calibrated) * -(-len(self.setup.holdout) // size)
+        holdout, folds = len(self.setup.holdout), max(self.setup.division.num_folds, 1)
+        each_fold = -(-holdout // folds)
+        return batches + passes * len(calibrated) * folds * -(-each_fold // size)
 
     @property
     def scoring(self) -> float:

@@ -2,10 +2,11 @@
 
 python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
 
-Evaluates the newest checkpoint again: calibrates on the held-out good images, scores the test
-images and replaces results and calibration in the workdir. Images that have moved since training
-are given with --data_root, --data_bad and --data_masks. A false-alarm rate given as a flag also
-applies to later predictions; a threshold applies to these results only.
+Evaluates the newest checkpoint again: calibrates on the held-out good images, or fits again without
+each part of the good images if the run cross-fits, scores the test images and replaces results and
+calibration in the workdir. Images that have moved since training are given with --data_root,
+--data_bad and --data_masks. A false-alarm rate given as a flag also applies to later predictions; a
+threshold applies to these results only.
 A failed or stopped evaluation leaves what was there.
 Exit codes: 0 done, 2 a mistake the user can fix, 3 the model's scores are not finite, 75 stopped by
 SIGTERM, 130 interrupted.
@@ -22,9 +23,10 @@ from absl import flags
 from vtadl_jax import options as config_lib
 from vtadl_jax import sweep
 from vtadl_jax.config import Config
-from vtadl_jax.data.records import Splits, split_holdout
+from vtadl_jax.data.records import Splits
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.errors import TrainingDiverged, UserError
+from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.experiment import make_detector
@@ -35,6 +37,8 @@ from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
+from vtadl_jax.training.assembly import assemble
+from vtadl_jax.training.division import divide
 from vtadl_jax.training.known_images import (
     describe,
     differences,
@@ -101,20 +105,29 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
     except UserError as error:
         raise UserError(with_own_flags(str(error))) from error
     compare_images(workdir, splits, config)
-    train, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
+    division = divide(config, splits.train)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
     evaluator = Evaluator(config, found.detector, found.geometry, mesh)
+    left_out = None
     try:
-        calibration = evaluator.calibrate(found.variables, holdout, found.step, train)
+        if division.num_folds:
+            initial = assemble(config, 1, found.detector).make_state().variables
+            left_out = LeftOut.of(evaluator, initial, found.variables, division)
+            calibration = left_out.calibrate(evaluator, found.step)
+        else:
+            calibration = evaluator.calibrate(
+                found.variables, division.holdout, found.step, division.fitted
+            )
         results = evaluate(
             evaluator,
             found.variables,
             calibration,
             splits.test,
-            train=train,
-            holdout=holdout,
+            train=division.records,
+            holdout=division.holdout,
+            left_out=left_out,
             out=workdir,
         )
     except TrainingDiverged as e:

@@ -13,6 +13,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.report.folder import check_place
@@ -29,6 +30,7 @@ from vtadl_jax.runtime.profiling import Profiler
 from vtadl_jax.runtime.text_table import plural
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
+from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
 from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
@@ -126,10 +128,22 @@ def announce(setup: TrainSetup) -> None:
     steps = f"{setup.num_steps} steps" if setup.num_steps else "fitted in one pass, no steps,"
     more = f" ({', '.join(told)})" if told else ""
     say(
-        f"{setup.category}: {len(trained)} images to train{more}, "
-        f"{len(setup.holdout)} to calibrate, {len(setup.test)} to test{test}; {steps} on "
+        f"{setup.category}: {plural(len(trained), 'image')} to train{more}, "
+        f"{calibrating(setup.division)}, {len(setup.test)} to test{test}; {steps} on "
         f"{devices}{processes}; workdir {setup.workdir}"
     )
+
+
+def calibrating(division: Division) -> str:
+    """Returns in words what calibrates."""
+    if division.num_folds == 0:
+        return f"{len(division.holdout)} to calibrate"
+    if division.num_folds == 1:
+        return "moved copies of it to scale the scores"
+    how = f"{division.num_folds}-fold cross-fitting"
+    if division.num_folds == len(division.holdout):
+        how = "leave-one-out"
+    return f"{len(division.holdout)} of them to calibrate by {how}"
 
 
 def counts_of(test: Sequence[Record]) -> str:
@@ -176,9 +190,7 @@ def prepare_training(
 def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:
     """Returns the initial state with its variables fitted to the training images."""
     detector, tx = setup.assembly.detector, setup.assembly.tx
-    variables = fit_variables(
-        detector, state.variables, setup.records, setup.geometry, setup.config
-    )
+    variables = fit_variables(detector, state.variables, setup.fitted, setup.geometry, setup.config)
     return with_variables(state, variables, tx)
 
 
@@ -204,6 +216,7 @@ class Session:
     stop: StopRequest
     calibration: Calibration | None = None
     stats: Any = None  # of the calibrated state, for a detector with tails
+    left_out: LeftOut | None = None  # of a run that calibrates by cross-fitting
     results: Results | None = None
 
     @classmethod
@@ -252,14 +265,30 @@ class Session:
         Measures both at the first call for a step.
         """
         if self.calibration is None or self.calibration.step != step:
-            holdout, train = self.setup.holdout, self.setup.records
+            holdout, train = self.setup.holdout, self.setup.fitted
             with self.noticing_divergence(step):
-                rows = self.evaluator.tail_rows(state.variables, holdout)
-                variables = self.evaluator.fit_tails(state.variables, rows)
-                self.calibration = self.evaluator.calibrate(variables, holdout, step, train, rows)
+                if self.setup.division.num_folds:
+                    variables = self.cross_fit(state).fitted
+                    assert self.left_out is not None
+                    self.calibration = self.left_out.calibrate(self.evaluator, step)
+                else:
+                    rows = self.evaluator.tail_rows(state.variables, holdout)
+                    variables = self.evaluator.fit_tails(state.variables, rows)
+                    self.calibration = self.evaluator.calibrate(
+                        variables, holdout, step, train, rows
+                    )
             if self.setup.assembly.detector.tails is not None:
                 self.stats = variables["stats"]
         return (state if self.stats is None else state.replace(stats=self.stats)), self.calibration
+
+    def cross_fit(self, state: TrainState) -> LeftOut:
+        """Fits the detectors that each know all good images but some, once."""
+        if self.left_out is None:
+            initial = self.setup.assembly.make_state().variables
+            self.left_out = LeftOut.of(
+                self.evaluator, initial, state.variables, self.setup.division
+            )
+        return self.left_out
 
     @contextlib.contextmanager
     def noticing_divergence(self, step: int) -> Iterator[None]:
@@ -280,6 +309,7 @@ class Session:
                 self.setup.test,
                 train=self.setup.records,
                 holdout=self.setup.holdout if report else (),
+                left_out=self.left_out,
                 out=self.setup.workdir if report and is_main() else None,
             )
         if not report:

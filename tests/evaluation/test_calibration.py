@@ -9,7 +9,15 @@ import pytest
 from tests.factory import tiny_config
 from vtadl_jax.detectors.contract import Detector, Scores
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.calibration import Calibration, calibrate, threshold_for
+from vtadl_jax.evaluation.calibration import (
+    COPIES,
+    CROSS_FIT,
+    Calibration,
+    calibrate,
+    expected_rate,
+    largest_rate,
+    threshold_for,
+)
 from vtadl_jax.experiment import term_weights
 
 
@@ -138,3 +146,46 @@ def test_scores_that_are_no_numbers_give_no_calibration():
     with np.errstate(all="ignore"):
         calib = calibrate(("a", "b"), terms, np.zeros(4), weights=(1, 1))
     assert calib.fault() == f"mean is {calib.mean!r}"
+
+
+@pytest.mark.parametrize(("count", "rate"), [(4, 0.05), (19, 0.05), (39, 0.1), (100, 0.05)])
+def test_the_expected_rate_is_that_of_the_threshold(count, rate):
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(4000, count + 1))
+    alarms = np.mean([row[-1] >= threshold_for(row[:-1], rate) for row in drawn])
+    expected = expected_rate(count, rate)
+    assert expected <= max(rate, 1 / (count + 1)) + 1e-9
+    assert alarms == pytest.approx(expected, abs=3 * (expected / 4000) ** 0.5)
+
+
+def test_bounds_of_cross_fitting():
+    assert largest_rate(0.05, 30, 0) == 0.05
+    assert largest_rate(0.2, 4, 4) == pytest.approx(0.4)  # leave-one-out
+    assert largest_rate(0.05, 40, 10) == pytest.approx(0.1 + (1 - 10 / 40) / 11)
+    assert largest_rate(1 / 2, 1, 1) == 1.0
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_left_out_scores_keep_the_rate_of_a_nearest_neighbour(count):
+    """The detector that is used knows all images, those that set the threshold one less."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(2000):
+        known, new = rng.normal(size=(count, 2)), rng.normal(size=2)
+        apart = np.hypot(*(known[:, None] - known).T) + 1e9 * np.eye(count)
+        alarms += np.hypot(*(known - new).T).min() >= threshold_for(apart.min(0), 0.01)
+    assert alarms / 2000 < 1 / (count + 1) + 0.02
+
+
+def test_what_calibrated_is_kept(tmp_path):
+    terms = np.arange(5.0)[:, None]
+    fields = {"weights": (1,), "num_folds": 5}
+    crossed = calibrate(("a",), terms, None, calibrated_by=CROSS_FIT, **fields)
+    crossed.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json") == crossed
+    assert crossed.num_images == len(crossed.good_scores) == 5
+    one = calibrate(("a",), terms, None, calibrated_by=COPIES, **fields)
+    assert (one.num_images, one.good_scores, one.p_value(1.0)) == (0, (), None)
+    stored = crossed.to_dict() | {"calibrated_by": "guessing"}
+    with pytest.raises(ValueError, match="calibrated_by is 'guessing'"):
+        Calibration.from_dict(stored)

@@ -140,3 +140,22 @@ def test_novelty_survives_json_and_older_calibrations_have_none():
     assert not old.unlike(described).any()
     assert old.reason(described[1]) == ""
     assert old.image_scores(np.array([[0, 0, 1e6]]))[0] < -1e5
+
+
+def test_copies_are_known_but_do_not_narrow_the_limits():
+    few, turned = describe(GOOD[:4]), describe(np.rot90(GOOD[:4], 2, (1, 2)))
+    plain, wide = fit_novelty(few), fit_novelty(few, turned)
+    assert (wide.num_images, wide.num_originals, wide.num_copies) == (8, 4, 4)
+    assert wide.distance == plain.distance  # a copy near its original says nothing
+    frame = describe(FRAMES["turned"][0][None])
+    assert plain.amounts(frame)[0, -1] > 1
+    assert wide.amounts(frame)[0, -1] < 1
+    assert novelty.Novelty.from_dict(json.loads(json.dumps(wide.to_dict()))) == wide
+    stored = plain.to_dict()
+    del stored["num_copies"]  # as earlier versions wrote it
+    assert novelty.Novelty.from_dict(stored) == plain
+
+
+def test_no_more_copies_are_kept_than_there_is_room_for():
+    many = np.repeat(describe(GOOD[:8]), 200, 0)
+    assert fit_novelty(describe(GOOD[:4]), many).num_images == novelty.MAX_IMAGES

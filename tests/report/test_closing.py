@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from vtadl_jax.evaluation.calibration import images_needed
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.report.closing import (
     MORE_IMAGES,
@@ -15,6 +14,7 @@ from vtadl_jax.report.closing import (
     result_lines,
     too_few_note,
 )
+from vtadl_jax.training.division import images_needed
 
 IMAGE = {"tp": 8, "fp": 1, "fn": 2, "tn": 4, "threshold": 1.23456, "set_by": "good training images"}
 KINDS = {
@@ -145,3 +145,31 @@ def test_files_that_are_there_are_named(tmp_path):
     assert first == "open"
     assert page.startswith(f"  {workdir / 'report.html'}  all images")
     assert f"--workdir '{workdir}' --input" in last
+
+
+def test_cross_fitted_thresholds_say_what_to_expect():
+    asked = {"image": {**IMAGE, "false_alarm_rate_asked": 0.05}}
+    fields = {"at_threshold": asked, "calibrated_by": "cross-fit"}
+    few = change(**fields, num_calibration_images=4, num_folds=4)
+    source = "from 4 good images, each scored by a fit without it (leave-one-out)"
+    assert f"  image threshold         1.235, {source}" in few
+    assert few[-1] == (
+        "note: 4 good images, each scored by a fit without it (leave-one-out), are too few for 5 % "
+        "false alarms, which takes 19; the threshold is just above their highest score: expect "
+        "20 % false alarms on average (at most 40 % by theory), and no p-value below 0.2"
+    )
+    enough = change(**fields, num_calibration_images=40, num_folds=10)
+    source = "from 40 good images, each scored by a fit without it (10 folds)"
+    assert f"  image threshold         1.235, {source}, for about 5 % false alarms" in enough
+    assert not any("too few" in line for line in enough)
+
+
+def test_one_image_promises_nothing():
+    asked = {"image": {**IMAGE, "false_alarm_rate_asked": 0.05}}
+    lines = change(at_threshold=asked, calibrated_by="copies", num_folds=1)
+    source = "which guarantees nothing, from moved copies of one good image"
+    assert f"  image threshold         1.235, {source}" in lines
+    assert lines[-1].startswith("note: one good image: nothing can be left out")
+    alone = result_lines(Results(calibrated_by="copies", num_folds=1))
+    assert alone[0] == "no test images: calibrated only"
+    assert alone[1].startswith("note: one good image")

@@ -150,7 +150,7 @@ def test_without_test_images_the_report_is_of_the_held_out_ones_and_says_so(reco
     assert results.at_threshold["image"]["tn"] == 3
     page = (out / "report.html").read_text()
     assert "3 held-out good images, no test images; trained for 5 steps on good images<" in page
-    assert '<p class="notice">No test images: these held-out good images also set the thr' in page
+    assert '<p class="notice">No test images: these good images also set the thr' in page
     assert "no test image was used" not in page
     assert "Image AUROC of each term" not in page
     report(records, out, True, False)  # with test images the notice is gone

@@ -24,6 +24,7 @@ FITTED = {
     "num_train_steps": 0,
     "num_epochs": 0,
     "mesh__data": 1,
+    "eval__cross_fit": "off",
     "eval__term_weights": (1.0, 0.0),
 }
 

@@ -44,6 +44,7 @@ class Splits:
     notes: tuple[str, ...] = ()
 
 
+MOST_NAMED = 8  # images that a note lists by name
 # Fewer images do not give the spread of the score terms: with two, one term may dominate the score.
 ENOUGH_TO_CALIBRATE = 8
 
@@ -78,6 +79,29 @@ def split_holdout(
         tuple(r for r in ordered if r.name not in held),
         tuple(r for r in ordered if r.name in held),
     )
+
+
+def take_shots(splits: Splits, shots: int, seed: int) -> Splits:
+    """Returns the splits with only `shots` good training images, chosen by names and seed.
+
+    A note says which. Raises UserError if there are fewer.
+    """
+    good = [record for record in splits.train if record.label == 0]
+    if shots > len(good):
+        raise UserError(
+            f"data.shots {shots}: the training set has {len(good)} good images: use {len(good)} or "
+            f"less"
+        )
+    ordered = sorted(good, key=lambda record: natural_key(record.name))
+    chosen = {record.name for record in shuffled(ordered, seed)[:shots]}
+    names = [record.name for record in ordered if record.name in chosen]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    note = (
+        f"data.shots: {shots} of {len(good)} good training images, chosen by seed {seed}: "
+        f"{', '.join(names[:MOST_NAMED])}{more}"
+    )
+    train = tuple(r for r in splits.train if r.label or r.name in chosen)
+    return replace(splits, train=train, notes=(*splits.notes, note))
 
 
 def move_anomalies(splits: Splits, fraction: float, seed: int, masked: bool = False) -> Splits:

@@ -69,6 +69,9 @@ class Scores:
 class Fit:
     """One pass over the training images before the first step, for methods that are fitted.
 
+    With few images it is fitted again without each part of them, to calibrate: from the initial
+    variables, with rows of one pass where they fit into memory.
+
     gather: (variables, images uint8 [B, H, W, C], key) → a tree of arrays, one row per image.
         Compiled, runs on the device.
     solve: (variables, the same tree of numpy arrays over all N images, rng) → variables of the same

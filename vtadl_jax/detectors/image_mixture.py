@@ -109,6 +109,11 @@ def image_mixture(options: ImageMixtureOptions, inputs: Inputs) -> Detector:
         return {"params": params, "stats": stats}
 
     def solve(variables, samples, rng: np.random.Generator):
+        if len(samples) < 2:
+            raise UserError(
+                f"detector 'image_mixture' has one point an image, and {len(samples)} is left to "
+                f"fit: give 3 good images or more, or take another detector"
+            )
         mean, basis, spread, left = principal_directions(samples, dim)
         y = (samples - mean) @ basis / spread
         logits, loc, covariance, _ = fitting.fit_mixture(y, count, rng, EM_ITERATIONS)

@@ -21,6 +21,9 @@ from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
 from vtadl_jax.runtime.files import read_json, write_json
 
 
+HELD_OUT, CROSS_FIT, COPIES = "held out", "cross-fit", "copies"  # what calibrated
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """Scales and thresholds that turn a detector's terms into a score and a decision.
@@ -32,7 +35,9 @@ class Calibration:
     num_images: number of calibration images. credit_limit: the most that a term of negative weight
     counts, standardised; None for no limit. novelty: the range of good images; an image outside it
     is defective whatever its terms. None in runs of older versions. good_scores: of the calibration
-    images, ascending; empty in runs of older versions.
+    images, ascending; empty in runs of older versions and for a single good image. calibrated_by:
+    `HELD_OUT`, `CROSS_FIT` (each good image scored by a detector fitted without it, in `num_folds`
+    folds) or `COPIES` (of a single good image: num_images is 0, the thresholds guarantee nothing).
     """
 
     step: int
@@ -50,6 +55,8 @@ class Calibration:
     credit_limit: float | None = None
     novelty: Novelty | None = None
     good_scores: tuple[float, ...] = ()
+    calibrated_by: str = HELD_OUT
+    num_folds: int = 0
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
@@ -74,8 +81,9 @@ class Calibration:
         """Returns how rarely a good image scores as high, [N] → [N] float64 in (0, 1].
 
         The conformal p-value: (1 + number of calibration images with this score or more) / (n + 1).
-        For new good images that are like those, P(p ≤ α) ≤ α for each α; the least is 1 / (n + 1).
-        NaN for runs of older versions, which did not keep the scores.
+        For new good images that are like those, P(p ≤ α) ≤ α for each α if these were held out, and
+        about α if each was scored by a detector fitted without it; the least is 1 / (n + 1).
+        NaN for a single good image and for runs of older versions, which did not keep the scores.
         """
         good = np.asarray(self.good_scores, np.float64)
         if not good.size:
@@ -84,7 +92,7 @@ class Calibration:
         return (1 + above) / (good.size + 1)
 
     def p_value(self, score: float) -> float | None:
-        """Returns the p-value of one score; None for runs of older versions."""
+        """Returns the p-value of one score; None where `p_values` has NaN."""
         value = float(self.p_values(np.array([score]))[0])
         return None if math.isnan(value) else value
 
@@ -149,7 +157,9 @@ class Calibration:
                 return f"{name} is {values!r}, for the terms {', '.join(self.terms)}"
             if not all(map(_is_finite, values)) or (name == "spread" and min(values) <= 0):
                 return f"{name} is {values!r}"
-        for name in ("step", "num_images"):
+        if self.calibrated_by not in (HELD_OUT, CROSS_FIT, COPIES):
+            return f"calibrated_by is {self.calibrated_by!r}"
+        for name in ("step", "num_images", "num_folds"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 return f"{name} is {getattr(self, name)!r}"
         numbers = ["image_threshold", "image_false_alarm_rate", "pixel_false_alarm_rate"]
@@ -189,9 +199,28 @@ def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:
     return float(np.nextafter(reached, np.asarray(np.inf, values.dtype)))
 
 
-def images_needed(false_alarm_rate: float) -> float:
-    """Returns how many held-out images a threshold needs to guarantee a rate: 1/rate - 1."""
-    return math.ceil(1 / false_alarm_rate - 1 - 1e-9) if false_alarm_rate > 0 else math.inf
+def expected_rate(num_images: int, false_alarm_rate: float) -> float:
+    """Returns how often a new good image reaches `threshold_for` n values, on average.
+
+    1 - k / (n + 1), just below the rate; 1 / (n + 1) if n is too small for the rate.
+    """
+    rank = min(math.ceil((num_images + 1) * (1 - false_alarm_rate)), num_images)
+    return 1 - rank / (num_images + 1)
+
+
+def largest_rate(rate: float, num_images: int, num_folds: int) -> float:
+    """Returns the bound on the false-alarm rate for a threshold that is set for `rate`.
+
+    The rate itself for held-out images (num_folds 0). For cross-fitting into k folds of n images
+    2·rate + min(2(1 - 1/k) / (n/k + 1), (1 - k/n) / (k + 1)), 2·rate for leave-one-out: theorems 1
+    and 4 of Barber et al., "Predictive inference with the jackknife+", 2021. These are of a new
+    image that every fold's detector scores; the one fitted to all images knows more.
+    """
+    if num_folds == 0:
+        return rate
+    n, k = num_images, num_folds
+    excess = min(2 * (1 - 1 / k) / (n / k + 1), (1 - k / n) / (k + 1))
+    return min(2 * rate + max(excess, 0.0), 1.0)
 
 
 def calibrate(
@@ -204,11 +233,15 @@ def calibrate(
     image_false_alarm_rate: float = 0.05,
     pixel_false_alarm_rate: float = 0.01,
     descriptions: np.ndarray | None = None,
+    copies: np.ndarray | None = None,
+    calibrated_by: str = HELD_OUT,
+    num_folds: int = 0,
 ) -> Calibration:
-    """Returns the calibration from held-out normal images.
+    """Returns the calibration from normal images, scored as if they were new.
 
     terms: [N, T]. maps: all values of their anomaly maps, any shape; None for a detector without
-    maps. descriptions: [M, D] of `novelty.describe`, of these and of training images.
+    maps. descriptions: [M, D] of `novelty.describe`, of these and of training images; copies: of
+    copies of them. calibrated_by, num_folds: as in `Calibration`.
     """
     terms = np.asarray(terms, np.float64)
     mean, spread = terms.mean(0), terms.std(0, ddof=min(1, len(terms) - 1))
@@ -230,8 +263,10 @@ def calibrate(
         pixel_false_alarm_rate=pixel_false_alarm_rate,
         map_low=float(low),
         map_high=float(low + max(2 * (top - low), 1e-6)),  # normal pixels fill the lower half
-        num_images=len(terms),
+        num_images=0 if calibrated_by == COPIES else len(terms),
         credit_limit=CREDIT_LIMIT,
-        novelty=None if descriptions is None else fit_novelty(descriptions),
-        good_scores=tuple(np.sort(scores).tolist()),
+        novelty=None if descriptions is None else fit_novelty(descriptions, copies),
+        good_scores=() if calibrated_by == COPIES else tuple(np.sort(scores).tolist()),
+        calibrated_by=calibrated_by,
+        num_folds=num_folds,
     )

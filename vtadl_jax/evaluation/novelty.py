@@ -107,7 +107,7 @@ class Novelty:
 
     low, high: [S] of each statistic. cells: the coarse pictures of `num_images`, a byte a cell, in
     steps of 1 / 127 from -1. distance: the largest root mean square difference of a good image from
-    the most similar other one.
+    the most similar other one. num_copies: of the images that are copies of others.
     """
 
     low: tuple[float, ...]
@@ -115,6 +115,12 @@ class Novelty:
     cells: bytes
     num_images: int
     distance: float
+    num_copies: int = 0
+
+    @property
+    def num_originals(self) -> int:
+        """How many images say how much good images differ."""
+        return self.num_images - self.num_copies
 
     @property
     def pictures(self) -> np.ndarray:
@@ -128,12 +134,12 @@ class Novelty:
         """
         values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
         low, high = np.array(self.low), np.array(self.high)
-        share = RANGE_SHARE + FEW / self.num_images
+        share = RANGE_SHARE + FEW / self.num_originals
         allowed = share * (high - low) + np.array([s.slack for s in STATISTICS])
         outside = np.maximum(np.maximum(low - values, values - high), 0) / allowed
         farther = self.nearest(cells) - self.distance
-        limit = (DISTANCE_FACTOR - 1 + FEW / self.num_images) * self.distance + DISTANCE_SLACK
-        layout = np.maximum(farther, 0) / limit if self.num_images > 1 else np.zeros(len(cells))
+        limit = (DISTANCE_FACTOR - 1 + FEW / self.num_originals) * self.distance + DISTANCE_SLACK
+        layout = np.maximum(farther, 0) / limit if self.num_originals > 1 else np.zeros(len(cells))
         return np.concatenate([outside, layout[:, None]], -1)
 
     def nearest(self, cells: np.ndarray) -> np.ndarray:
@@ -175,6 +181,7 @@ class Novelty:
             "cells": base64.b64encode(self.cells).decode(),
             "num_images": self.num_images,
             "distance": self.distance,
+            "num_copies": self.num_copies,
         }
 
     @classmethod
@@ -185,27 +192,39 @@ class Novelty:
             numbers = np.array([*low, *high, stored["distance"]], float)
             cells = base64.b64decode(stored["cells"], validate=True)
             count = operator.index(stored["num_images"])
+            num_copies = operator.index(stored.get("num_copies", 0))
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"novelty is not as it was written ({error})") from error
         if (
             not (len(low) == len(high) == len(STATISTICS) and np.isfinite(numbers).all())
             or not (0 < count <= len(cells) <= count * CELLS**2 and len(cells) % count == 0)
             or numbers[-1] < 0
+            or not 0 <= num_copies < count
         ):
             raise ValueError("novelty has values that were not written by this version")
-        return cls(low, high, cells, count, float(numbers[-1]))
+        return cls(low, high, cells, count, float(numbers[-1]), num_copies)
 
 
-def fit_novelty(descriptions: np.ndarray) -> Novelty:
-    """Returns the range of good images from their `describe` values, [N, S + cells]."""
-    values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
+def fit_novelty(descriptions: np.ndarray, copies: np.ndarray | None = None) -> Novelty:
+    """Returns the range of good images from their `describe` values, [N, S + cells].
+
+    copies: values of copies, which are in the range, too,
+    but say nothing of how much good images differ: a copy may be very near its original.
+    """
+    given = np.asarray(descriptions, np.float64)
+    originals = len(given)
+    if copies is not None:
+        chosen = spread_over(len(copies), max(MAX_IMAGES - originals, 0))
+        given = np.concatenate([given, np.asarray(copies, np.float64)[list(chosen)]])
+    values, cells = np.split(given, [len(STATISTICS)], -1)
     packed = np.clip(np.rint(127 * (cells + 1)), 0, 254).astype(np.uint8)
     return Novelty(
         low=tuple(values.min(0).tolist()),
         high=tuple(values.max(0).tolist()),
         cells=packed.tobytes(),
         num_images=len(packed),
-        distance=_largest_distance(_unpack(packed)),
+        distance=_largest_distance(_unpack(packed[:originals])),
+        num_copies=len(packed) - originals,
     )
 
 

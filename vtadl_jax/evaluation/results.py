@@ -13,7 +13,7 @@ from vtadl_jax import metrics
 from vtadl_jax.config import Config, EvalOptions, schedule_of
 from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.calibration import HELD_OUT, Calibration
 from vtadl_jax.evaluation.metric_table import METRICS, View, compute_metrics
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.runtime.files import read_json
@@ -36,9 +36,10 @@ class Results:
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
     num_without_mask: defective test images without ground truth. num_thin_regions: marked regions
     that are too thin for the network's size, kept as lines of one pixel or in pieces.
-    num_unlike_training: test images outside the range of good training images (`novelty`), by
-    label. num_train_images: all training images; num_train_anomalous: the defective ones among
-    them, by kind. seconds: of scoring and metrics. format, versions: of the program that evaluated.
+    calibrated_by, num_folds: as in `Calibration`. num_unlike_training: test images outside the
+    range of good training images (`novelty`), by label. num_train_images: all training images;
+    num_train_anomalous: the defective ones among them, by kind. seconds: of scoring and metrics.
+    format, versions: of the program that evaluated.
     """
 
     step: int = 0
@@ -57,6 +58,8 @@ class Results:
     num_without_mask: int = 0
     num_thin_regions: int = 0
     num_calibration_images: int = 0
+    calibrated_by: str = HELD_OUT
+    num_folds: int = 0
     num_unlike_training: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_train_images: int | None = None
     num_train_anomalous: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -107,7 +110,7 @@ class Results:
                 yield from ((name, number, (*numbers, none)) for name, number in value.items())
             elif field.type == "int" or field.type is int:
                 yield field.name, value, (int,)
-            elif field.name == "evaluated_on":
+            elif field.name in ("evaluated_on", "calibrated_by"):
                 yield field.name, value, (str,)
             elif field.name in ("fpr_limit", "seconds", "num_train_images"):
                 yield field.name, value, (*numbers, none)
@@ -157,7 +160,7 @@ def measure(
         num_anomalous=int(outputs.labels.sum()),
         num_without_mask=int((~outputs.has_mask).sum()),
         num_thin_regions=outputs.num_thin,
-        num_calibration_images=calibration.num_images,
+        **how_calibrated(calibration),
         num_unlike_training={
             "good": int(unlike[outputs.labels == 0].sum()),
             "anomalous": int(unlike[outputs.labels == 1].sum()),
@@ -166,6 +169,15 @@ def measure(
         num_train_anomalous=count_anomalous(train),
         **stamp(),
     )
+
+
+def how_calibrated(calibration: Calibration) -> dict[str, Any]:
+    """Returns the fields of `Results` about the calibration."""
+    return {
+        "num_calibration_images": calibration.num_images,
+        "calibrated_by": calibration.calibrated_by,
+        "num_folds": calibration.num_folds,
+    }
 
 
 def count_anomalous(records: Sequence[Record]) -> dict[str, int]:

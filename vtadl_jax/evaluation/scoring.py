@@ -246,9 +246,26 @@ class Evaluator:
         """
         rows = self.tail_rows(variables, holdout) if rows is None else rows
         outputs = self.as_new(variables, holdout, rows)
-        settings = self.config.eval
         if self._described is None:
             self._described = self.describe([record for record in train if not record.label])
+        descriptions = np.concatenate([*self._described, outputs.descriptions])
+        return self.calibration_of(outputs, step, descriptions)
+
+    def calibration_of(
+        self,
+        outputs: EvalOutputs,
+        step: int,
+        descriptions: np.ndarray,
+        copies: Sequence[np.ndarray] = (),
+        calibrated_by: str = calibration.HELD_OUT,
+        num_folds: int = 0,
+    ) -> Calibration:
+        """Returns the calibration by outputs of good images, scored as if they were new.
+
+        descriptions: [M, D] of good images; copies: of copies of them, which are as good. Raises
+        TrainingDiverged if it is not finite.
+        """
+        settings = self.config.eval
         with np.errstate(all="ignore"):  # told below
             found = calibration.calibrate(
                 self.detector.score_terms,
@@ -258,7 +275,10 @@ class Evaluator:
                 step=step,
                 image_false_alarm_rate=settings.image_false_alarm_rate,
                 pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
-                descriptions=np.concatenate([*self._described, outputs.descriptions]),
+                descriptions=descriptions,
+                copies=np.concatenate(copies) if len(copies) else None,
+                calibrated_by=calibrated_by,
+                num_folds=num_folds,
             )
         if fault := found.fault():
             raise TrainingDiverged(f"calibration: {fault}")

@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from vtadl_jax.errors import printable
-from vtadl_jax.evaluation.calibration import images_needed
+from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, HELD_OUT, largest_rate
 from vtadl_jax.evaluation.metric_table import METRICS
 from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results
 from vtadl_jax.report.folder import PAGE, SCORES
 from vtadl_jax.runtime.console import format_duration
 from vtadl_jax.runtime.text_table import plural, table
+from vtadl_jax.training.division import images_needed
 
 ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
 METRIC_ROWS = ("image_auroc", "pixel_auroc", "aupro")
 NOT_A_TEST = (
-    "no test images: these held-out good images also set the threshold, so their false alarms are "
-    "not a test; no defective images, so no AUROC"
+    "no test images: these good images also set the threshold, so their false alarms are not a "
+    "test; no defective images, so no AUROC"
 )
 MORE_IMAGES = (
     "for a test, train with defective images (data.bad), which also keeps some good ones for it"
+)
+ONE_IMAGE = (
+    "note: one good image: nothing can be left out to see how a new good image scores. The "
+    "threshold is just above the scores of slightly moved copies of it and guarantees no "
+    "false-alarm rate, and there are no p-values; scores still rank images. With two or more good "
+    "images, each is scored by a fit without it"
 )
 MOST_KINDS = 8  # kinds of defect that are listed one by one
 FILES = {  # of a report → what they hold
@@ -35,13 +42,14 @@ def result_lines(results: Results) -> list[str]:
     """Returns the table of what was found at the threshold, with the main metrics and notes."""
     tested, image = results.evaluated_on == TEST, results.at_threshold.get("image", {})
     if tested and results.num_test_images == 0:
-        return ["no test images: calibrated only"]
+        one = [ONE_IMAGE] if results.calibrated_by == COPIES else []
+        return ["no test images: calibrated only", *one]
     rows = [*_decision_rows(results, image), *_metric_rows(results)]
     took = f", in {format_duration(results.seconds)}" if results.seconds is not None else ""
     step = f"at step {results.step} " if results.step else ""
     number, kind = results.num_test_images, "test image"
     if not tested:
-        number, kind = results.num_calibration_images, "held-out good image"
+        number, kind = results.num_calibration_images, good_images(results.calibrated_by)
         rows = [row for row in rows if row[1] != "-"]
     title = f"results {step}on {plural(number, kind)}{took}"
     return [title, *table(("", ""), rows), *kinds_lines(results), *notes(results)]
@@ -69,13 +77,29 @@ def _source(results: Results, image: Mapping[str, Any]) -> str:
     """Returns where the threshold comes from."""
     if image.get("set_by") == "the user":
         return "the one given"
+    if results.calibrated_by == COPIES:
+        return "which guarantees nothing, from moved copies of one good image"
     if not results.num_calibration_images:  # results of older versions
         return "from good training images"
     count, rate = results.num_calibration_images, image.get("false_alarm_rate_asked")
-    source = f"from {plural(count, 'held-out good image')}"
+    source = f"from {plural(count, good_images(results.calibrated_by))}"
+    if results.calibrated_by == CROSS_FIT:
+        source += f", each scored by {without_it(count, results.num_folds)}"
     if not rate or count < images_needed(rate):  # a note says what they guarantee
         return source
-    return f"{source}, for {percent(rate)} false alarms"
+    about = "about " if results.calibrated_by == CROSS_FIT else ""
+    return f"{source}, for {about}{percent(rate)} false alarms"
+
+
+def good_images(calibrated_by: str) -> str:
+    """Returns the name of an image that calibrated."""
+    return "held-out good image" if calibrated_by == HELD_OUT else "good image"
+
+
+def without_it(num_images: int, num_folds: int) -> str:
+    """Returns which detectors scored the images that calibrated by cross-fitting."""
+    folds = "leave-one-out" if num_folds == num_images else f"{num_folds} folds"
+    return f"a fit without it ({folds})"
 
 
 def percent(rate: float) -> str:
@@ -122,11 +146,25 @@ def kinds_lines(results: Results) -> list[str]:
     return table(header, rows, right=(False, True, True, True, True)[: len(header)])
 
 
-def too_few_note(num_images: int, rate: float | None) -> str:
-    """Returns what a threshold of held-out images can guarantee, if it is not `rate`; '' if it is.
+def too_few_note(
+    num_images: int, rate: float | None, calibrated_by: str = HELD_OUT, num_folds: int = 0
+) -> str:
+    """Returns what a threshold of good images can guarantee, if it is not `rate`; '' if it is.
 
-    num_images: held out. rate: the false-alarm rate that was asked for, None for none.
+    num_images: that calibrated. rate: the false-alarm rate that was asked for, None for none.
+    calibrated_by, num_folds: as in `Calibration`.
     """
+    if rate and calibrated_by == COPIES:
+        return ONE_IMAGE
+    if rate and calibrated_by == CROSS_FIT and 0 < num_images < (needed := images_needed(rate)):
+        least = 1 / (num_images + 1)
+        most = largest_rate(least, num_images, num_folds)
+        return (
+            f"note: {num_images} good images, each scored by {without_it(num_images, num_folds)}, "
+            f"are too few for {percent(rate)} false alarms, which takes {needed:.0f}; the "
+            f"threshold is just above their highest score: expect {percent(least)} false alarms on "
+            f"average (at most {percent(most)} by theory), and no p-value below {least:.2g}"
+        )
     if not rate or not num_images or num_images >= (needed := images_needed(rate)):
         return ""
     are, kept = "is" if num_images == 1 else "are", percent(1 / (num_images + 1))
@@ -134,7 +172,8 @@ def too_few_note(num_images: int, rate: float | None) -> str:
         f"note: {plural(num_images, 'held-out good image')} {are} too few to guarantee "
         f"{percent(rate)} false alarms, which takes {needed:.0f}; the threshold is just above "
         f"their highest score, which guarantees {kept} on average; to hold out more, train "
-        f"with more good images or a larger --config.data.holdout_fraction"
+        f"with more good images or a larger --config.data.holdout_fraction; a fitted method can "
+        f"calibrate on all good images with --config.eval.cross_fit=on"
     )
 
 
@@ -142,7 +181,10 @@ def notes(results: Results) -> list[str]:
     """Returns what to know about the images, the threshold and the masks."""
     found = [] if results.evaluated_on == TEST else [f"note: {NOT_A_TEST}; {MORE_IMAGES}"]
     rate = results.at_threshold.get("image", {}).get("false_alarm_rate_asked")
-    if few := too_few_note(results.num_calibration_images, rate):
+    few = too_few_note(
+        results.num_calibration_images, rate, results.calibrated_by, results.num_folds
+    )
+    if few:
         found.append(few)
     if results.num_without_mask and _locates(results):
         found.append(

@@ -9,15 +9,22 @@ from numpy.typing import NDArray
 
 from vtadl_jax import metrics
 from vtadl_jax.config import Config
-from vtadl_jax.evaluation.calibration import Calibration, images_needed
+from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, Calibration
 from vtadl_jax.evaluation.metric_table import SHOWN, TITLES
 from vtadl_jax.evaluation.results import TEST, Results
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.options import flatten
-from vtadl_jax.report.closing import MORE_IMAGES, NOT_A_TEST, percent
+from vtadl_jax.report.closing import (
+    MORE_IMAGES,
+    NOT_A_TEST,
+    good_images,
+    percent,
+    without_it,
+)
 from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.runtime.console import read_metrics
 from vtadl_jax.runtime.text_table import plural
+from vtadl_jax.training.division import images_needed
 
 CURVE_POINTS = 200
 INSIDE = ("data.category", "data.defects")  # names of folders inside the data
@@ -45,7 +52,7 @@ def make_report(
     images = (
         f"{results.num_test_images} test images, {results.num_anomalous} of them defective"
         if tested
-        else f"{plural(len(scores), 'held-out good image')}, no test images"
+        else f"{plural(len(scores), good_images(results.calibrated_by))}, no test images"
     )
     return Report(
         title=f"{category or config.data.source}: {config.detector}",
@@ -98,13 +105,19 @@ def _origin(decided: Mapping[str, Any], calib: Calibration) -> str:
     rate = decided["false_alarm_rate_asked"]
     if rate is None:
         return "set by the user"
-    held_out = plural(calib.num_images, "held-out good image")
+    if calib.calibrated_by == COPIES:
+        return "just above moved copies of the one good image: guarantees no false-alarm rate"
+    images, about = plural(calib.num_images, good_images(calib.calibrated_by)), ""
+    if calib.calibrated_by == CROSS_FIT:
+        images += f", each scored by {without_it(calib.num_images, calib.num_folds)}"
+        about = "about "
     if calib.num_images < (needed := images_needed(rate)):
+        kept = percent(1 / (calib.num_images + 1))
         return (
-            f"just above the highest of {held_out}, too few to guarantee {percent(rate)} false "
-            f"alarms: that takes {needed:.0f}"
+            f"just above the highest of {images}, too few to guarantee {percent(rate)} false "
+            f"alarms: that takes {needed:.0f}; expect {kept} on average"
         )
-    return f"set on {held_out} for {percent(rate)} false alarms"
+    return f"set on {images} for {about}{percent(rate)} false alarms"
 
 
 def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, str, str]]:

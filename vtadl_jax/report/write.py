@@ -12,10 +12,17 @@ import numpy as np
 from vtadl_jax.data.records import Record
 from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import printable
-from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.calibration import COPIES, Calibration
+from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.metric_table import SHOWN
 from vtadl_jax.evaluation.results import CALIBRATION as ON_HOLDOUT
-from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results, measure
+from vtadl_jax.evaluation.results import (
+    RESULTS_FILE,
+    TEST,
+    Results,
+    how_calibrated,
+    measure,
+)
 from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
 from vtadl_jax.report.closing import place_lines, result_lines
@@ -38,6 +45,7 @@ def evaluate(
     *,
     train: Sequence[Record] = (),
     holdout: Sequence[Record] = (),
+    left_out: LeftOut | None = None,
     out: Path | None = None,
 ) -> Results:
     """Scores `test` and returns the results; with `out`, writes the report's files there.
@@ -45,19 +53,26 @@ def evaluate(
     These are calibration.json, results.json, scores.csv, report.html, overlays/ and overview.png:
     all of them, or none if anything fails. calibration: of these variables. train: the training
     records, for the counts. holdout: the records of the calibration, which are scored where `test`
-    is empty; without both, the results hold only the counts. Raises UserError for files that can't
+    is empty, by `left_out` if the run cross-fitted; without both, and for a single good image, the
+    results hold only the counts. Raises UserError for files that can't
     be written, and TrainingDiverged for scores that are not finite.
     """
     start = time.perf_counter()
+    if calibration.calibrated_by == COPIES:
+        holdout = ()
     evaluated_on, images = (TEST, test) if test else (ON_HOLDOUT, holdout)
     test = [dataclasses.replace(record, defect=printable(record.defect)) for record in images]
     if not test:
         if out is not None:
             calibration.save(out / CALIBRATION)
-        return Results(step=calibration.step, num_calibration_images=calibration.num_images)
+        return Results(step=calibration.step, **how_calibrated(calibration))
     with draft(out) if out else contextlib.nullcontext() as folder:
         gallery = folder and Gallery(folder, test, calibration, evaluator.config)
-        outputs = evaluator.run(variables, test, "evaluate", gallery.add if gallery else None)
+        show = gallery.add if gallery else None
+        if left_out is not None and evaluated_on == ON_HOLDOUT:
+            outputs = left_out.run(evaluator, "evaluate", show)
+        else:
+            outputs = evaluator.run(variables, test, "evaluate", show)
         results = measure(outputs, test, calibration, evaluator.config, train, evaluated_on)
         results = dataclasses.replace(results, seconds=time.perf_counter() - start)
         if out and folder and gallery:

@@ -1,5 +1,6 @@
 """Progress output of a run: a bar on a terminal, plain lines elsewhere, and metric files."""
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,17 @@ def silence() -> None:
     """Disables lines and bars in this process; the main process prints them."""
     global _silent
     _silent = True
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Disables lines and bars in a with block: for work that is repeated and was told once."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
 
 
 def say(text: str) -> None:

@@ -66,14 +66,19 @@ def make_feed(
     geometry: Geometry,
     mesh: Mesh,
     needs: Collection[str] = (),
+    takes_steps: bool = True,
 ) -> TrainFeed:
     """Returns the feed of a config. With a cache, decodes all images first.
+
+    takes_steps: whether the run does; if not, the feed is never read, and any number of images do.
 
     needs: subset of 'label' and 'mask' that the detector's loss reads beside the images.
     Raises UserError for a cache that does not fit into memory (with the sizes), for a batch size
     that does not fit the data, and for files that cannot be read.
     """
     data, size = config.data, config.batch_size
+    if not takes_steps:
+        records = list(records) * -(-size // max(len(records), 1))
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def iterate(load: pipeline.Loader) -> grain.DatasetIterator:
@@ -83,8 +88,9 @@ def make_feed(
 
     iterator = iterate(pipeline.index_loader)  # checks the batch size before decoding
     shapes = pipeline.example_shapes(geometry, data.channels, needs)
-    check_cache(data.cache, len(records), shapes["image"][0], mesh)
-    if data.cache == "none":
+    if takes_steps:
+        check_cache(data.cache, len(records), shapes["image"][0], mesh)
+    if data.cache == "none" or not takes_steps:
         load = pipeline.decoding_loader(records, geometry, data.channels, data.num_threads, needs)
         return _streaming(iterate(load), mesh, size, shapes)
     examples = pipeline.decode_all(records, geometry, data.channels, data.num_threads, track, needs)

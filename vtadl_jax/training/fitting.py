@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +12,12 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.data.turned import Copy
 from vtadl_jax.detectors.contract import Detector, Fit, Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import format_duration, say, track
+from vtadl_jax.runtime.text_table import plural
 
 
 def check_steps(detector: Detector, num_steps: int) -> None:
@@ -45,11 +47,17 @@ def fit_variables(
     assert detector.fit is not None, "nothing to fit"
     start = time.perf_counter()
     rows = gather_rows(detector.fit, variables, records, geometry, config, "fit")
-    gathered = collect(detector.fit, rows)
-    fitted = detector.fit.solve(variables, gathered, np.random.default_rng(config.seed))
+    fitted = solve(detector.fit, variables, rows, config)
     took = format_duration(time.perf_counter() - start)
-    say(f"fitted to {len(records)} images in {took}")
+    copies = sum(isinstance(record.image, Copy) for record in records)
+    more = f" and {plural(copies, 'turned copy', 'turned copies')}" if copies else ""
+    say(f"fitted to {plural(len(records) - copies, 'image')}{more} in {took}")
     return fitted
+
+
+def solve(fit: Fit, variables: Variables, batches: Iterable[Any], config: Config) -> Variables:
+    """Returns variables fitted to rows. batches: trees of numpy arrays, in order. At least one."""
+    return fit.solve(variables, collect(fit, batches), np.random.default_rng(config.seed))
 
 
 def gather_rows(
@@ -58,21 +66,32 @@ def gather_rows(
     records: Sequence[Record],
     geometry: Geometry,
     config: Config,
-    what: str,
+    what: str = "",
+    size: int = 0,
 ) -> Iterator[Any]:
-    """Yields what `Fit.gather` returns for each batch of records, in numpy, without padding."""
-    data, size = config.data, min(config.eval.batch_size, len(records))
+    """Yields what `Fit.gather` returns for each batch of records, in numpy, without padding.
+
+    what: for the progress; '' shows none. size: of the batches; 0: up to `eval.batch_size`.
+    """
+    data, size = config.data, size or min(config.eval.batch_size, len(records))
     gather = jit_gather(fit)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
-    for number, batch in enumerate(track(batches, -(-len(records) // size), what)):
+    shown = track(batches, -(-len(records) // size), what) if what else batches
+    for number, batch in enumerate(shown):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         found = jax.device_get(gather(variables, batch["image"], key))
         yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
 
 
 def jit_gather(fit: Fit) -> Any:
-    """Returns `Fit.gather` jitted for this process's devices."""
-    return jax.jit(on_platform(jax.default_backend(), fit.gather))
+    """Returns `Fit.gather` jitted for this process's devices; the same for the same fit, so that
+    cross-fitting compiles it once."""
+    return _jitted(fit.gather, jax.default_backend())
+
+
+@functools.lru_cache(maxsize=4)
+def _jitted(gather: Callable, platform: str) -> Any:
+    return jax.jit(on_platform(platform, gather))
 
 
 def collect(fit: Fit, batches: Iterable[Any]) -> Any:

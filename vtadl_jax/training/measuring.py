@@ -103,16 +103,14 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
 
 def fit_batch(setup: TrainSetup) -> int:
     """Returns the number of images that the fit reads at once."""
-    return min(setup.config.eval.batch_size, len(setup.records))
+    return min(setup.config.eval.batch_size, len(setup.fitted))
 
 
 def endless_batches(setup: TrainSetup, size: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of the training images, again and again."""
     data = setup.config.data
     while True:
-        yield from eval_batches(
-            setup.records, setup.geometry, data.channels, size, data.num_threads
-        )
+        yield from eval_batches(setup.fitted, setup.geometry, data.channels, size, data.num_threads)
 
 
 def mean_seconds(work: Callable[[], Any]) -> tuple[float, int]:

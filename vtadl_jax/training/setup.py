@@ -13,7 +13,7 @@ from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
 from vtadl_jax.data.decode import is_grey
 from vtadl_jax.data.depth import bits_warning
-from vtadl_jax.data.records import Record, repeat_anomalies, split_holdout
+from vtadl_jax.data.records import Record, repeat_anomalies
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
@@ -24,6 +24,7 @@ from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import is_empty
 from vtadl_jax.training.assembly import Assembly, assemble, load_pretrained
 from vtadl_jax.training.checkpoint import Best
+from vtadl_jax.training.division import Division, decide, divide
 from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
@@ -38,8 +39,9 @@ RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may 
 class TrainSetup:
     """Everything that a run needs.
 
-    records: training images; holdout: good images for calibration; test: test images; marks: of
-    all images, to know them again; best: the metric that selects one more checkpoint to keep.
+    records: training images; holdout: good images for calibration; division: what these are used
+    for; test: test images; marks: of all images, to know them again; best: the metric that selects
+    one more checkpoint to keep.
     """
 
     config: Config
@@ -51,10 +53,17 @@ class TrainSetup:
     category: str
     records: Sequence[Record]
     holdout: Sequence[Record]
+    division: Division
     test: Sequence[Record]
     marks: Marks
     num_steps: int
     feed: TrainFeed
+
+    @property
+    def fitted(self) -> Sequence[Record]:
+        """The images that a fit takes: the training images, with copies of them if these count as
+        good."""
+        return self.division.with_copies(self.records)
 
 
 def make_setup(config: Config, workdir: Path) -> TrainSetup:
@@ -84,10 +93,16 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
     check_workdir(workdir, config)
     marks = marks_of(splits)
     if has_checkpoint(workdir):
-        for line in check_images_of_run(workdir, config, load_config(workdir), marks):
+        stored = load_config(workdir)
+        for line in check_images_of_run(workdir, config, stored, marks):
             say(line)
+        config = as_decided(config, stored)
     check_supervision(detector, config, splits.train)
-    records, holdout = split_holdout(splits.train, config.data.holdout_fraction, config.seed)
+    config, lines = decide(config, detector, splits.train)
+    for line in lines:
+        say(line)
+    division = divide(config, splits.train)
+    records: Sequence[Record] = division.records
     if config.data.repeat_anomalies:
         records = repeat_anomalies(records)
     num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
@@ -101,12 +116,27 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
         best=best,
         category=splits.category,
         records=records,
-        holdout=holdout,
+        holdout=division.holdout,
+        division=division,
         test=splits.test,
         marks=marks,
         num_steps=num_steps,
-        feed=make_feed(config, records, geometry, mesh, detector.needs),
+        feed=make_feed(config, records, geometry, mesh, detector.needs, num_steps > 0),
     )
+
+
+def as_decided(config: Config, stored: Config) -> Config:
+    """Returns the config with what the stored run decided about its images where it says 'auto'.
+
+    Runs of earlier versions held images out and added no copies.
+    """
+    fields: dict[str, str] = {}
+    for name, value in (("data.orientations", "none"), ("eval.cross_fit", "off")):
+        group, field = name.split(".")
+        if getattr(getattr(config, group), field) == "auto":
+            before = getattr(getattr(stored, group), field)
+            fields[name] = value if before == "auto" else before
+    return options_lib.replace(config, fields)
 
 
 def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarray] | None:

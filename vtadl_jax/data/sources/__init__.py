@@ -7,7 +7,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
-from vtadl_jax.data.records import Splits, check_images, missing_masks, move_anomalies
+from vtadl_jax.data.records import (
+    Splits,
+    check_images,
+    missing_masks,
+    move_anomalies,
+    take_shots,
+)
 from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared
 from vtadl_jax.data.sources.layouts import (
     BTAD,
@@ -123,7 +129,8 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
     """Returns the images of a config, after a check of every header and every mask's size.
 
     `data.defects` keeps only the named defects in the test set; `data.anomaly_fraction` moves some
-    of them to the training images, only those with a mask if `needs` has 'mask'. Prints lines on
+    of them to the training images, only those with a mask if `needs` has 'mask'; `data.shots` takes
+    only so many of the good training images. Prints lines on
     what was read otherwise than it may seem. draw: whether source 'synthetic' may draw its images;
     if not, they must be there. Raises UserError for an unknown source or defect, and the errors of
     the source's reader.
@@ -144,6 +151,8 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
         splits = move_anomalies(
             splits, config.data.anomaly_fraction, config.seed, masked="mask" in needs
         )
+    if config.data.shots:
+        splits = take_shots(splits, config.data.shots, config.seed)
     lines = check_images(splits)
     for line in (*splits.notes, *unread_fields(config), *missing_masks(splits), *lines):
         say(line)
