@@ -10,7 +10,7 @@ from tests.factory import tiny_config
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.turned import moved_copies, turned_copies
-from vtadl_jax.detectors.contract import Detector, Fit, Scores
+from vtadl_jax.detectors.contract import Detector, Fit, Scores, Tails
 from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT
 from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.scoring import Evaluator
@@ -41,8 +41,8 @@ def solve(variables, rows, rng):
 
 
 FIT = Fit(lambda variables, images, key: level(images), solve)
-TAILS = Fit(
-    lambda variables, images, key: score(variables, images).terms[:, 0],
+TAILS = Tails(
+    lambda variables, images, drawn, masks, key: score(variables, images).terms[:, 0],
     lambda variables, rows, rng: {
         **variables,
         "stats": {**variables["stats"], "offset": np.float32(rows.max())},

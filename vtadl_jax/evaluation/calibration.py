@@ -20,7 +20,6 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
 from vtadl_jax.runtime.files import read_json, write_json
 
-
 HELD_OUT, CROSS_FIT, COPIES = "held out", "cross-fit", "copies"  # what calibrated
 
 
