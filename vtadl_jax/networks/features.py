@@ -134,10 +134,13 @@ def whiten(whitening, responses):
     return (responses - whitening["mean"]) @ whitening["whitener"]
 
 
-def sample_places(responses, key):
-    """Samples responses [B, h, w, D] at random positions of each image: [B, positions, D]."""
+def sample_places(responses, key, count: int = SAMPLES_PER_IMAGE):
+    """Samples responses [B, h, w, D] at random positions of each image: [B, positions, D].
+
+    count: of positions, at most as many as there are; one may be drawn twice.
+    """
     batch, height, width, dim = responses.shape
-    sampled = min(SAMPLES_PER_IMAGE, height * width)
+    sampled = min(count, height * width)
     places = jax.random.randint(key, (batch, sampled, 1), 0, height * width)
     return jnp.take_along_axis(responses.reshape(batch, -1, dim), places, axis=1)
 

@@ -144,15 +144,19 @@ def _spread_out(samples: Float, count: int, rng: np.random.Generator) -> Float:
     return np.stack(chosen)
 
 
-def k_centre(samples: np.ndarray, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def k_centre(
+    samples: np.ndarray, count: int, rng: np.random.Generator, dim: int = 64
+) -> NDArray[np.intp]:
     """Returns indices of `count` samples that cover all samples: greedy k-center.
 
     samples: [N, D] float32, N ≥ count. The first is drawn at random, each next one is the farthest
     from those before it (Sener and Savarese, 2018). Distances are measured in a random projection
-    to at most 64 dimensions (Johnson-Lindenstrauss), as in Roth et al., 2022.
+    to at most `dim` dimensions (Johnson-Lindenstrauss), as in Roth et al., 2022.
     """
+    if count == len(samples):
+        return np.arange(count)
     samples = np.asarray(samples, np.float32)
-    dim = min(64, samples.shape[1])
+    dim = min(dim, samples.shape[1])
     if dim < samples.shape[1]:
         directions = rng.normal(size=(samples.shape[1], dim)) / np.sqrt(dim)
         samples = samples @ directions.astype(np.float32)
