@@ -1,5 +1,7 @@
 """Nearest neighbours against their definition, also for cancellation in the expanded square."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,18 @@ def test_a_coreset_is_the_greedy_one():
     farthest = samples[np.abs(samples[:, 0] - start).argmax(), 0]
     assert samples[chosen[1], 0] == farthest
     assert len(set(chosen.tolist())) == 3
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1500, 3), (1500, 8), (5000, 2)])
+def test_a_coreset_from_a_pool_is_the_greedy_one(count, dim):
+    # Whole numbers: distances are exact, whatever the order of the sums.
+    rng = np.random.default_rng(count + dim)
+    samples = rng.permutation(np.unique(rng.integers(-500, 500, (count, dim)), axis=0))
+    chosen = k_centre(samples, 400, np.random.default_rng(0))
+    nearest = np.full(len(samples), np.inf)
+    for index, following in itertools.pairwise(chosen):
+        nearest = np.minimum(nearest, np.square(samples - samples[index]).sum(1))
+        assert nearest[following] == nearest.max()
 
 
 def test_a_coreset_of_everything_is_everything():

@@ -82,11 +82,14 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         }
         return {"params": {}, "stats": stats}
 
-    def place(stats, responses):
-        """Maps responses [..., width] to the space in which distances are measured."""
-        placed = (responses - stats["mean"]) / stats["spread"]
+    def place(stats, responses, xp=jnp):
+        """Maps responses [..., width] to the space in which distances are measured, by jax.numpy or
+        numpy."""
+        placed = responses
+        if memory.standardise:
+            placed = (responses - stats["mean"]) / stats["spread"]
         if memory.metric != "euclidean":
-            placed = placed / jnp.sqrt(jnp.square(placed).sum(-1, keepdims=True) + 1e-12)
+            placed = placed / xp.sqrt(xp.square(placed).sum(-1, keepdims=True) + 1e-12)
         return placed
 
     def gather(variables, responses, key):
@@ -102,7 +105,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         if memory.standardise:
             stats = standardization(samples)
         few = samples[rng.permutation(len(samples))[: memory.candidates]]
-        placed = np.asarray(place(stats, few), np.float32)
+        placed = place({name: np.float32(x) for name, x in stats.items()}, few, np)
         size = min(memory.size, len(placed))
         chosen = placed[k_centre(placed, size, rng, memory.projection)]
         if len(chosen) < memory.size and memory.neighbours > 1:
