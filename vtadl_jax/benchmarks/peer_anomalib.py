@@ -96,8 +96,7 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> dict[s
         raise UserError(f"no --python with anomalib: {RECIPE}")
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder)
-        with _started(args, "anomalib") as peer:
-            versions = peer.ask("hello")["versions"]
+        versions = _versions(args)
         train, test = find_images(
             args.images, args.test, args.train, args.test_images, space, args.size
         )
@@ -117,6 +116,15 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> dict[s
                 show("\n" + table(found[-1]))
     progress("done")
     return {"environment": environment, "methods": found}
+
+
+def _versions(args: argparse.Namespace) -> dict[str, str]:
+    """Returns the peer's versions. Raises UserError, with the recipe, if anomalib is missing."""
+    with _started(args, "anomalib") as peer:
+        try:
+            return peer.ask("hello")["versions"]
+        except UserError as error:
+            raise UserError(f"{error}: {RECIPE}") from error
 
 
 def _started(args: argparse.Namespace, side: str) -> Worker:

@@ -8,6 +8,7 @@ import numpy as np
 from vtadl_jax.data.decode import load_image
 from vtadl_jax.data.files import list_images
 from vtadl_jax.data.synthetic.dataset import make_dataset
+from vtadl_jax.data.synthetic.defects import DEFECTS
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.frozen_vit_files import timm_names
@@ -30,21 +31,7 @@ def find_images(
     images. Says how many images are not used. Raises UserError if there are too few.
     """
     if not good:
-        defects = math.ceil(num_scored / 2)
-        root = make_dataset(
-            space / "drawn",
-            categories=(DRAWN,),
-            image_size=side,
-            num_train=num_train,
-            num_test_good=num_scored,
-            num_per_defect=defects,
-        )
-        test = root / DRAWN / "test"
-        bad = [p for folder in sorted(test.iterdir()) if folder.name != "good" for p in
-               sorted(folder.iterdir())]  # fmt: skip
-        chosen = bad[:: max(len(bad) // defects, 1)][:defects]
-        chosen += sorted((test / "good").iterdir())[: num_scored - len(chosen)]
-        return sorted((root / DRAWN / "train" / "good").iterdir()), chosen
+        return _draw(num_train, num_scored, space / "drawn", side)
     train = _listed(good)
     if scored:
         return _first(train, num_train, good, "train"), _first(
@@ -57,6 +44,23 @@ def find_images(
         )
     found = _first(train, num_train + num_scored, good, "train")
     return found[:num_train], found[num_train:]
+
+
+def _draw(num_train: int, num_scored: int, root: Path, side: int) -> tuple[list[Path], list[Path]]:
+    """Draws good images, and as many defective as good ones to score."""
+    num_bad = math.ceil(num_scored / 2)
+    make_dataset(
+        root,
+        categories=(DRAWN,),
+        image_size=side,
+        num_train=num_train,
+        num_test_good=max(num_scored - num_bad, 1),
+        num_per_defect=math.ceil(num_bad / len(DEFECTS)),
+    )
+    bad = sorted(p for p in (root / DRAWN / "test").rglob("*.png") if p.parent.name != "good")
+    good = sorted((root / DRAWN / "test" / "good").iterdir())
+    chosen = bad[:: len(bad) // num_bad][:num_bad] + good[: num_scored - num_bad]
+    return sorted((root / DRAWN / "train" / "good").iterdir()), chosen
 
 
 def _listed(folder: str) -> list[Path]:
