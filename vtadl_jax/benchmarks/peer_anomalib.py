@@ -206,6 +206,7 @@ def agreed(measured: dict[str, Any]) -> str:
     found = measured["agreement"]
     titles = {
         "distances": "patches",
+        "own_banks": "patches, each side with its own bank",
         "maps": "maps",
         "maps_inside": "maps without edges",
         "scores": "scores of images",
@@ -213,6 +214,7 @@ def agreed(measured: dict[str, Any]) -> str:
     parts = [
         f"{title} {found[name]['difference']:.0e} (correlation {found[name]['correlation']:.4f})"
         for name, title in titles.items()
+        if name in found
     ]
     verdict = "" if measured["same"] else "NOT THE SAME NUMBERS: "
     return f"{verdict}relative differences: {', '.join(parts)}"

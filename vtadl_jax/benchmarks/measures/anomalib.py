@@ -176,9 +176,8 @@ def measure(
     agreed = agreement(arrays["ours"], arrays["anomalib"], method.scale(sizes.train))
     if method.own_bank:
         ours.ask("values", out=str(files["shared"]), bank=str(files["anomalib"]))
-        agreed["distances"] = difference(
-            _read(files["shared"])["distances"], arrays["anomalib"]["distances"]
-        )
+        shared = difference(_read(files["shared"])["distances"], arrays["anomalib"]["distances"])
+        agreed |= {"own_banks": agreed["distances"], "distances": shared}
     return {
         "method": method.name,
         "network": method.network,
