@@ -198,6 +198,7 @@ def measured():
         "sides": {"ours": side, "anomalib": {**side, "fit_seconds": 5.0, "compiling_seconds": 0}},
         "agreement": dict.fromkeys(("scores", "distances", "maps", "maps_inside"), agreed),
         "same": True,
+        "decoding_seconds_an_image": 0.0123,
     }
 
 
@@ -209,6 +210,7 @@ def test_the_tables_have_a_row_a_figure():
     assert text.count("| fit, s | 2.00 | 5.00 | 2.50 |") == 2
     assert text.count("| compilation, s | 2.0 | 0.0 |  |") == 2
     assert text.count("NOT THE SAME NUMBERS") == 1
+    assert text.count("once for both: 12.3 ms an image.") == 2
     assert "own bank" not in text
     banks = measured()["agreement"] | {"own_banks": {"difference": 0.2, "correlation": 0.9}}
     line = peer_anomalib.agreed(measured() | {"agreement": banks})

@@ -202,7 +202,7 @@ def cells(measured: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def agreed(measured: dict[str, Any]) -> str:
-    """Returns one line on how well the results agree."""
+    """Returns one line on how well the results agree, and on what was done once for both."""
     found = measured["agreement"]
     titles = {
         "distances": "patches",
@@ -217,7 +217,8 @@ def agreed(measured: dict[str, Any]) -> str:
         if name in found
     ]
     verdict = "" if measured["same"] else "NOT THE SAME NUMBERS: "
-    return f"{verdict}relative differences: {', '.join(parts)}"
+    decoding = f"{measured['decoding_seconds_an_image'] * 1e3:.1f} ms an image"
+    return f"{verdict}relative differences: {', '.join(parts)}; decoding, once for both: {decoding}"
 
 
 def heading(measured: dict[str, Any]) -> str:
