@@ -7,7 +7,16 @@ from absl import flags
 
 from tests.factory import tiny_config, tiny_dataset
 from vtadl_jax import experiment
-from vtadl_jax.benchmarks import faults, input_pipeline, kernels, metrics, peer, step, workloads
+from vtadl_jax.benchmarks import (
+    faults,
+    input_pipeline,
+    kernels,
+    metrics,
+    peer,
+    peer_anomalib,
+    step,
+    workloads,
+)
 from vtadl_jax.benchmarks.measures import started
 from vtadl_jax.errors import UserError
 from vtadl_jax.training.assembly import Assembly
@@ -21,7 +30,7 @@ def test_help_tells_the_flags(command, capsys):
     assert "--json" in out
 
 
-@pytest.mark.parametrize("command", [kernels, peer, metrics])
+@pytest.mark.parametrize("command", [kernels, peer, peer_anomalib, metrics])
 def test_help_of_commands_without_a_config(command, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

@@ -78,3 +78,22 @@ def test_the_score_matches_the_definition():
     np.testing.assert_allclose(terms[:, 1], expected.mean(1), rtol=1e-4)
     maps = np.asarray(upsample_maps(expected.reshape(3, 4, 4), (32, 32)))
     np.testing.assert_allclose(terms[:, 0], maps.max((1, 2)), rtol=1e-4)
+
+
+def test_a_bank_of_all_patches_gives_one_minus_the_largest_cosine():
+    images, new = noise(2), noise(2, seed=5)
+    fields = {"metric": "one_minus_cosine", "score": "patches", "patches": 0, "size": 32}
+    fields |= {"standardise": False}
+    detector, variables = fitted(images, **{f"model__memory__{k}": v for k, v in fields.items()})
+    options = FeatureOptions(filters=FilterOptions(stride=8, sigmas=(1, 2)))
+    features = make_features(options, 99, (32, 32), 3)
+    good, bad = (
+        np.float64(features.responses({}, x)).reshape(-1, features.width) for x in (images, new)
+    )
+    good, bad = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (good, bad))
+    nearest = nearest_distances_reference(good, variables["stats"]["bank"])
+    assert nearest.max() < 1e-5
+    distances = (1 - (bad @ good.T).max(1)).reshape(2, -1)
+    terms = np.asarray(detector.score(variables, new).terms)
+    np.testing.assert_allclose(terms[:, 1], distances.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(terms[:, 0], distances.max(1), rtol=1e-4)  # 1 % of 16 is one

@@ -86,6 +86,30 @@ def test_a_projection_is_orthonormal_and_gives_the_density_of_what_it_leaves():
     np.testing.assert_allclose(got, want.mean((1, 2)), rtol=1e-2, atol=0.05)
 
 
+def test_padims_distances_are_those_of_its_paper():
+    images, new = draw_images(5), draw_images(2, seed=7)
+    fields = {"feature_dim": 4, "reduction": "choice", "shrinkage": 0.0, "ridge": 0.01}
+    fields["distance"] = "mahalanobis"
+    fields = {f"model__gaussian__{name}": value for name, value in fields.items()}
+    detector, variables = fit(NAME, images, (2, 3), **fields)
+    assert detector.score_terms == ("max_distance", "mean_distance")
+    chosen = variables["stats"]["chosen"].astype(int)
+    assert len(set(chosen.tolist())) == 4
+    assert set(chosen.tolist()) < set(range(DIM))
+    features, new_features = small_features(images)[..., chosen], small_features(new)[..., chosen]
+    want = np.empty(new_features.shape[:3])
+    for i, j in np.ndindex(*want.shape[1:]):
+        covariance = np.cov(features[:, i, j].T, bias=True) + 0.01 * np.eye(4)
+        off = new_features[:, i, j] - features[:, i, j].mean(0)
+        want[:, i, j] = np.sqrt(np.einsum("ni,ij,nj->n", off, np.linalg.inv(covariance), off))
+    got = detector.score(variables, new).terms[:, 1]
+    np.testing.assert_allclose(got, want.mean((1, 2)), rtol=1e-3)
+
+
+def test_distances_of_statistics_are_not_trained():
+    assert tiny_detector(NAME, model__gaussian__distance="mahalanobis").loss is None
+
+
 def test_nothing_is_kept_of_an_image_but_its_share_of_the_moments():
     detector = tiny_detector(NAME, model__features="filters", model__filters__sigmas=(1, 2))
     rows = np.random.default_rng(0).normal(size=(9, 16, DIM)).astype(np.float32)
@@ -111,7 +135,8 @@ def test_the_optimizer_holds_only_the_statistics_gaussians():
         ),
         ({"model__encoder__norm": False}, r"model\.encoder\.norm False: not read with"),
         ({"model__features": "statistic"}, r"'statistic': did you mean statistics\?: use one of"),
-        ({"model__gaussian__shrinkage": 0.0}, "use more than 0 and at most 1"),
+        ({"model__gaussian__shrinkage": 0.0}, r"singular: use more than 0, or .*ridge above 0"),
+        ({"model__resnet__pool": False}, r"model\.resnet\.pool False: not read with"),
         (
             {
                 "model__features": "efficientnet_lite0",

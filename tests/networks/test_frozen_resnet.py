@@ -10,8 +10,15 @@ from tests.networks.encoder_references import CHANNELS, RESNET_SIZES
 from tests.networks.resnet_files import SMALL, state_dict
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks import frozen_resnet
-from vtadl_jax.networks.features import FeatureOptions, make_features
-from vtadl_jax.networks.frozen_resnet import RESNETS, image_features, weight_shapes
+from vtadl_jax.networks.features import FeatureOptions, ResnetOptions, make_features
+from vtadl_jax.networks.frozen_resnet import (
+    PATCHCORE,
+    RESNETS,
+    Reading,
+    image_features,
+    stages,
+    weight_shapes,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +45,7 @@ def test_features_are_those_of_torchvision(name):
     golden = np.load(encoder_references.GOLDEN)
     for i, size in enumerate(RESNET_SIZES):
         got = features(name, images_of(size))
-        assert got.shape == (1, size[0] // 8, size[1] // 8, RESNETS[name].num_features)
+        assert got.shape == (1, size[0] // 8, size[1] // 8, PATCHCORE.width(RESNETS[name]))
         want = golden[f"resnet_{name}/{i}"]
         np.testing.assert_allclose(got[..., ::CHANNELS], want, rtol=1e-4, atol=1e-4)
 
@@ -119,3 +126,37 @@ def test_an_extractor_has_the_shapes_that_it_loads(name, width):
     assert out.shape == (2, 8, 12, width)
     with pytest.raises(UserError, match=r"multiples of 16: use \(64, 96\)"):
         make_features(FeatureOptions(features=name), 20, (64, 100), 3)
+
+
+def test_padims_features_are_three_stages_enlarged_by_repetition():
+    images, resnet = images_of((32, 48)), RESNETS["basic"]
+    weights = frozen_resnet.load(state_dict(resnet), "basic")
+    reading = Reading((1, 2, 3), pool=False, resize="nearest")
+    found, got = jax.device_get(
+        jax.jit(lambda w, x: (stages(w, x, resnet), image_features(w, x, resnet, reading=reading)))(
+            weights, images
+        )
+    )
+    assert got.shape == (1, 8, 12, reading.width(resnet))
+    for row, column in np.ndindex(8, 12):
+        parts = [x[0, row // 2**i, column // 2**i] for i, x in enumerate(found)]
+        np.testing.assert_allclose(got[0, row, column], np.concatenate(parts), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("read", "grid", "width"), [((1,), (16, 24), 64), ((3,), (4, 6), 256)])
+def test_the_grid_is_that_of_the_first_stage_that_is_read(read, grid, width):
+    options = FeatureOptions(features="resnet18", resnet=ResnetOptions(stages=read))
+    made = make_features(options, 2000, (64, 96), 3)
+    assert (made.grid, made.width) == (grid, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", ResnetOptions(stages=(3, 1)), r"model\.resnet\.stages \(3, 1\): give growing"),
+        ("filters", ResnetOptions(pool=False), r"model\.resnet\.pool False: not read with"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(name, options, message):
+    with pytest.raises(UserError, match=message):
+        make_features(FeatureOptions(features=name, resnet=options), 20, (64, 64), 3)

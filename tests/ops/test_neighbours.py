@@ -1,5 +1,7 @@
 """Nearest neighbours against their definition, also for cancellation in the expanded square."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -7,14 +9,14 @@ from vtadl_jax.networks.fitting import k_centre
 from vtadl_jax.ops.neighbours import nearest_distances, nearest_distances_reference
 
 
-@pytest.mark.parametrize("neighbours", [1, 3])
+@pytest.mark.parametrize(("neighbours", "squared"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize(("queries", "bank", "dim"), [(5, 7, 3), (1030, 50, 8), (1, 3, 1)])
-def test_distances_are_those_of_the_definition(queries, bank, dim, neighbours):
+def test_distances_are_those_of_the_definition(queries, bank, dim, neighbours, squared):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(queries, dim)).astype(np.float32)
     b = rng.normal(size=(bank, dim)).astype(np.float32)
-    expected = nearest_distances_reference(q, b, neighbours)
-    np.testing.assert_allclose(nearest_distances(q, b, neighbours), expected, rtol=1e-5)
+    expected = nearest_distances_reference(q, b, neighbours, squared)
+    np.testing.assert_allclose(nearest_distances(q, b, neighbours, squared), expected, rtol=1e-5)
 
 
 def test_small_distances_far_from_the_origin_are_exact():
@@ -49,3 +51,20 @@ def test_a_coreset_is_the_greedy_one():
     farthest = samples[np.abs(samples[:, 0] - start).argmax(), 0]
     assert samples[chosen[1], 0] == farthest
     assert len(set(chosen.tolist())) == 3
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1500, 3), (1500, 8), (5000, 2)])
+def test_a_coreset_from_a_pool_is_the_greedy_one(count, dim):
+    # Whole numbers: distances are exact, whatever the order of the sums.
+    rng = np.random.default_rng(count + dim)
+    samples = rng.permutation(np.unique(rng.integers(-500, 500, (count, dim)), axis=0))
+    chosen = k_centre(samples, 400, np.random.default_rng(0))
+    nearest = np.full(len(samples), np.inf)
+    for index, following in itertools.pairwise(chosen):
+        nearest = np.minimum(nearest, np.square(samples - samples[index]).sum(1))
+        assert nearest[following] == nearest.max()
+
+
+def test_a_coreset_of_everything_is_everything():
+    samples = np.zeros((5, 3), np.float32)
+    assert k_centre(samples, 5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]

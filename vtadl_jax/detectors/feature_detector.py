@@ -67,6 +67,7 @@ def feature_detector(
     terms: tuple[str, str],
     weights: tuple[float, float],
     of_map: Callable[[jax.Array], jax.Array] = largest,
+    of_values: Callable[[jax.Array], jax.Array] | None = None,
     gather: Callable[[Variables, Array, Array], Any] = random_places,
     reduce: Callable[[Any | None, Any], Any] | None = None,
     trains: bool = False,
@@ -76,9 +77,9 @@ def feature_detector(
     init: key → 'params' and 'stats'. values: (variables, responses [B, h, w, width] float32) →
     [B, h, w], larger is more anomalous. gather: (variables, responses, key) → rows, as
     `Fit.gather`; solve: (variables, rows or what `reduce` made of them, rng) → the variables that
-    it fitted, in any precision. terms: names of the image's terms: `of_map` of the smoothed map,
-    and the mean of the values. trains: whether steps may go on to lower the mean of `values`, which
-    then is a negative log-likelihood.
+    it fitted, in any precision. terms: names of the image's terms: `of_map` of the smoothed map, or
+    `of_values` of the values themselves, and the mean of the values. trains: whether steps may go
+    on to lower the mean of `values`, which then is a negative log-likelihood.
     """
 
     def init_all(key):
@@ -103,7 +104,8 @@ def feature_detector(
     def score(variables, images):
         found = values_of(variables, images)
         maps = upsample_maps(found, inputs.image_size, inputs.map_sigma)
-        return Scores(jnp.stack([of_map(maps), found.mean((1, 2))], -1), maps)
+        first = of_values(found) if of_values else of_map(maps)
+        return Scores(jnp.stack([first, found.mean((1, 2))], -1), maps)
 
     return Detector(
         init_all,

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtadl_jax.detectors.contract import Detector, Inputs
-from vtadl_jax.detectors.feature_detector import feature_detector, features_of
+from vtadl_jax.detectors.feature_detector import feature_detector, features_of, top_mean
 from vtadl_jax.errors import UserError
-from vtadl_jax.networks.features import FeatureOptions
+from vtadl_jax.networks.features import SAMPLES_PER_IMAGE, FeatureOptions, sample_places
 from vtadl_jax.networks.fitting import k_centre, standardization
 from vtadl_jax.ops.neighbours import nearest_distances
-from vtadl_jax.options import option
+from vtadl_jax.options import LARGEST_SIZE, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,36 @@ class MemoryOptions:
     neighbours: int = option(
         1, "nearest patches whose distances are averaged", at_least=1, limit=10**7
     )
-    metric: str = option("euclidean", "distance of two patches", choices=("euclidean", "cosine"))
+    metric: str = option(
+        "euclidean",
+        "distance of two patches; 'cosine' is Euclidean between vectors of length 1, "
+        "'one_minus_cosine' half its square",
+        choices=("euclidean", "cosine", "one_minus_cosine"),
+    )
+    score: str = option(
+        "map",
+        "first term of an image: the largest value of the smoothed map, or the mean distance of "
+        "the most distant 1 % of its patches",
+        choices=("map", "patches"),
+    )
     standardise: bool = option(True, "each response to zero mean and unit deviation first")
+    patches: int = option(
+        SAMPLES_PER_IMAGE,
+        "random patches of each image, before `candidates`; 0: all",
+        at_least=0,
+        limit=10**8,
+    )
     candidates: int = option(
         50_000,
         "random patches of all images, from which the coreset is chosen",
         at_least=1,
         limit=10**8,
+    )
+    projection: int = option(
+        64,
+        "largest dimension in which distances are measured for the coreset",
+        at_least=1,
+        limit=LARGEST_SIZE,
     )
 
 
@@ -59,12 +82,21 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         }
         return {"params": {}, "stats": stats}
 
-    def place(stats, responses):
-        """Maps responses [..., width] to the space in which distances are measured."""
-        placed = (responses - stats["mean"]) / stats["spread"]
-        if memory.metric == "cosine":
-            placed = placed / jnp.sqrt(jnp.square(placed).sum(-1, keepdims=True) + 1e-12)
+    def place(stats, responses, xp=jnp):
+        """Maps responses [..., width] to the space in which distances are measured, by jax.numpy or
+        numpy."""
+        placed = responses
+        if memory.standardise:
+            placed = (responses - stats["mean"]) / stats["spread"]
+        if memory.metric != "euclidean":
+            placed = placed / xp.sqrt(xp.square(placed).sum(-1, keepdims=True) + 1e-12)
         return placed
+
+    def gather(variables, responses, key):
+        del variables
+        if memory.patches:
+            return sample_places(responses, key, memory.patches)
+        return responses.reshape(len(responses), -1, width)
 
     def solve(variables, samples, rng: np.random.Generator):
         del variables
@@ -73,8 +105,9 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         if memory.standardise:
             stats = standardization(samples)
         few = samples[rng.permutation(len(samples))[: memory.candidates]]
-        placed = np.asarray(place(stats, few), np.float32)
-        chosen = placed[k_centre(placed, min(memory.size, len(placed)), rng)]
+        placed = place({name: np.float32(x) for name, x in stats.items()}, few, np)
+        size = min(memory.size, len(placed))
+        chosen = placed[k_centre(placed, size, rng, memory.projection)]
         if len(chosen) < memory.size and memory.neighbours > 1:
             raise UserError(
                 f"model.memory.size {memory.size}: the training images give {len(chosen)} patches, "
@@ -87,8 +120,11 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
     def distances(variables, responses):
         stats = variables["stats"]
         placed = place(stats, responses)
-        found = nearest_distances(placed.reshape(-1, width), stats["bank"], memory.neighbours)
-        return found.reshape(placed.shape[:-1])
+        half_square = memory.metric == "one_minus_cosine"  # |q - b|² / 2 of vectors of length 1
+        found = nearest_distances(
+            placed.reshape(-1, width), stats["bank"], memory.neighbours, squared=half_square
+        )
+        return (found / 2 if half_square else found).reshape(placed.shape[:-1])
 
     return feature_detector(
         features,
@@ -98,4 +134,6 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         solve=solve,
         terms=("max_distance", "mean_distance"),
         weights=(1.0, 0.0),
+        of_values=top_mean if memory.score == "patches" else None,
+        gather=gather,
     )

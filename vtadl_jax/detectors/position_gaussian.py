@@ -25,6 +25,7 @@ from vtadl_jax.networks.features import (
     FeatureOptions,
     Features,
     FilterOptions,
+    ResnetOptions,
     check_unread,
     grid_of,
 )
@@ -49,15 +50,26 @@ class GaussianOptions:
 
     feature_dim: int = option(
         100,
-        "features that the density models; of more, random orthonormal combinations",
+        "features that the density models; of more, what `reduction` says",
         at_least=1,
         limit=LARGEST_SIZE,
+    )
+    reduction: str = option(
+        "combinations",
+        "of more features: random orthonormal combinations, or a random choice",
+        choices=("combinations", "choice"),
     )
     shrinkage: float = option(
         0.1,
         "weight of the mean of all positions' covariances in each: more for few images",
-        above=0,
+        at_least=0,
         at_most=1,
+    )
+    ridge: float = option(0.0, "added to each feature's variance at each position", at_least=0)
+    distance: str = option(
+        "nll",
+        "of a patch: its negative log-likelihood, or the Mahalanobis distance",
+        choices=("nll", "mahalanobis"),
     )
 
 
@@ -94,6 +106,7 @@ def statistics_features(options: FeatureOptions, inputs: Inputs) -> Features:
     check_unread("filters", options.filters, FilterOptions(), STATISTICS, read=("stride",))
     check_unread("encoder", options.encoder, EncoderOptions(), STATISTICS)
     check_unread("contnet", options.contnet, ContnetOptions(), STATISTICS)
+    check_unread("resnet", options.resnet, ResnetOptions(), STATISTICS)
     stride = options.filters.stride
 
     def responses(frozen, images):
@@ -132,34 +145,49 @@ def check_memory(grid: tuple[int, int], dim: int) -> None:
         )
 
 
-def shrunk_precision(moments: Moments, shrinkage: float, ridge: np.ndarray) -> np.ndarray:
+def shrunk_precision(
+    moments: Moments, shrinkage: float, ridge: np.ndarray, everywhere: float = 0.0
+) -> np.ndarray:
     """Returns the precision factors [P, d, d] float32 of shrunk covariances.
 
-    A covariance becomes (1 - s) covariance + s (mean of all covariances + diag(ridge)). ridge: [d].
+    A covariance becomes (1 - s) covariance + s (mean of all covariances + diag(ridge)), plus
+    `everywhere` times the identity. ridge: [d].
     """
     pooled = moments.scatter.mean(0) / moments.count + np.diag(ridge)
+    added = shrinkage * pooled + everywhere * np.eye(len(pooled))
     found = np.empty(moments.scatter.shape, np.float32)
     for start in range(0, len(found), CHUNK):
         covariance = moments.scatter[start : start + CHUNK] / moments.count
-        covariance = (1 - shrinkage) * covariance + shrinkage * pooled
+        covariance = (1 - shrinkage) * covariance + added
         found[start : start + CHUNK] = fitting.precision_factor(covariance)
     return found
 
 
 def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
-    features = features_or_statistics(options, inputs)
+    features, gaussian = features_or_statistics(options, inputs), options.gaussian
     grid, width = features.grid, features.width
-    dim = min(options.gaussian.feature_dim, width)
+    dim = min(gaussian.feature_dim, width)
     check_memory(grid, dim)
+    if gaussian.shrinkage == gaussian.ridge == 0:
+        raise UserError(
+            "model.gaussian.shrinkage 0: the covariances of few images are singular: use more "
+            "than 0, or model.gaussian.ridge above 0"
+        )
 
-    trains = options.features == STATISTICS  # the optimizer's moments of others would be large
+    measures_nll = gaussian.distance == "nll"
+    # The optimizer's moments of other features would be large.
+    trains = options.features == STATISTICS and measures_nll
     place = "params" if trains else "stats"
 
     def init(key):
         precision = jnp.tile(jnp.eye(dim), (*grid, 1, 1))
         variables: Variables = {"params": {}, "stats": {}}
-        if dim < width:
+        if dim < width and gaussian.reduction == "choice":
+            # Numbers of features; float32, as all that is fitted.
+            chosen = jax.random.permutation(key, width)[:dim]
+            variables["stats"]["chosen"] = chosen.astype(jnp.float32)
+        elif dim < width:
             directions = jax.random.normal(key, (width, dim))
             variables["stats"]["projection"] = jnp.linalg.qr(directions)[0]
         variables[place] |= {"loc": jnp.zeros((*grid, dim)), "precision": precision}
@@ -168,6 +196,8 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
     def reduced(variables, responses):
         if dim == width:
             return responses
+        if gaussian.reduction == "choice":
+            return jnp.take(responses, variables["stats"]["chosen"].astype(int), -1)
         projection = variables["stats"]["projection"]
         return jnp.matmul(responses, projection, precision=EXACT)
 
@@ -181,17 +211,19 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
         if options.features != STATISTICS:
             variance = np.diagonal(moments.pooled().covariance[0])
             ridge = RELATIVE_RIDGE * variance + CONSTANT_RIDGE
-        precision = shrunk_precision(moments, options.gaussian.shrinkage, ridge)
+        precision = shrunk_precision(moments, gaussian.shrinkage, ridge, gaussian.ridge)
         fitted = {
             "loc": moments.mean.reshape(*grid, dim),
             "precision": precision.reshape(*grid, dim, dim),
         }
         return {place: {**variables[place], **fitted}}
 
-    def nll(variables, responses):
+    def values(variables, responses):
         loc, precision = variables[place]["loc"], variables[place]["precision"]
         residual = reduced(variables, responses) - loc
         z = jnp.einsum("bhwi,hwij->bhwj", residual, precision, precision=EXACT)
+        if not measures_nll:
+            return jnp.sqrt(jnp.square(z).sum(-1))
         scale = jnp.log(jnp.diagonal(precision, axis1=-2, axis2=-1)).sum(-1)
         return 0.5 * jnp.square(z).sum(-1) - scale + 0.5 * dim * jnp.log(2 * jnp.pi)
 
@@ -199,9 +231,9 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
         features,
         inputs,
         init=init,
-        values=nll,
+        values=values,
         solve=solve,
-        terms=("max_nll", "mean_nll"),
+        terms=("max_nll", "mean_nll") if measures_nll else ("max_distance", "mean_distance"),
         weights=(1.0, 0.0),
         gather=gather,
         reduce=add_rows,

@@ -65,6 +65,23 @@ class ContnetOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResnetOptions:
+    """Options of frozen ResNets, read if `features` names one; by default PatchCore's features."""
+
+    stages: tuple[int, ...] = option(
+        (2, 3),
+        "whose outputs are read, growing; the grid is the first one's, of stride 4, 8 or 16",
+        at_least=1,
+        at_most=3,
+        filled=True,
+    )
+    pool: bool = option(True, "average each stage over 3 × 3 places")
+    resize: str = option(
+        "bilinear", "of later stages to the grid of the first", choices=("bilinear", "nearest")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class FeatureOptions:
     """Options of the features that a detector models; base class of detectors' options."""
 
@@ -76,3 +93,4 @@ class FeatureOptions:
     filters: FilterOptions = FilterOptions()
     encoder: EncoderOptions = EncoderOptions()
     contnet: ContnetOptions = ContnetOptions()
+    resnet: ResnetOptions = ResnetOptions()

@@ -29,6 +29,7 @@ from vtadl_jax.networks.feature_options import (
     EncoderOptions,
     FeatureOptions,
     FilterOptions,
+    ResnetOptions,
 )
 from vtadl_jax.networks.frozen_vit_table import VITS
 from vtadl_jax.ops.color import normalise, opponents, to_grey
@@ -93,6 +94,8 @@ def make_features(
         check_unread("encoder", options.encoder, EncoderOptions(), name)
     if name != CONTNET:
         check_unread("contnet", options.contnet, ContnetOptions(), name)
+    if name not in frozen_resnet.RESNETS:
+        check_unread("resnet", options.resnet, ResnetOptions(), name)
     return EXTRACTORS[name](options, dim, Images(image_size, channels, dtype))
 
 
@@ -141,10 +144,13 @@ def whiten(whitening, responses):
     return (responses - whitening["mean"]) @ whitening["whitener"]
 
 
-def sample_places(responses, key):
-    """Samples responses [B, h, w, D] at random positions of each image: [B, positions, D]."""
+def sample_places(responses, key, count: int = SAMPLES_PER_IMAGE):
+    """Samples responses [B, h, w, D] at random positions of each image: [B, positions, D].
+
+    count: of positions, at most as many as there are; one may be drawn twice.
+    """
     batch, height, width, dim = responses.shape
-    sampled = min(SAMPLES_PER_IMAGE, height * width)
+    sampled = min(count, height * width)
     places = jax.random.randint(key, (batch, sampled, 1), 0, height * width)
     return jnp.take_along_axis(responses.reshape(batch, -1, dim), places, axis=1)
 
@@ -220,16 +226,22 @@ def _efficientnet(options: FeatureOptions, dim: int, images: Images) -> Features
 
 
 def _resnet(options: FeatureOptions, dim: int, images: Images) -> Features:
-    name, stride = options.features, frozen_resnet.GRID_STRIDE
+    name, chosen = options.features, options.resnet
+    if sorted(set(chosen.stages)) != list(chosen.stages):
+        raise UserError(f"model.resnet.stages {chosen.stages}: give growing numbers, as (1, 2, 3)")
     resnet = frozen_resnet.RESNETS[name]
-    dim = min(dim, resnet.num_features)
+    reading = frozen_resnet.Reading(chosen.stages, chosen.pool, chosen.resize)
+    width = reading.width(resnet)
+    dim = min(dim, width)
     return Features(
-        _grid(name, images.size, frozen_resnet.SIDE_MULTIPLE, stride),
-        resnet.num_features,
+        _grid(name, images.size, frozen_resnet.SIDE_MULTIPLE, reading.stride),
+        width,
         dim,
         functools.partial(frozen_resnet.empty_weights, resnet),
-        functools.partial(frozen_resnet.image_features, resnet=resnet, dtype=images.dtype),
-        _whitened(resnet.num_features, dim),
+        functools.partial(
+            frozen_resnet.image_features, resnet=resnet, dtype=images.dtype, reading=reading
+        ),
+        _whitened(width, dim),
         functools.partial(frozen_resnet.load, name=name),
     )
 

@@ -1,9 +1,9 @@
 """ResNet-18, ResNet-50 and WideResNet-50-2, up to stride 16 or 32, as frozen feature extractors.
 
 He et al., 2016; Zagoruyko and Komodakis, 2016; torchvision's form, with the stride in a
-bottleneck's 3 × 3 convolution. Batch norms are folded into the convolutions before them. The
-features are those of PatchCore (Roth et al., 2022); others read the stages. The user provides the
-weights in a file, which `load` converts.
+bottleneck's 3 × 3 convolution. Batch norms are folded into the convolutions before them. By
+default the features are those of PatchCore (Roth et al., 2022); others read the stages. The user
+provides the weights in a file, which `load` converts.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from vtadl_jax.networks.frozen_vit import PIXELS
 from vtadl_jax.ops.resize import bilinear_matrix
 
 STEM_WIDTH, NORM_EPSILON = 64, 1e-5
-GRID_STRIDE = 8  # of the second stage
 SIDE_MULTIPLE = 16
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -39,14 +38,30 @@ class Resnet:
         """Channels of each stage's output."""
         return tuple(64 * 2**i * (4 if self.bottleneck else 1) for i in range(len(self.blocks)))
 
-    @property
-    def num_features(self) -> int:
-        """Channels of `image_features`."""
-        return sum(self.widths[1:3])
-
     def whole(self) -> "Resnet":
         """Returns the network with its fourth stage."""
         return dataclasses.replace(self, blocks=(*self.blocks[:3], self.fourth))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Which stages' outputs become features, and how.
+
+    stages: numbers from 1, growing; the grid is the first one's. pool: average each over 3 × 3
+    places. resize: of the later ones to the grid, 'bilinear' or 'nearest'.
+    """
+
+    stages: tuple[int, ...] = (2, 3)
+    pool: bool = True
+    resize: str = "bilinear"
+
+    @property
+    def stride(self) -> int:
+        """Pixels between places of the grid."""
+        return 2 ** (self.stages[0] + 1)
+
+    def width(self, resnet: Resnet) -> int:
+        return sum(resnet.widths[stage - 1] for stage in self.stages)
 
 
 RESNETS = {
@@ -54,6 +69,9 @@ RESNETS = {
     "resnet50": Resnet((3, 4, 6), True, fourth=3),
     "wide_resnet50_2": Resnet((3, 4, 6), True, 128, 3),
 }
+
+
+PATCHCORE = Reading()
 
 
 class Conv(NamedTuple):
@@ -106,19 +124,33 @@ def empty_weights(resnet: Resnet) -> dict[str, dict[str, jax.Array]]:
     }
 
 
-def image_features(weights, images, resnet: Resnet, dtype: Any = jnp.float32):
-    """Extracts PatchCore's features: the second and third stage, each averaged over 3 × 3 places
-    (zeros beyond the border), the third interpolated to the grid of the second; concatenated.
+def image_features(
+    weights, images, resnet: Resnet, dtype: Any = jnp.float32, reading: Reading = PATCHCORE
+):
+    """Extracts the stages that are read, on the grid of the first of them; concatenated.
 
-    images: uint8 [B, H, W, 1 or 3], sides multiples of 16. dtype: of the convolutions' operands.
-    Returns [B, H / 8, W / 8, resnet.num_features] float32.
+    PatchCore's: the second and third stage, each averaged over 3 × 3 places (zeros beyond the
+    border), the third interpolated to the grid of the second. images: uint8 [B, H, W, 1 or 3],
+    sides multiples of 16. dtype: of the convolutions' operands. Returns
+    [B, H / stride, W / stride, reading.width(resnet)] float32.
     """
-    _, fine, coarse = (local_mean(x) for x in stages(weights, images, resnet, dtype))
+    every = stages(weights, images, resnet, dtype)
+    found = [every[stage - 1] for stage in reading.stages]
+    found = [local_mean(x) for x in found] if reading.pool else found
+    return jnp.concatenate([_resized(x, found[0].shape[1:3], reading.resize) for x in found], -1)
+
+
+def _resized(x, grid: tuple[int, ...], resize: str):
+    """Enlarges [B, h, w, C] to a grid that is a multiple of its own."""
+    if x.shape[1:3] == grid:
+        return x
+    if resize == "nearest":
+        times = grid[0] // x.shape[1]
+        return jnp.repeat(jnp.repeat(x, times, 1), times, 2)
     rows, columns = (
-        bilinear_matrix(n // 2, n).astype(np.float32) for n in (fine.shape[1], fine.shape[2])
+        bilinear_matrix(m, n).astype(np.float32) for m, n in zip(x.shape[1:3], grid, strict=True)
     )
-    coarse = jnp.einsum("uh,bhwc,vw->buvc", rows, coarse, columns, precision=PRECISION)
-    return jnp.concatenate([fine, coarse], -1)
+    return jnp.einsum("uh,bhwc,vw->buvc", rows, x, columns, precision=PRECISION)
 
 
 def local_mean(x):

@@ -69,6 +69,24 @@ def read_file(arrays: Mapping[str, np.ndarray]) -> Found:
     if any("encoderblock" in name for name in arrays):
         encoder = read_encoder(arrays)
         return Found(encoder, _described(encoder, False), None, "google")
+    renamed, origin, program, periods = _translated(arrays)
+    encoder = read_encoder(renamed)
+    ours = {new: origin.get(old, old) for new, old in encoder.origin.items()}
+    encoder = Encoder(encoder.arrays, ours)
+    return Found(encoder, _described(encoder, "blocks.0.ls1.gamma" in renamed), periods, program)
+
+
+def timm_names(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Returns the encoder of Meta's, Hugging Face's or timm's state dict under timm's names.
+
+    Raises UserError if there is none, or several.
+    """
+    return _translated({n: _number(a) for n, a in arrays.items() if a.dtype.kind in "fVbiu"})[0]
+
+
+def _translated(arrays: Arrays) -> tuple[Arrays, dict[str, str], str, np.ndarray | None]:
+    """Returns the encoder under timm's names, their names in the file, who wrote it, and RoPE's
+    periods; says what is left out."""
     prefix = _prefix_of(arrays)
     inside = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     renamed, origin = {}, {}
@@ -88,12 +106,8 @@ def read_file(arrays: Mapping[str, np.ndarray]) -> Found:
     periods = renamed.get(_PERIODS)
     for unused in aside:
         del renamed[unused]
-    scaled = "blocks.0.ls1.gamma" in renamed
     _join(renamed, origin)
-    encoder = read_encoder(renamed)
-    ours = {new: origin.get(old, old) for new, old in encoder.origin.items()}
-    encoder = Encoder(encoder.arrays, ours)
-    return Found(encoder, _described(encoder, scaled), periods, program)
+    return renamed, origin, program, periods
 
 
 @functools.cache

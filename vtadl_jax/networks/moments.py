@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
-CHUNK_BYTES = 2**26  # of scatters that are computed at once
+CHUNK_BYTES = 2**20  # of scatters that are computed at once: they stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,12 @@ def add_rows(found: Moments | None, rows: np.ndarray) -> Moments:
     # The difference of the two means is one more row, of this weight.
     between = math.sqrt(found.count * count / total) * shift[:, None]
     residual = np.concatenate([residual, between], 1)
-    chunk = max(1, CHUNK_BYTES // (8 * dim * dim))
+    chunk = min(max(1, CHUNK_BYTES // (8 * dim * dim)), places)
+    products = np.empty((chunk, dim, dim))
     for start in range(0, places, chunk):
         part = residual[start : start + chunk]
-        found.scatter[start : start + chunk] += part.swapaxes(1, 2) @ part
+        np.matmul(part.swapaxes(1, 2), part, out=products[: len(part)])
+        found.scatter[start : start + chunk] += products[: len(part)]
     np.add(found.mean, shift * (count / total), out=found.mean)
     return Moments(total, found.mean, found.scatter)
 

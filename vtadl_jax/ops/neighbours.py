@@ -7,8 +7,8 @@ import numpy as np
 BLOCK = 1024  # queries whose distances to the whole bank are in memory at once
 
 
-def nearest_distances(queries, bank, neighbours: int = 1):
-    """Returns the mean Euclidean distance to the nearest vectors of a bank.
+def nearest_distances(queries, bank, neighbours: int = 1, squared: bool = False):
+    """Returns the mean Euclidean distance to the nearest vectors of a bank, or of its square.
 
     queries: [Q, D] float32. bank: [M, D] float32, M ≥ neighbours. Returns [Q] float32.
     |q - b|² = |q|² - 2 q·b + |b|² finds the neighbours by one matrix product a block; their
@@ -25,17 +25,17 @@ def nearest_distances(queries, bank, neighbours: int = 1):
         products = jnp.matmul(rows, bank.T, precision=jax.lax.Precision.HIGHEST)
         closeness = 2 * products - norms  # |q|² does not change the order
         _, index = jax.lax.top_k(closeness, neighbours)
-        offsets = rows[:, None] - bank[index]
-        return jnp.sqrt(jnp.square(offsets).sum(-1)).mean(-1)
+        found = jnp.square(rows[:, None] - bank[index]).sum(-1)
+        return (found if squared else jnp.sqrt(found)).mean(-1)
 
     found = jax.lax.map(of_block, padded.reshape(-1, block, queries.shape[-1]))
     return found.reshape(-1)[:count]
 
 
 def nearest_distances_reference(
-    queries: np.ndarray, bank: np.ndarray, neighbours: int = 1
+    queries: np.ndarray, bank: np.ndarray, neighbours: int = 1, squared: bool = False
 ) -> np.ndarray:
     """Returns the result of `nearest_distances` from its definition, in float64."""
     offsets = queries[:, None].astype(np.float64) - bank[None].astype(np.float64)
-    distances = np.sqrt(np.square(offsets).sum(-1))
-    return np.sort(distances, axis=1)[:, :neighbours].mean(1)
+    distances = np.sort(np.square(offsets).sum(-1), axis=1)[:, :neighbours]
+    return (distances if squared else np.sqrt(distances)).mean(1)
