@@ -128,6 +128,8 @@ def test_folds_that_cannot_be(folds, fold, gap, message):
 def test_without_masks_the_error_says_where_to_put_them():
     with fails("no defective images with a mask", "--config.data.masks=DIR"):
         fold_splits(splits_of(masked=False, dent=10), 5, 0, seed=0, masked=True)
+    with fails("data.folds 5: there are no defective test images", "--config.data.bad=DIR"):
+        fold_splits(splits_of(), 5, 0, seed=0)
 
 
 def test_a_config_chooses_a_fold(tmp_path, capsys):

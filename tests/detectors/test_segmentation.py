@@ -164,15 +164,18 @@ def test_eight_devices_compute_what_one_does(monkeypatch, parallel):
 def test_it_learns_to_mark_squares(monkeypatch, defects):
     """Of masks, and of drawn defects alone."""
     shrink(monkeypatch)
+    options = {"learning_rate": 1e-2, "weight_decay": 0.0}
     config = config_of(
-        model__defects=defects, optimizer__learning_rate=3e-3, optimizer__weight_decay=0.0
+        model__defects=defects,
+        eval__map_sigma=1.0,
+        **{f"optimizer__{name}": value for name, value in options.items()},
     )
     given = parts()
     good = np.random.default_rng(5).integers(90, 110, IMAGES.shape, np.uint8)
     images = given["image"] if defects == "masks" else good
     batch = {"image": images, **(MASKS if defects == "masks" else {})}
     state, step, batch = make_step(config, **batch)
-    for _ in range(40):
+    for _ in range(100):
         state, _ = step(state, batch)
     test = parts(seed=1)
     detector = make_detector(config)

@@ -29,6 +29,12 @@ def fold_splits(
     """
     defective = [record for record in splits.test if record.label]
     check_folds(folds, fold)
+    if not defective:
+        raise UserError(
+            f"data.folds {folds}: there are no defective test images to train and test on: give "
+            f"--config.data.bad=DIR and --config.data.masks=DIR, or test/DEFECT and "
+            f"ground_truth/DEFECT"
+        )
     if len(defective) < folds:
         raise UserError(
             f"data.folds {folds}: there are {len(defective)} defective test images: use fewer "
