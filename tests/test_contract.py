@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.factory import tiny_config, with_fields
+from tests.networks.small_segmentation import shrink
 from vtadl_jax.detectors import DETECTORS
 from vtadl_jax.detectors.contract import Batch
 from vtadl_jax.errors import UserError
@@ -70,12 +71,18 @@ CASES = {
         "model__network__output_dim": 4,
         "model__network__hidden": (8,),
     },
+    "segmentation": {"data__folds": 2, "data__balanced_batches": True},
 }
 WITHOUT_LOSS = ("contnet_gaussian", "experts", "patch_memory", "spade", "subspace")
 RUN = [name for name, fields in CASES.items() if fields is not None]
 WITH_FEATURES = [n for n, method in DETECTORS.items() if issubclass(method.options, FeatureOptions)]
 PRETRAINED = {"model__features": "efficientnet_lite0", "model__filters": FilterOptions()}
 TRAINED = [name for name in RUN if "num_train_steps" not in CASES[name]]
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch):
+    shrink(monkeypatch)  # the segmentation networks have published sizes only
 
 
 def config_of(name, root="", **fields):

@@ -75,6 +75,25 @@ class DataOptions:
     repeat_anomalies: bool = option(
         False, "repeat anomalous training images to about the number of good ones", compiled=False
     )
+    balanced_batches: bool = option(
+        False, "every second image of a batch is an anomalous one", compiled=False
+    )
+    folds: int = option(
+        0,
+        "cross-validation for detectors that learn from defects: test on one fold of the test "
+        "images, train on the defects of the others; 0: none",
+        at_least=0,
+        limit=1000,
+        compiled=False,
+    )
+    fold: int = option(0, "which of the folds to test on, from 0", at_least=0, compiled=False)
+    group_gap: int = option(
+        0,
+        "folds: images whose numbers, the last in a file's name, are closer than this are of one "
+        "part and stay together; 0: every image by itself",
+        at_least=0,
+        compiled=False,
+    )
     balanced_test: bool = option(
         False, "one-class sets: only as many anomalies as normal test images", compiled=False
     )

@@ -124,6 +124,7 @@ def announce(setup: TrainSetup) -> None:
     if "mask" in setup.assembly.detector.needs:
         told.append(f"{sum(r.mask is not None for r in trained)} with a mask")
     told += [f"defective ones repeated, {len(setup.records)} an epoch"] if repeated else []
+    told += ["defective ones half of each batch"] if setup.config.data.balanced_batches else []
     test = f" ({counts_of(setup.test)})" if setup.test else ""
     steps = f"{setup.num_steps} steps" if setup.num_steps else "fitted in one pass, no steps,"
     more = f" ({', '.join(told)})" if told else ""

@@ -279,3 +279,37 @@ assert len(list(eval_batches(rows, Geometry((4, 4)), 1, 2, 2))) == 2
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_half_of_a_balanced_batch_is_anomalous(processes):
+    anomalous = [i % 5 == 0 for i in range(20)]  # 4 of 20
+    iterators = [
+        train_iterator(index_loader, 20, 8, 3, 0, i, processes, anomalous) for i in range(processes)
+    ]
+    seen = []
+    for _ in range(8):
+        parts = [next(iterator)["index"].tolist() for iterator in iterators]
+        assert all(sum(i % 5 == 0 for i in part) == len(part) / 2 for part in parts)
+        seen += itertools.chain(*parts)
+    good = [i for i in seen if i % 5]
+    assert sorted(good[:16]) == [i for i in range(20) if i % 5]  # each once, then again
+    assert sorted(good[16:32]) == sorted(good[:16]) != good[16:32]
+    bad = [i for i in seen if not i % 5]
+    assert all(sorted(bad[i : i + 4]) == [0, 5, 10, 15] for i in range(0, 32, 4))
+
+
+def test_balanced_batches_continue_where_they_were_and_need_both_kinds():
+    def make():
+        return train_iterator(index_loader, 10, 4, 0, 2, anomalous=[True] * 3 + [False] * 7)
+
+    whole = make()
+    first = [next(whole)["index"].tolist() for _ in range(5)]
+    state = whole.get_state()
+    rest = [next(whole)["index"].tolist() for _ in range(5)]
+    resumed = make()
+    resumed.set_state(state)
+    assert [next(resumed)["index"].tolist() for _ in range(5)] == rest != first
+    for every, missing in ((True, "good"), (False, "anomalous")):
+        with fails("data.balanced_batches", f"no {missing} training images"):
+            train_iterator(index_loader, 4, 2, 0, 0, anomalous=[every] * 4)

@@ -1,5 +1,8 @@
 """Map resampling and smoothing against scipy and PIL, whose conventions they follow."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,3 +44,23 @@ def test_upsampling_and_smoothing_of_a_non_square_map():
     up = resize.upsample_maps(x, (24, 60))
     expected = ndimage.gaussian_filter(np.float64(up), (0, 2, 2))
     np.testing.assert_allclose(resize.upsample_maps(x, (24, 60), 2.0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 2), (1, 3, 1, 3)])
+def test_doubling_with_aligned_corners_is_the_definition_with_its_gradient(shape):
+    rng = np.random.default_rng(4)
+    x, g = rng.normal(size=shape), rng.normal(size=(shape[0], 2 * shape[1], 2 * shape[2], shape[3]))
+
+    def both(x, g, function):
+        value, pull = jax.vjp(function, x)
+        return value, *pull(g)
+
+    with jax.enable_x64(True):
+        found, wanted = (
+            jax.jit(functools.partial(both, function=f))(x, g)
+            for f in (resize.double_aligned, resize.double_aligned_reference)
+        )
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-14)
+    np.testing.assert_array_equal(found[0][:, 0, 0], x[:, 0, 0])  # the corners
+    np.testing.assert_allclose(found[0][:, -1, -1], x[:, -1, -1], atol=1e-14)

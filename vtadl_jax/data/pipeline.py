@@ -32,6 +32,7 @@ def train_iterator(
     prefetch: int,
     process_index: int = 0,
     process_count: int = 1,
+    anomalous: Sequence[bool] | None = None,
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over batches, reshuffled each epoch.
 
@@ -39,15 +40,34 @@ def train_iterator(
     holds every example once; a batch may span two epochs. Each process gets a block of rows of the
     global batch, so the global batches, and the state ({'next_index': batches taken}, for
     `grain.checkpoint`), do not depend on `process_count`. Prefetches `prefetch` batches (0: none).
-    Raises UserError for a batch size that does not fit; `next` raises it for a file that cannot be
-    read, after which the iterator is unusable.
+    anomalous: which examples are; if given, good and anomalous ones take turns, so that half of a
+    batch is anomalous, and each of the two is reshuffled when all of it was drawn. Raises UserError
+    for a batch size that does not fit, and if one of the two is missing; `next` raises it for a
+    file that cannot be read, after which the iterator is unusable.
     """
     _check_batch_size(num_examples, batch_size, process_count)
     # grain shuffles epoch e with seed + e: seeds s and s + 1 would share all but one epoch.
     spread = int(np.random.SeedSequence(seed % 2**64).generate_state(1)[0])
-    rows = grain.MapDataset.range(num_examples).shuffle(seed=spread).repeat(ENDLESS)
+    if anomalous is None:
+        rows = grain.MapDataset.range(num_examples).shuffle(seed=spread).repeat(ENDLESS)
+    else:
+        rows = _taking_turns(np.asarray(anomalous, bool), spread)
     blocks = rows.batch(batch_size // process_count)[process_index::process_count]
     return iter(blocks.map(load).to_iter_dataset(_read_options(prefetch)))
+
+
+def _taking_turns(anomalous: np.ndarray, seed: int) -> grain.MapDataset:
+    """Returns indices of good and of anomalous examples by turns, endless."""
+    turns = []
+    for wanted, name in ((False, "good"), (True, "anomalous")):
+        of_kind = np.flatnonzero(anomalous == wanted).tolist()
+        if not of_kind:
+            raise UserError(
+                f"data.balanced_batches: there are no {name} training images: switch it off, or "
+                f"add some"
+            )
+        turns.append(grain.MapDataset.source(of_kind).shuffle(seed=seed).repeat(ENDLESS))
+    return grain.MapDataset.mix(turns, weights=(0.5, 0.5))
 
 
 def decoding_loader(

@@ -19,6 +19,7 @@ from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.segmentation import SegmentationOptions, segmentation
 from vtadl_jax.detectors.spade import SpadeOptions, spade
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
@@ -49,6 +50,7 @@ DETECTORS: dict[str, Method] = {
     "experts": Method(ExpertsOptions, experts),
     "unet": Method(UNetOptions, unet),
     "capsnet": Method(CapsNetOptions, capsnet),
+    "segmentation": Method(SegmentationOptions, segmentation),
     "image_mixture": Method(ImageMixtureOptions, image_mixture),
 }
 

@@ -170,6 +170,10 @@ DESCRIPTIONS: dict[str, Description] = {
         "A small U-Net that segments defects, for data sets with masks of defects",
         "configs/unet.py",
     ),
+    "segmentation": Description(
+        "FCN32s, Unet (Tiny), UNet++, UNet 2.0 and SegNet of the thesis, on masks or drawn defects",
+        "configs/segmentation.py",
+    ),
 }
 
 

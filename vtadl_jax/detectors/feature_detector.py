@@ -45,10 +45,10 @@ def largest(maps):
     return maps.max((1, 2))
 
 
-def top_mean(maps):
-    """Returns the mean of the largest 1 % of each map: [B, H, W] → [B]."""
+def top_mean(maps, fraction: float = TOP_FRACTION):
+    """Returns the mean of each map's largest values, a fraction of them: [B, H, W] → [B]."""
     flat = maps.reshape(len(maps), -1)
-    return jax.lax.top_k(flat, max(1, int(TOP_FRACTION * flat.shape[1])))[0].mean(-1)
+    return jax.lax.top_k(flat, max(1, int(fraction * flat.shape[1])))[0].mean(-1)
 
 
 def random_places(variables: Variables, responses: Array, key: Array) -> Array:

@@ -80,10 +80,11 @@ def make_feed(
     if not takes_steps:
         records = list(records) * -(-size // max(len(records), 1))
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    anomalous = [bool(r.label) for r in records] if data.balanced_batches else None
 
     def iterate(load: pipeline.Loader) -> grain.DatasetIterator:
         return pipeline.train_iterator(
-            load, len(records), size, config.seed, data.prefetch, **share
+            load, len(records), size, config.seed, data.prefetch, **share, anomalous=anomalous
         )
 
     iterator = iterate(pipeline.index_loader)  # checks the batch size before decoding

@@ -82,6 +82,11 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
     best = best_by(config.keep_best, detector.score_terms)
     if config.num_train_steps or not config.num_epochs:
         check_steps(detector, config.num_train_steps)
+    if config.data.balanced_batches and config.data.repeat_anomalies:
+        raise UserError(
+            "data.repeat_anomalies adds nothing to data.balanced_batches, which draws as many "
+            "anomalous images as good ones: switch one of them off"
+        )
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
     splits = load_splits(config, detector.needs)
     warning = bits_warning([record.image for record in splits.train], config.data.bits)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.folds import check_folds, fold_splits
 from vtadl_jax.data.records import (
     Splits,
     check_images,
@@ -129,13 +130,14 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
     """Returns the images of a config, after a check of every header and every mask's size.
 
     `data.defects` keeps only the named defects in the test set; `data.anomaly_fraction` moves some
-    of them to the training images, only those with a mask if `needs` has 'mask'; `data.shots` takes
-    only so many of the good training images. Prints lines on
+    of them to the training images, `data.folds` those of other folds, only those with a mask if
+    `needs` has 'mask'; `data.shots` takes only so many of the good training images. Prints lines on
     what was read otherwise than it may seem. draw: whether source 'synthetic' may draw its images;
     if not, they must be there. Raises UserError for an unknown source or defect, and the errors of
     the source's reader.
     """
     name, wanted = config.data.source, tuple(config.data.defects)
+    check_fold_fields(config)
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -147,9 +149,17 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
         splits = SOURCES[name](config)
     if wanted:
         splits = _only(splits, wanted)
+    masked = "mask" in needs
     if config.data.anomaly_fraction and name not in CLASS_SETS:  # those draw their own
-        splits = move_anomalies(
-            splits, config.data.anomaly_fraction, config.seed, masked="mask" in needs
+        splits = move_anomalies(splits, config.data.anomaly_fraction, config.seed, masked)
+    if config.data.folds:
+        splits = fold_splits(
+            splits,
+            config.data.folds,
+            config.data.fold,
+            config.seed,
+            config.data.group_gap,
+            masked,
         )
     if config.data.shots:
         splits = take_shots(splits, config.data.shots, config.seed)
@@ -157,6 +167,30 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
     for line in (*splits.notes, *unread_fields(config), *missing_masks(splits), *lines):
         say(line)
     return splits
+
+
+def check_fold_fields(config: Config) -> None:
+    """Raises UserError for fields of cross-validation that do not fit the others."""
+    data = config.data
+    if not data.folds:
+        unread = [f for f in ("fold", "group_gap") if getattr(data, f)]
+        if unread:
+            raise UserError(
+                f"data.{unread[0]} {getattr(data, unread[0])} is not read without data.folds: use "
+                f"--config.data.folds=5, or leave it at 0"
+            )
+        return
+    check_folds(data.folds, data.fold)
+    if data.anomaly_fraction:
+        raise UserError(
+            f"data.folds {data.folds} and data.anomaly_fraction {data.anomaly_fraction} both "
+            f"choose the defects to train on: set one of them to 0"
+        )
+    if data.source in CLASS_SETS:
+        raise UserError(
+            f"data.folds {data.folds}: data.source {data.source!r} draws its anomalies to train "
+            f"on: use --config.data.anomaly_fraction, and 0 folds"
+        )
 
 
 def check_drawn(config: Config) -> None:
