@@ -110,6 +110,6 @@ def test_other_settings_or_another_folder_are_refused(tmp_path):
 def test_nothing_is_left_of_a_set_that_failed(tmp_path):
     plain = np.full((40, 40), 128, np.uint8)
     good = [Record(plain, None, 0, "good", "plain")]
-    with pytest.raises(UserError, match="plain: .* not visible"):
+    with pytest.raises(UserError, match=r"plain: .* not visible"):
         draw_set(tmp_path / "set" / "drawn", good, good, 8)
     assert not list((tmp_path / "set").iterdir())
