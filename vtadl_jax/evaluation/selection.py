@@ -22,6 +22,7 @@ NAMES = ("image_auroc", "pixel_auroc", "aupro")  # the metrics that count
 MEAN = "mean"  # of those that all variants have
 COLUMNS = {MEAN: "mean", **{name: TITLES[name] for name in NAMES}}
 DRAWN, TEST = "drawn", "test"
+ROUNDING = 1e-12  # means that differ by less are equal
 
 Array = NDArray[np.float64]
 
@@ -103,7 +104,7 @@ def best_shares(values: Array) -> Array:
 
     Equal bests share a resample.
     """
-    best = values == values.max(0)
+    best = values >= values.max(0) - ROUNDING
     return (best / best.sum(0)).mean(1)
 
 
@@ -111,7 +112,7 @@ def ranks(values: Array) -> Array:
     """Returns ranks, 1 for the largest value, equal values their mean rank, [V] → [V]."""
     from scipy import stats  # imports slowly
 
-    return np.asarray(stats.rankdata(-values))
+    return np.asarray(stats.rankdata(-np.round(values / ROUNDING)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +134,10 @@ def agreement(predicted: Array, real: Array) -> Agreement:
     """Compares predicted with real figures of the same variants, [V] each; larger is better."""
     from scipy import stats
 
-    known = len(real) > 1 and np.ptp(predicted) > 0 and np.ptp(real) > 0
-    best, chosen = real.max(), predicted == predicted.max()
+    known = min(np.ptp(predicted), np.ptp(real)) > ROUNDING
+    best, chosen = real.max(), predicted >= predicted.max() - ROUNDING
     return Agreement(
-        float(stats.spearmanr(predicted, real).statistic) if known else None,
+        float(stats.spearmanr(ranks(predicted), ranks(real)).statistic) if known else None,
         float(best - real[chosen].mean()),
         float(best - real.mean()),
         float(best - real.min()),

@@ -59,11 +59,12 @@ def choose(
     parts = {DRAWN: by == DRAWN or agreed, TEST: by == SETS or agreed}
     wanted = [part for part, needed in parts.items() if needed]
     figures: dict[str, Figures] = {part: {} for part in wanted}
-    prepared: dict[str, Prepared] = {}
+    prepared = {
+        one.name: prepare(one, configs[one.name], protocol, draw=DRAWN in wanted) for one in sets
+    }
     text = ""
     for image_set in sets:
         name = image_set.name
-        prepared[name] = prepare(image_set, configs[name], protocol, draw=DRAWN in wanted)
         rows = []
         for number, (variant, config) in enumerate(zip(variants, configs[name], strict=True), 1):
             say(f"{name}: {variant.name} ({number} of {len(variants)})")
@@ -89,11 +90,10 @@ def _tabulate(
     for image_set in sets:
         name = image_set.name
         commands = [(v.name, command_of(v, image_set).command) for v in variants]
-        if name not in prepared:
-            continue
         if by == DRAWN:
-            tables[name] = rows_by_drawn(name, commands, figures[DRAWN][name])
-            notes[name] = _note(name, prepared[name])
+            if name in figures[DRAWN]:
+                tables[name] = rows_by_drawn(name, commands, figures[DRAWN][name])
+                notes[name] = _note(name, prepared[name], agreed)
         else:
             order = by_other_sets(_columns(figures[TEST], MEAN), name)
             if order is not None:
@@ -103,11 +103,12 @@ def _tabulate(
     return write_tables(protocol.workdir, tables, notes, agreements)
 
 
-def _note(name: str, prepared: Prepared) -> str:
+def _note(name: str, prepared: Prepared, agreed: bool) -> str:
+    test = "Test images count for the agreement only." if agreed else "No test image was opened."
     return (
         f"{len(prepared.drawn)} defects drawn on {len(prepared.held)} held-out good images "
         f"(`{name}/{SHEET}`), {len(prepared.train)} images to train and calibrate; 95 % intervals "
-        f"over images. No test image counts."
+        f"over images. {test}"
     )
 
 

@@ -74,6 +74,9 @@ def parse_sets(texts: Sequence[str]) -> list[ImageSet]:
         categories = [name.strip() for name in names.split(",") if name.strip()] or [
             entry.name for entry in list_entries(folder) if (entry / "train" / "good").is_dir()
         ]
+        for name in categories:
+            if not (folder / name).is_dir():
+                raise UserError(f"--data {text}: no folder {folder / name}: check the category")
         found += [ImageSet(name, str(folder), name) for name in categories] or [
             ImageSet(product_name(str(folder)), str(folder), "")
         ]
