@@ -80,6 +80,13 @@ _HELD_OUT = flags.DEFINE_float(
     "held_out", 0.25, "With --select: share of the good images to draw on.", flag_values=FLAGS
 )
 _DRAWN = flags.DEFINE_integer("drawn", 80, "With --select: defects to draw.", flag_values=FLAGS)
+_DRAW_SEED = flags.DEFINE_integer(
+    "draw_seed",
+    0,
+    "With --select: of the held-out images and of the drawing.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 LEAST_DRAWN = 8  # one of each kind
 RECORD = "experiment.json"  # in a run's folder: arguments, seed, commit and seconds
 
@@ -192,7 +199,7 @@ def run() -> int:
     experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()
     if _SELECT.value:
         return run_selection(experiments, workdir)
-    for flag in (_AGREEMENT, _BY, _HELD_OUT, _DRAWN):
+    for flag in (_AGREEMENT, _BY, _HELD_OUT, _DRAWN, _DRAW_SEED):
         if flag.value != flag.default:
             raise UserError(f"--{flag.name} {flag.value} is for --select: add --select")
     if len(_DATA.value) > 1:
@@ -226,7 +233,7 @@ def run_selection(variants: list[Experiment], workdir: Path) -> int:
     sets = parse_sets(_DATA.value)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    protocol = Protocol(workdir, _HELD_OUT.value, _DRAWN.value)
+    protocol = Protocol(workdir, _HELD_OUT.value, _DRAWN.value, seed=_DRAW_SEED.value)
     with locked(workdir):
         print(choose(variants, sets, protocol, _BY.value, _AGREEMENT.value))
     say(f"see {workdir / 'selection.md'}")

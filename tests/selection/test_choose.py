@@ -164,6 +164,7 @@ def test_agreement_of_both_rankings(parts, tmp_path, scored):
             "data.bits is 0 and",
         ),
         (PLAN + "x | --config configs/mnist.py\n", [], "data.source is 'folder' and 'mnist'"),
+        (PLAN + "drawn | --config configs/best.py\n", [], "rename the line"),
         (PLAN, ["--held_out=0"], "no image is held out"),
         (PLAN, ["--drawn=3"], "--drawn 3: use 8"),
         (PLAN, ["--seeds=2"], "does not go with --select"),

@@ -62,7 +62,7 @@ def choose(
     prepared = {
         one.name: prepare(one, configs[one.name], protocol, draw=DRAWN in wanted) for one in sets
     }
-    text = ""
+    text, ranked = "", set[str]()
     for image_set in sets:
         name = image_set.name
         rows = []
@@ -71,7 +71,9 @@ def choose(
             rows.append(measure(variant, image_set, config, prepared[name], protocol, wanted))
         for part in wanted:
             figures[part][name] = [row[part] for row in rows]
-        text = _tabulate(variants, sets, prepared, figures, protocol, by, agreed)
+        text, ranked = _tabulate(variants, sets, prepared, figures, protocol, by, agreed)
+    for name in prepared.keys() - ranked:
+        say(f"note: {name} has no ranking: no other set has good and defective test images")
     return text
 
 
@@ -83,8 +85,8 @@ def _tabulate(
     protocol: Protocol,
     by: str,
     agreed: bool,
-) -> str:
-    """Writes the tables of the sets that are done."""
+) -> tuple[str, set[str]]:
+    """Writes the tables of the sets that are done; returns their Markdown and the ranked sets."""
     tables: dict[str, list[Row]] = {}
     notes: dict[str, str] = {}
     for image_set in sets:
@@ -100,7 +102,7 @@ def _tabulate(
                 tables[name] = rows_by_sets(name, commands, order)
                 notes[name] = "By the test images of the other sets; its own count for nothing."
     agreements = _agreements(figures) if agreed else {}
-    return write_tables(protocol.workdir, tables, notes, agreements)
+    return write_tables(protocol.workdir, tables, notes, agreements), set(tables)
 
 
 def _note(name: str, prepared: Prepared, agreed: bool) -> str:

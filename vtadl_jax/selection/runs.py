@@ -55,7 +55,7 @@ def measure(
             found[part] = _score(config, folder, records, resamples)
         _save_part(folder, part, variant, protocol, found[part])
     if missing:
-        jax.clear_caches()  # a process of its own for each run would start slowly
+        jax.clear_caches()  # the programs of this variant; the next has its own
     return {part: value for part, value in found.items() if value is not None}
 
 

@@ -91,8 +91,13 @@ def parse_sets(texts: Sequence[str]) -> list[ImageSet]:
 
 
 def config_of(variant: Experiment, image_set: ImageSet) -> Config:
-    """Returns a variant's config for a set. Raises UserError for a plan that chooses images."""
+    """Returns a variant's config for a set.
+
+    Raises UserError for a line that chooses images, or that can't be trained on good ones.
+    """
     arguments = [word.replace("{data}", image_set.root) for word in variant.arguments]
+    if variant.name == DRAWN:
+        raise UserError(f"{variant.name}: this is the folder of drawn defects: rename the line")
     own, text, fields = split_config(["select", *arguments])
     if own[1:] or not text:
         raise UserError(f"{variant.name}: give --config FILE and --config.FIELD=VALUE only")
@@ -127,7 +132,9 @@ class Prepared:
     drawn: tuple[Record, ...]
 
 
-def prepare(image_set: ImageSet, configs: Sequence[Config], protocol: Protocol, draw: bool):
+def prepare(
+    image_set: ImageSet, configs: Sequence[Config], protocol: Protocol, draw: bool
+) -> Prepared:
     """Splits a set's good images, and draws defects and their picture; opens no test image.
 
     Raises UserError for variants that read their images differently.
