@@ -20,6 +20,7 @@ ORDER = (
     ("evaluation",),
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling"),
+    ("plans", "selection"),
     ("estimates", "dry_run"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
     ("methods",),

@@ -7,7 +7,16 @@ A line of a plan is `name | arguments of python -m vtadl_jax.main`; '{data}' in 
 its own. Complete runs are skipped: rerun the same command to continue after an interruption. The
 workdir then holds results.md, results.json and results.svg; `--markdown FILE` writes a second copy
 of results.md. `--table_only` writes them from the existing runs.
-Exit codes: 0 done, 2 a mistake the user can fix or a run that failed, 130 interrupted.
+
+python -m vtadl_jax.experiments --select --plan configs/plans/select.txt --data DIR:SCREW,NUT
+
+--select chooses a variant for each set without its test images: variants are trained on a part of
+the good images and ranked by defects drawn on the others. The workdir then holds selection.md, .csv
+and .json, and for each set drawn.png, a picture of the drawn defects. `--by sets` ranks by the test
+images of the other sets instead; `--agreement` adds how well both rankings agree with the set's own
+test images. Lines of the plan choose no images; --data may be given several times.
+Exit codes: 0 done, 2 a mistake the user can fix or a run that failed, 3 a loss or score that is not
+finite, 75 stopped by SIGTERM, 130 interrupted.
 """
 
 import functools
@@ -15,7 +24,6 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from absl import flags
@@ -23,16 +31,27 @@ from absl import flags
 from vtadl_jax import sweep
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.results import RESULTS_FILE, Results
+from vtadl_jax.evaluation.selection import DRAWN
+from vtadl_jax.plans import Experiment, read_plan
 from vtadl_jax.report.experiments import Measured, summarise, to_markdown, to_svg
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
-from vtadl_jax.runtime.files import read_json, write_json, write_text
+from vtadl_jax.runtime.files import read_json, write_json, write_text, writing
+from vtadl_jax.runtime.lock import locked
+from vtadl_jax.selection.choose import SETS, choose
+from vtadl_jax.selection.sets import Protocol, parse_sets
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _PLAN = _define("plan", "", "File with one line per experiment.")
-_DATA = _define("data", "", "Value of {data} in the plan.")
+_DATA = flags.DEFINE_multi_string(
+    "data",
+    [],
+    "Value of {data} in the plan. With --select: DIR of one set or of several, or "
+    "DIR:CATEGORY,CATEGORY; may be given several times.",
+    flag_values=FLAGS,
+)
 _WORKDIR = _define("workdir", "runs/experiments", "Folder for the runs and the table.")
 _MARKDOWN = _define("markdown", "", "Second file for the table.")
 _SEEDS = flags.DEFINE_integer(
@@ -41,62 +60,35 @@ _SEEDS = flags.DEFINE_integer(
 _TABLE_ONLY = flags.DEFINE_bool(
     "table_only", False, "Write the table only; run nothing.", flag_values=FLAGS
 )
+_SELECT = flags.DEFINE_bool(
+    "select", False, "Rank the plan's variants without test images.", flag_values=FLAGS
+)
+_BY = flags.DEFINE_enum(
+    "by",
+    DRAWN,
+    [DRAWN, SETS],
+    "With --select: rank by drawn defects, or by the test images of the other sets.",
+    flag_values=FLAGS,
+)
+_AGREEMENT = flags.DEFINE_bool(
+    "agreement",
+    False,
+    "With --select: add how well the rankings agree with the test images.",
+    flag_values=FLAGS,
+)
+_HELD_OUT = flags.DEFINE_float(
+    "held_out", 0.25, "With --select: share of the good images to draw on.", flag_values=FLAGS
+)
+_DRAWN = flags.DEFINE_integer("drawn", 80, "With --select: defects to draw.", flag_values=FLAGS)
+_DRAW_SEED = flags.DEFINE_integer(
+    "draw_seed",
+    0,
+    "With --select: of the held-out images and of the drawing.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+LEAST_DRAWN = 8  # one of each kind
 RECORD = "experiment.json"  # in a run's folder: arguments, seed, commit and seconds
-OWN = ("--workdir", "--config.seed")  # set by this program
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One line of a plan.
-
-    name: of its folder and its row. arguments: of `python -m vtadl_jax.main`, with {data}.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        """Returns the command line that runs the experiment."""
-        return shlex.join(("python", "-m", "vtadl_jax.main", *self.arguments))
-
-
-def read_plan(path: Path) -> list[Experiment]:
-    """Reads a file of experiments. Raises UserError naming the line that can't be understood."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"--plan {path} can't be read ({reason}): give a file of experiments"
-        ) from error
-    found: dict[str, Experiment] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError as error:
-            raise UserError(f"{path} line {number}: {error}") from error
-        if words:
-            experiment = _experiment(words, f"{path} line {number}")
-            if experiment.name in found:
-                raise UserError(
-                    f"{path} line {number}: {experiment.name} is there twice: rename it"
-                )
-            found[experiment.name] = experiment
-    if not found:
-        raise UserError(f"--plan {path} names no experiment: add a line 'name | --config FILE'")
-    return list(found.values())
-
-
-def _experiment(words: list[str], where: str) -> Experiment:
-    bar = words.index("|") if "|" in words else 0
-    name, arguments = "-".join(words[:bar]), tuple(words[bar + 1 :])
-    if not name or not arguments or "/" in name:
-        raise UserError(f"{where} is not 'name | arguments', with a name that can be a folder's")
-    for argument in arguments:
-        if argument.partition("=")[0] in OWN:
-            raise UserError(f"{where}: {argument} is set for each run: leave it out")
-    return Experiment(name, arguments)
 
 
 def is_done(experiment: Experiment, folder: Path) -> bool:
@@ -205,7 +197,15 @@ def run() -> int:
     if _SEEDS.value < 1:
         raise UserError(f"--seeds {_SEEDS.value}: use 1 or more")
     experiments, workdir = read_plan(Path(_PLAN.value)), Path(_WORKDIR.value).expanduser()
-    if not _DATA.value and any("{data}" in a for e in experiments for a in e.arguments):
+    if _SELECT.value:
+        return run_selection(experiments, workdir)
+    for flag in (_AGREEMENT, _BY, _HELD_OUT, _DRAWN, _DRAW_SEED):
+        if flag.value != flag.default:
+            raise UserError(f"--{flag.name} {flag.value} is for --select: add --select")
+    if len(_DATA.value) > 1:
+        raise UserError(f"--data {_DATA.value[1]}: only --select takes several: give one")
+    data = "".join(_DATA.value)
+    if not data and any("{data}" in a for e in experiments for a in e.arguments):
         raise UserError("no --data: give --data DIR, for which {data} in the plan stands")
     for experiment in [] if _TABLE_ONLY.value else experiments:
         for seed in range(_SEEDS.value):
@@ -214,12 +214,29 @@ def run() -> int:
                 say(f"{experiment.name}, seed {seed}: complete")
                 continue
             say(f"{experiment.name}, seed {seed}")
-            run_experiment(experiment, seed, folder, _DATA.value)
+            run_experiment(experiment, seed, folder, data)
             tabulate(experiments, workdir, _MARKDOWN.value)
     workdir.mkdir(parents=True, exist_ok=True)
     tabulate(experiments, workdir, _MARKDOWN.value)
     if (workdir / "results.md").is_file():
         print((workdir / "results.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def run_selection(variants: list[Experiment], workdir: Path) -> int:
+    """Ranks variants as the flags of --select say, and prints the tables."""
+    for flag in (_SEEDS, _TABLE_ONLY, _MARKDOWN):
+        if flag.value != flag.default:
+            raise UserError(f"--{flag.name} {flag.value} does not go with --select: leave it out")
+    if _DRAWN.value < LEAST_DRAWN:
+        raise UserError(f"--drawn {_DRAWN.value}: use {LEAST_DRAWN} or more")
+    sets = parse_sets(_DATA.value)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    protocol = Protocol(workdir, _HELD_OUT.value, _DRAWN.value, seed=_DRAW_SEED.value)
+    with locked(workdir):
+        print(choose(variants, sets, protocol, _BY.value, _AGREEMENT.value))
+    say(f"see {workdir / 'selection.md'}")
     return 0
 
 

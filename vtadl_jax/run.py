@@ -11,6 +11,7 @@ import jax
 
 from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.sources import load_splits
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
@@ -34,21 +35,24 @@ from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
 from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
-from vtadl_jax.training.setup import RESULTS, TrainSetup, check_workdir, make_setup
+from vtadl_jax.training.setup import RESULTS, Read, TrainSetup, check_workdir, make_setup
 from vtadl_jax.training.state import TrainState, with_variables
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
 
 
-def run(config: Config, workdir: Path) -> dict[str, Any]:
+def run(
+    config: Config, workdir: Path, read: Read = load_splits, report: bool = True
+) -> dict[str, Any]:
     """Trains, then evaluates; returns what results.json holds.
 
-    Continues from the newest checkpoint of `workdir`. Raises UserError, TrainingDiverged, and
-    Preempted after SIGTERM.
+    Continues from the newest checkpoint of `workdir`. read: returns the images. report: False
+    writes no results and no report. Raises UserError, TrainingDiverged, and Preempted after
+    SIGTERM.
     """
     watch = Stopwatch()
     watch.lap("imports")
     reuse_host_buffers()
-    setup = make_setup(config, workdir)
+    setup = make_setup(config, workdir, read)
     with contextlib.ExitStack() as open_things:
         open_things.enter_context(holding_workdir(workdir, setup.config, setup.marks))
         announce(setup)
@@ -66,8 +70,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         elif not session.checkpoints.steps:
             session.save(state, int(state.step))  # a fitted detector has no steps
             session.checkpoints.wait()
-        results = session.evaluate(state, int(state.step), report=True)
-    say_results(results, workdir)
+        results = session.evaluate(state, int(state.step), report=report)
+    if report:
+        say_results(results, workdir)
     return results.to_dict()
 
 

@@ -9,6 +9,7 @@ from tests.metrics import reference
 from tests.metrics.test_ranking import ranked
 from tests.metrics.test_regions import labelled_maps
 from vtadl_jax import metrics
+from vtadl_jax.metrics.bootstrap import resamples
 
 FEW = {"num_resamples": 40, "seed": 3}
 
@@ -197,3 +198,21 @@ def test_pixel_intervals_reject(changes, reason):
     with pytest.raises(ValueError, match=reason) as error:
         metrics.pixel_intervals(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_values_of_resamples_are_those_of_the_intervals():
+    rng = np.random.default_rng(1)
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    scores, other = rng.random(6), rng.random(6)
+    found = metrics.image_values(scores, labels, **FEW)["image_auroc"]
+    drawn = list(resamples(6, labels, FEW["num_resamples"], FEW["seed"]))
+    np.testing.assert_allclose(found, [metrics.auroc(scores[i], labels[i]) for i in drawn])
+    second = metrics.image_values(other, labels, **FEW)["image_auroc"]  # the same images
+    np.testing.assert_allclose(second, [metrics.auroc(other[i], labels[i]) for i in drawn])
+    maps = rng.random((6, 5, 4)).astype(np.float32)
+    masks = np.zeros(maps.shape, np.uint8)
+    masks[labels == 1, 1:3] = 1
+    low, high = metrics.pixel_values(maps, masks, **FEW)["aupro"]
+    want = [metrics.aupro(maps[i], masks[i], 0.3) for i in drawn]
+    np.testing.assert_allclose(low, want)
+    np.testing.assert_allclose(high, want)

@@ -7,7 +7,14 @@ defect and region.
 Not here: file I/O, the choice of an operating threshold for production, drawing.
 """
 
-from vtadl_jax.metrics.bootstrap import Interval, bootstrap, image_intervals, pixel_intervals
+from vtadl_jax.metrics.bootstrap import (
+    Interval,
+    bootstrap,
+    image_intervals,
+    image_values,
+    pixel_intervals,
+    pixel_values,
+)
 from vtadl_jax.metrics.breakdown import (
     Region,
     by_defect,
@@ -44,8 +51,10 @@ __all__ = [
     "detected_regions",
     "f1_max",
     "image_intervals",
+    "image_values",
     "label_regions",
     "pixel_intervals",
+    "pixel_values",
     "pr_auc",
     "pr_curve",
     "pro_curve",

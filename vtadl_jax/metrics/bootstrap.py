@@ -92,11 +92,23 @@ def image_intervals(
     Raises:
       ValueError: as `auroc` and `bootstrap`, and for scores that are not [N].
     """
+    _check_level(level)
+    found = image_values(scores, labels, num_resamples=num_resamples, seed=seed)
+    return {name: _interval(values, values, level) for name, values in found.items()}
+
+
+def image_values(
+    scores: ArrayLike, labels: ArrayLike, *, num_resamples: int = 1000, seed: int = 0
+) -> dict[str, Array]:
+    """Returns "image_auroc" and "image_average_precision" of each resample, [num_resamples].
+
+    Arguments and errors as in `image_intervals`. Equal seeds and labels give the same images, so
+    that methods can be compared resample by resample.
+    """
     sorted_classes(scores, labels)  # raises for NaN and for a single class
     values, positive = checked(scores, labels)
     if values.ndim != 1:
         raise ValueError(f"scores {values.shape} must be [N], one an image")
-    _check_level(level)
     order = np.argsort(values)[::-1]
     first = first_of_each(values[order])
     single = np.ones(first.size, bool)
@@ -110,8 +122,8 @@ def image_intervals(
         areas.append(binned.area(background, found, single).value)
         precisions.append(binned.average_precision(background, found, single).value)
     return {
-        name: _interval(np.concatenate(each), np.concatenate(each), level)
-        for name, each in (("image_auroc", areas), ("image_average_precision", precisions))
+        "image_auroc": np.concatenate(areas),
+        "image_average_precision": np.concatenate(precisions),
     }
 
 
@@ -141,8 +153,27 @@ def pixel_intervals(
     Raises:
       ValueError: as `aupro` and `bootstrap`, and for num_cuts below 2.
     """
-    limit = float(checked_limits([fpr_limit])[0])
     _check_level(level)
+    found = pixel_values(
+        maps, masks, fpr_limit, num_resamples=num_resamples, seed=seed, num_cuts=num_cuts
+    )
+    return {name: _interval(low, high, level) for name, (low, high) in found.items()}
+
+
+def pixel_values(
+    maps: Images,
+    masks: Images,
+    fpr_limit: float = 0.3,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    num_cuts: int = 4096,
+) -> dict[str, tuple[Array, Array]]:
+    """Returns bounds (low, high) of "pixel_auroc" and "aupro" of each resample, [num_resamples].
+
+    Arguments and errors as in `pixel_intervals`; NaN for undefined resamples, which come last.
+    """
+    limit = float(checked_limits([fpr_limit])[0])
     if num_cuts < 2:
         raise ValueError(f"num_cuts must be at least 2, got {num_cuts}")
     pixels, _ = split(maps, masks)  # raises if there is no region or no background
@@ -162,9 +193,7 @@ def pixel_intervals(
             lows[name].append(low)
             highs[name].append(high)
     return {
-        name: _interval(
-            _filled(lows[name], num_resamples), _filled(highs[name], num_resamples), level
-        )
+        name: (_filled(lows[name], num_resamples), _filled(highs[name], num_resamples))
         for name in lows
     }
 

@@ -1,7 +1,7 @@
 """Builds a run from a config and checks all of it, before anything is written."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
 from vtadl_jax.data.decode import is_grey
 from vtadl_jax.data.depth import bits_warning
-from vtadl_jax.data.records import Record, repeat_anomalies
+from vtadl_jax.data.records import Record, Splits, repeat_anomalies
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
@@ -32,6 +32,7 @@ from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_
 from vtadl_jax.weights.files import read_arrays
 
 LOOKED_AT = 16  # number of images that decide between grey and colour
+Read = Callable[[Config, Collection[str]], Splits]  # (config, what the detector needs) → images
 RESULTS = ("image_auroc", "pixel_auroc", "aupro")  # metrics that keep_best may name
 
 
@@ -66,10 +67,11 @@ class TrainSetup:
         return self.division.with_copies(self.records)
 
 
-def make_setup(config: Config, workdir: Path) -> TrainSetup:
+def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> TrainSetup:
     """Checks a config, the devices, the data and the workdir, and returns the set-up of the run.
 
-    Raises UserError; for mistakes in the config before any data are read or drawn.
+    read: returns the images. Raises UserError; for mistakes in the config before any data are read
+    or drawn.
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_parallel(config.train.parallel, mesh)
@@ -88,7 +90,7 @@ def make_setup(config: Config, workdir: Path) -> TrainSetup:
             "anomalous images as good ones: switch one of them off"
         )
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
-    splits = load_splits(config, detector.needs)
+    splits = read(config, detector.needs)
     warning = bits_warning([record.image for record in splits.train], config.data.bits)
     if warning is not None:
         say(f"warning: {warning}")

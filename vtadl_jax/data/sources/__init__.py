@@ -29,19 +29,19 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say, track
 
 
-def _synthetic(config: Config) -> Splits:
+def _synthetic(config: Config, test: bool = True) -> Splits:
     make_dataset(
         Path(config.data.root),
         categories=(config.data.category,),
         progress=functools.partial(track, what="draw parts"),
     )
-    return mvtec_layout(config.data.root, config.data.category)
+    return mvtec_layout(config.data.root, config.data.category, test)
 
 
-def _folder(config: Config) -> Splits:
+def _folder(config: Config, test: bool = True) -> Splits:
     data = config.data
     return folder_layout(
-        data.root, data.category, data.bad, data.masks, data.test_fraction, config.seed
+        data.root, data.category, data.bad, data.masks, data.test_fraction, config.seed, test
     )
 
 
@@ -87,6 +87,13 @@ SOURCES: dict[str, Callable[[Config], Splits]] = {
     "prepared": _prepared,
     **dict.fromkeys(CLASS_SETS, _one_class),
     "elpv": _elpv,
+    "synthetic": _synthetic,
+}
+# Sources whose test images are in folders of their own: (config, whether to look into these).
+_FOLDERS: dict[str, Callable[[Config, bool], Splits]] = {
+    "folder": _folder,
+    "mvtec_layout": lambda c, test: mvtec_layout(c.data.root, c.data.category, test),
+    "btad_layout": lambda c, test: btad_layout(c.data.root, c.data.category, test),
     "synthetic": _synthetic,
 }
 _CATEGORIES: dict[str, Callable[[Config], tuple[str, ...]]] = {
@@ -191,6 +198,33 @@ def check_fold_fields(config: Config) -> None:
             f"data.folds {data.folds}: data.source {data.source!r} draws its anomalies to train "
             f"on: use --config.data.anomaly_fraction, and 0 folds"
         )
+
+
+def load_good(config: Config) -> Splits:
+    """Returns the training images of a config, as `load_splits`, without any test image.
+
+    Opens no test image and no mask, and does not look into their folders where they have their own.
+    The training images are those of `load_splits`. Raises UserError as `load_splits`, and for
+    `data.anomaly_fraction` and `data.folds`, which take defective images from the test set.
+    """
+    name = config.data.source
+    for field in ("anomaly_fraction", "folds"):
+        if getattr(config.data, field):
+            raise UserError(
+                f"data.{field} {getattr(config.data, field)} trains on defective test images, and "
+                f"none may be opened here: leave it out"
+            )
+    if name not in _FOLDERS:
+        raise UserError(
+            f"data.source {name!r} can't be read without its test images: use one of "
+            f"{', '.join(_FOLDERS)}"
+        )
+    splits = _FOLDERS[name](config, False)
+    if config.data.shots:
+        splits = take_shots(splits, config.data.shots, config.seed)
+    for line in (*splits.notes, *check_images(splits)):
+        say(line)
+    return splits
 
 
 def check_drawn(config: Config) -> None:

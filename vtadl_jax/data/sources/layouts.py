@@ -33,24 +33,24 @@ MVTEC = Layout("good")
 BTAD = Layout("ok")
 
 
-def mvtec_layout(root: str | Path, category: str = "") -> Splits:
+def mvtec_layout(root: str | Path, category: str = "", test: bool = True) -> Splits:
     """Reads MVTec AD's layout, good images in folders named 'good'; see `read_layout`."""
-    return read_layout(MVTEC, root, category)
+    return read_layout(MVTEC, root, category, test)
 
 
-def btad_layout(root: str | Path, category: str = "") -> Splits:
+def btad_layout(root: str | Path, category: str = "", test: bool = True) -> Splits:
     """Reads BTAD's layout, good images in 'ok' and all defects in 'ko'; see `read_layout`."""
-    return read_layout(BTAD, root, category)
+    return read_layout(BTAD, root, category, test)
 
 
-def read_layout(layout: Layout, root: str | Path, category: str = "") -> Splits:
+def read_layout(layout: Layout, root: str | Path, category: str = "", test: bool = True) -> Splits:
     """Lists the images in `root/category`, or in `root` itself if `category` is ''.
 
     A mask has its image's stem, with or without '_mask', or is absent. Good images get the defect
     'good' whatever their folder's name; in `test` they may also be in 'good', 'ok' or 'normal', in
-    any case. Records are in natural order (2 before 10). Raises UserError for a missing folder, an
-    unknown category, a stray file, a mask without its image and for two images or masks that share
-    a stem.
+    any case. Records are in natural order (2 before 10). test: False does not look into the folders
+    of test images and masks. Raises UserError for a missing folder, an unknown category, a stray
+    file, a mask without its image and for two images or masks that share a stem.
     """
     base = _category_folder(layout, root, category)
     good = base / "train" / layout.good
@@ -62,7 +62,10 @@ def read_layout(layout: Layout, root: str | Path, category: str = "") -> Splits:
         for entry in list_entries(base / "train")
         if entry.is_dir() and entry.name != layout.good
     ]
-    test: list[Record] = []
+    name = category or base.resolve().name
+    if not test:
+        return Splits(tuple(train), (), name, tuple(notes))
+    tested: list[Record] = []
     truth = folder_like(base, "ground_truth")
     folders = list_folders(base / "test")
     for folder in folders:
@@ -70,15 +73,15 @@ def read_layout(layout: Layout, root: str | Path, category: str = "") -> Splits:
         images, where = list_images(folder), f"test/{folder.name}"
         masks = match_masks(folder_like(truth, folder.name), images, where, normal)
         if normal:
-            test += [_record(base, image) for image in images]
+            tested += [_record(base, image) for image in images]
             notes += good_notes(folder, len(images), layout.good) + unused_masks(masks)
         else:
-            test += [_record(base, image, folder.name, masks.get(image)) for image in images]
+            tested += [_record(base, image, folder.name, masks.get(image)) for image in images]
     known = {folder.name.lower() for folder in folders}
     for folder in list_folders(truth):
         if folder.name.lower() not in known:
             match_masks(folder, [], f"test/{folder.name}")  # raises: masks without images
-    return Splits(tuple(train), tuple(test), category or base.resolve().name, tuple(notes))
+    return Splits(tuple(train), tuple(tested), name, tuple(notes))
 
 
 def good_notes(folder: Path, count: int, usual: str = "") -> list[str]:
@@ -104,6 +107,7 @@ def folder_layout(
     masks: str | Path = "",
     test_fraction: float = 0.2,
     seed: int = 0,
+    test: bool = True,
 ) -> Splits:
     """Reads any folder: in one of the layouts above, or with good images only.
 
@@ -111,8 +115,9 @@ def folder_layout(
     images (or of one folder per defect): then these and `test_fraction` of the good ones, chosen by
     `seed`, are test images. Folders 'good', 'ok' and 'normal' in `bad` hold further good test
     images. `masks` has the folders of `bad`, spelled in any case, or all masks in one folder; masks
-    have their image's name, with or without '_mask'. Raises UserError as `read_layout`, and if
-    `masks` holds none.
+    have their image's name, with or without '_mask'. test: False gives the same training images
+    and does not look into the folders of others. Raises UserError as `read_layout`, and if `masks`
+    holds none.
     """
     path = _root_folder(root)
     bases = [path / category] if category else [path, *filter(Path.is_dir, list_entries(path))]
@@ -123,7 +128,7 @@ def folder_layout(
                     f"data.bad and data.masks are for a plain folder of good images, but {path} "
                     f"holds train/{layout.good}: leave them empty"
                 )
-            return read_layout(layout, root, category)
+            return read_layout(layout, root, category, test)
     base = path / category
     if not base.is_dir():
         folders = [entry.name for entry in list_entries(path) if entry.is_dir()]
@@ -136,12 +141,13 @@ def folder_layout(
     good = [Record(image, None, 0, "good", f"good/{image.name}") for image in list_images(base)]
     if not good:
         raise UserError(f"no images in {base}: put images of good parts there")
-    test, notes = bad_records(bad, masks)
+    defective, notes = bad_records(bad, masks) if test else ([], [])
     kept: tuple[Record, ...] = ()
     train = tuple(good)
-    if test:
+    if bad:
         train, kept = split_holdout(good, test_fraction, seed, "data.test_fraction", 2)
-    return Splits(train, (*kept, *test), category or base.resolve().name, tuple(notes))
+    tested = (*kept, *defective) if test else ()
+    return Splits(train, tested, category or base.resolve().name, tuple(notes))
 
 
 def _check_plain(base: Path) -> None:
