@@ -13,6 +13,7 @@ from vtadl_jax.detectors.contract import Inputs
 from vtadl_jax.detectors.rgb_reconstruction import Network, compare
 from vtadl_jax.networks import perceptual
 from vtadl_jax.networks.named_layers import Layer
+from vtadl_jax.networks.resnet import BackboneOptions
 
 LEAVES = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
@@ -25,6 +26,17 @@ def _recipe():
     return module
 
 
+@functools.cache
+def whole(stem: str):
+    """All sets of a golden file."""
+    return json.loads((FOLDER / f"{stem}.json").read_text())
+
+
+def small_backbone():
+    """A ResNet that compiles in seconds."""
+    return BackboneOptions(width=8, blocks=(1, 1, 1, 1))
+
+
 class Golden:
     """A set of a golden file. stem: of the file; which: the set's name; prefix: of its arrays."""
 
@@ -32,8 +44,7 @@ class Golden:
         if not (FOLDER / f"{stem}.npz").is_file():
             pytest.skip(f"no golden numbers {stem} beside the repository")
         self.stem, self.which, self.prefix = stem, which, prefix
-        whole = json.loads((FOLDER / f"{stem}.json").read_text())
-        self.numbers, self.specs = whole[which], whole["arrays"]
+        self.numbers, self.specs = whole(stem)[which], whole(stem)["arrays"]
 
     @functools.cached_property
     def arrays(self):

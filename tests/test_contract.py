@@ -30,6 +30,7 @@ CASES = {
         "model__backbone__blocks": (1, 1, 1, 1),
         "model__codes__scales": (1, 2),
     },
+    "piade": {"model__backbone__width": 8, "model__backbone__blocks": (1, 1, 1, 1)},
     "filter_mixture": FITTED,
     "position_gaussian": NO_STEPS,
     "image_mixture": NO_STEPS,
