@@ -33,6 +33,7 @@ def get_config(name: str = "mnist-0"):
     c.num_epochs = 10
     c.log_every_steps = 50
     c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup_steps = 100
     c.optimizer.weight_decay = 0.0
     c.eval.batch_size = 64
     c.eval.map_sigma = 1.0

@@ -48,6 +48,10 @@ def route(inputs, weights, iterations: int = 3, stop_gradient: bool = True, offs
     (batch, count, dim), num_outputs = inputs.shape, len(weights)
     flat = weights.reshape(num_outputs, count * dim, -1)
 
+    def mean(inputs, flat):  # equal coefficients: softmax of 0
+        rows = inputs.reshape(batch, -1)
+        return jnp.einsum("bk,jko->jbo", rows, flat, precision=EXACT) / num_outputs
+
     def weighted_sum(coefficients, inputs, flat):  # coefficients: [J, B, I]
         weighted = (coefficients[..., None] * inputs).reshape(num_outputs, batch, -1)
         return jnp.einsum("jbk,jko->jbo", weighted, flat, precision=EXACT)
@@ -56,9 +60,13 @@ def route(inputs, weights, iterations: int = 3, stop_gradient: bool = True, offs
         back = jnp.einsum("jbo,jko->jbk", outputs, flat, precision=EXACT)
         return (back.reshape(num_outputs, batch, count, dim) * inputs).sum(-1)
 
+    if iterations == 1:
+        coefficients = jnp.full((num_outputs, batch, count), 1 / num_outputs, flat.dtype)
+        outputs = squash(mean(inputs, flat), offset)
+        return outputs.swapaxes(0, 1), coefficients.swapaxes(0, 1)
     early = jax.lax.stop_gradient((inputs, flat)) if stop_gradient else (inputs, flat)
-    logits = jnp.zeros((num_outputs, batch, count), flat.dtype)
-    for _ in range(iterations - 1):
+    logits = agreement(squash(mean(*early), offset), *early)
+    for _ in range(iterations - 2):
         outputs = squash(weighted_sum(jax.nn.softmax(logits, 0), *early), offset)
         logits = logits + agreement(outputs, *early)
     coefficients = jax.nn.softmax(logits, 0)
