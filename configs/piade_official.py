@@ -15,6 +15,7 @@ def get_config(category: str = "bottle"):
     c.data.resize = (156, 156)
     c.model.version = "official"
     c.model.routing.stop_gradient = True
+    c.model.norm_momentum = 0.95
     c.batch_size = 60
     c.optimizer.weight_decay = 1e-3
     return c

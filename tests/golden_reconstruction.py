@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +122,28 @@ def run(network: Network, variables, images, weights, train: bool, dtype):
     recon = network.reconstruct(forward, images)
     terms, total = compare(variables["frozen"]["vgg"], images, recon, weights, dtype)
     return total.mean(), (terms, total, forward.kept, forward.stats)
+
+
+def step_of(network: Network, weights, dtype):
+    """A jitted function (variables, params, images) → (`run` in training, gradients).
+
+    All arrays are arguments: the compiler would compute what depends on constants only.
+    """
+
+    def step(variables, params, images):
+        def value(params):
+            return run(network, {**variables, "params": params}, images, weights, True, dtype)
+
+        return jax.value_and_grad(value, has_aux=True)(params)
+
+    return jax.jit(step)
+
+
+def check_recon(golden: Golden, mode: str, recon, tolerance: float):
+    """Compares the reconstruction; in float32 by how far the golden program's own strays."""
+    stray = golden.numbers["float32_deviation"][mode]["recon_max_abs"]
+    tolerance = tolerance if recon.dtype == np.float64 else max(tolerance, 3 * stray)
+    golden.check_array(f"{mode}_recon", nchw(recon), tolerance)
 
 
 def inputs_of(golden: Golden, dtype: str) -> Inputs:

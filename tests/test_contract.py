@@ -184,13 +184,13 @@ def test_the_loss_has_gradients_and_leaves_shapes_alone(name):
     batch, keys = batch_of(detector, config), jax.random.split(jax.random.key(1), 2)
 
     @jax.jit
-    def step(params):
+    def step(variables, batch):  # as arguments: constants would be computed while it compiles
         def loss(params):
             return detector.loss({**variables, "params": params}, batch, keys)
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
-    (loss, (terms, stats)), grads = step(variables["params"])
+    (loss, (terms, stats)), grads = step(variables, batch)
     assert jnp.isfinite(loss)
     assert terms
     assert all(jnp.ndim(value) == 0 for value in terms.values())

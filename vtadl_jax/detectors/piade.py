@@ -16,7 +16,6 @@ from vtadl_jax.detectors.rgb_reconstruction import LossOptions, Network, rgb_rec
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.named_layers import NORM_MOMENTUM, ForwardPass, Layer
 from vtadl_jax.networks.pyramid import (
-    LEVEL_MOMENTUM,
     adaptive_average_pool,
     channel_first,
     check_side,
@@ -68,6 +67,12 @@ class PiadeOptions:
         choices=("thesis", "official"),
     )
     backbone: BackboneOptions = BackboneOptions()
+    norm_momentum: float = option(
+        NORM_MOMENTUM,
+        "share of a batch in the running statistics of the pyramid; 0.95 in the authors' program",
+        above=0,
+        at_most=1,
+    )
     squeeze: bool = option(True, "squeeze-and-excitation after the stem and each stage")
     routing: RoutingOptions = RoutingOptions()
     loss: PiadeLossOptions = PiadeLossOptions()
@@ -76,14 +81,13 @@ class PiadeOptions:
 @dataclasses.dataclass(frozen=True)
 class Version:
     """What the two versions differ in. levels: (side that the map is averaged to, divisor of the
-    ResNet's channels; 0: the stem's channels), a level each; momentum: of their batch norms."""
+    ResNet's channels; 0: the stem's channels), a level each."""
 
     blocks: tuple[int, ...]
     bottleneck: bool
     max_pool: bool
     ratio: int
     levels: tuple[tuple[int, int], ...]
-    momentum: float
     trains_first: bool
     scheme: str
 
@@ -91,11 +95,11 @@ class Version:
 VERSIONS = {
     "thesis": Version(
         (2, 2, 2, 2), False, False, 4, ((8, 0), (4, 0), (2, 0), (1, 0)),
-        NORM_MOMENTUM, True, "orthogonal",
+        True, "orthogonal",
     ),
     "official": Version(
         (3, 4, 6, 3), True, True, 16, ((1, 1), (1, 2), (1, 4), (1, 8)),
-        LEVEL_MOMENTUM, False, "uniform",
+        False, "uniform",
     ),
 }  # fmt: skip
 
@@ -132,7 +136,7 @@ def build(options: PiadeOptions, inputs: Inputs) -> Network:
         levels = []
         for i, (size, _) in enumerate(version.levels):
             level = forward.conv(f"pyramid.{i}.conv", adaptive_average_pool(features, size))
-            level = forward.norm_relu(f"pyramid.{i}.bn", level, version.momentum)
+            level = forward.norm_relu(f"pyramid.{i}.bn", level, options.norm_momentum)
             levels.append(channel_first(forward.keep(f"pyramid_{i}", level)))
         capsules = jnp.concatenate(levels, -1).reshape(len(features), -1, CAPSULE_DIM)
         vector = choose(forward, capsules, options.routing, version.trains_first)

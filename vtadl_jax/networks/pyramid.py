@@ -14,7 +14,6 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.networks.named_layers import ForwardPass, Layer
 
 SIDE = 8  # of the map that the decoder starts from
-LEVEL_MOMENTUM = 0.95  # of the pyramid's batch norms in the authors' code
 # Transposed convolutions (outputs, kernel, stride, padding), by the image's side.
 DECODERS: dict[int, tuple[tuple[int, int, int, int], ...]] = {
     28: ((16, 5, 1, 1), (32, 5, 1, 0), (32, 6, 1, 0), (32, 6, 1, 0), (3, 5, 1, 0)),
