@@ -51,7 +51,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         with replacing(path) as file:
             if path.suffix == ".safetensors":
-                file.write(_safetensors().save(dict(arrays)))
+                # The library writes an array's memory, whatever its strides are.
+                rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+                file.write(_safetensors().save(rows))
             else:
                 torch = _torch()
                 torch.save({name: torch.tensor(array) for name, array in arrays.items()}, file)
