@@ -182,8 +182,7 @@ class ForwardPass:
         return out + layer["bias"] if "bias" in layer else out
 
     def _devices(self) -> int:
-        axis = self.parallel.axis
-        return 1 if axis is None else jax.lax.axis_size(axis)
+        return 1 if self.parallel.axis is None else jax.lax.psum(1, self.parallel.axis)
 
     def _over_devices(self, x):
         return x if self.parallel.axis is None else jax.lax.pmean(x, self.parallel.axis)

@@ -51,8 +51,8 @@ class Resnet:
     @property
     def title(self) -> str:
         """Its name among torchvision's, by its blocks."""
-        known: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "ResNet-18", (3, 4, 6, 3): "ResNet-34"}
-        name = known.get(self.blocks, "a ResNet") if not self.bottleneck else "ResNet-50"
+        names = {(2, 2, 2, 2): ("ResNet-18", ""), (3, 4, 6, 3): ("ResNet-34", "ResNet-50")}
+        name = names.get(self.blocks, ("", ""))[self.bottleneck] or "a ResNet"
         return name if self.width == 64 else f"{name} of width {self.width}"
 
     def features(self, stage: int) -> int:
