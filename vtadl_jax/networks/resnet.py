@@ -51,8 +51,12 @@ class Resnet:
     @property
     def title(self) -> str:
         """Its name among torchvision's, by its blocks."""
-        names = {(2, 2, 2, 2): ("ResNet-18", ""), (3, 4, 6, 3): ("ResNet-34", "ResNet-50")}
-        name = names.get(self.blocks, ("", ""))[self.bottleneck] or "a ResNet"
+        names: dict[tuple[tuple[int, ...], bool], str] = {
+            ((2, 2, 2, 2), False): "ResNet-18",
+            ((3, 4, 6, 3), False): "ResNet-34",
+            ((3, 4, 6, 3), True): "ResNet-50",
+        }
+        name = names.get((self.blocks, self.bottleneck), "a ResNet")
         return name if self.width == 64 else f"{name} of width {self.width}"
 
     def features(self, stage: int) -> int:
