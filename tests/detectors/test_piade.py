@@ -21,14 +21,10 @@ from vtadl_jax.training.optimizer import make_optimizer
 
 STEM = "piade_seed21"
 # (set, prefix of its arrays, options, weight decay)
+OPTIONS = {"routing": RoutingOptions(stop_gradient=True), "norm_momentum": 0.95}
 SETS = [
-    (
-        "main",
-        "",
-        PiadeOptions(version="official", routing=RoutingOptions(stop_gradient=True)),
-        1e-3,
-    ),
-    ("thesis", "thesis_", PiadeOptions(routing=RoutingOptions(stop_gradient=True)), 1e-4),
+    ("main", "", PiadeOptions(version="official", **OPTIONS), 1e-3),
+    ("thesis", "thesis_", PiadeOptions(**OPTIONS), 1e-4),
 ]
 WEIGHTS = {"mse": 1.0, "ssim": 1.0, "perceptual": 1.0}
 MAPS = ("stem", "se1", "se2", "se3", "se4", "se5", "decoder0", "decoder1", "decoder2")
