@@ -93,7 +93,8 @@ def test_a_step_matches_the_golden_training(which, prefix, options, decay, dtype
         (after, _), _ = step(variables, optax.apply_updates(variables["params"], updates), images)
     check_terms(terms, total, loss, golden.numbers["train"], tolerance)
     check_stages(golden, "train", kept, tolerance)
-    gold.check_gradients(golden, network, grads, 1e-5 if dtype == "float64" else 0.02)
+    # That of SSIM is float32 in both.
+    gold.check_gradients(golden, network, grads, 1e-4 if dtype == "float64" else 0.02)
     gold.check_running(golden, stats, tolerance)
     assert float(after) == pytest.approx(golden.numbers["train"]["loss_after_adam_step"], rel=1e-3)
 
