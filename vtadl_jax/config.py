@@ -312,7 +312,9 @@ class Config:
         resumable=True,
     )  # fmt: skip
     init_from: str = option(
-        "", "file of pretrained weights to start from: .npz, .safetensors, .pt; empty: random",
+        "",
+        "file of pretrained weights to start from: .npz, .safetensors, .pt; FILE,FILE: of several "
+        "networks of a method; empty: random",
         compiled=False,
     )  # fmt: skip
     data: DataOptions = DataOptions()

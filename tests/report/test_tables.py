@@ -239,6 +239,8 @@ def test_each_detector_stands_beside_figures_of_its_own_method():
     assert published_methods("mnist", "capsnet") == CAPSNET
     assert published_methods("cifar10", "capsnet") == CAPSNET[:1]
     assert published_methods("mnist", "vtadl") == ("VT-ADL",)
+    assert published_methods("mvtec_ad", "pyramid_ae") == ("Pyr. AE",)
+    assert published_methods("cifar10", "piade") == ("PIADE",)
     assert published_methods("kmnist", "vtadl") == published_methods("", "capsnet") == ()
     table = category_table({"3": _result(0.9, image_accuracy=0.75)}, "mnist", CAPSNET)
     assert _column(table, "image_accuracy")[0] == {"3": 0.75}

@@ -18,7 +18,9 @@ from vtadl_jax.detectors.filter_mixture import FilterMixtureOptions, filter_mixt
 from vtadl_jax.detectors.image_mixture import ImageMixtureOptions, image_mixture
 from vtadl_jax.detectors.official import OfficialOptions, official
 from vtadl_jax.detectors.patch_memory import PatchMemoryOptions, patch_memory
+from vtadl_jax.detectors.piade import PiadeOptions, piade
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions, position_gaussian
+from vtadl_jax.detectors.pyramid_ae import PyramidOptions, pyramid_ae
 from vtadl_jax.detectors.segmentation import SegmentationOptions, segmentation
 from vtadl_jax.detectors.spade import SpadeOptions, spade
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
@@ -39,6 +41,8 @@ DETECTORS: dict[str, Method] = {
     "vtadl": Method(VTADLOptions, vtadl),
     "official": Method(OfficialOptions, official),
     "autoencoder": Method(AutoencoderOptions, autoencoder),
+    "pyramid_ae": Method(PyramidOptions, pyramid_ae),
+    "piade": Method(PiadeOptions, piade),
     "filter_mixture": Method(FilterMixtureOptions, filter_mixture),
     "position_gaussian": Method(PositionGaussianOptions, position_gaussian),
     "contnet_gaussian": Method(ContnetGaussianOptions, contnet_gaussian),

@@ -1,7 +1,7 @@
 """The interface between a method and training, evaluation, compile studies and export."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -142,9 +142,11 @@ class Detector:
         detector that needs either is supervised: it is trained on defects, too.
     load_pretrained: (variables, arrays by name) → variables with the pretrained weights. Raises
         UserError that names the arrays that do not fit.
-    pretrained_required: whether there are variables under 'frozen'. They come from
-        `load_pretrained` only, so the user has to give a file.
+    pretrained_required: whether variables under 'frozen' come from `load_pretrained` only, so that
+        the user has to give a file.
     steps_required: whether it is useless after its fit alone, without training steps.
+    pretrained_notes: names of the arrays of the user's file, none without one → lines that a new
+        run says: which pretrained parts it does not hold, so that they start from random values.
     parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
     """
 
@@ -162,4 +164,5 @@ class Detector:
     load_pretrained: Callable[[Variables, Mapping[str, np.ndarray]], Variables] | None = None
     pretrained_required: bool = False
     steps_required: bool = False
+    pretrained_notes: Callable[[Collection[str]], list[str]] | None = None
     parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)

@@ -155,6 +155,16 @@ DESCRIPTIONS: dict[str, Description] = {
             ),
         ),
     ),
+    "pyramid_ae": Description(
+        "Pyramidal auto-encoder (2020): short codes of ResNet features at several widths, one "
+        "decoder; MSE and perceptual loss",
+        "configs/pyramid_ae.py",
+    ),
+    "piade": Description(
+        "PIADE (2020): pyramid features routed to two vectors, one of them decoded; as the thesis "
+        "or as the authors' program has it",
+        "configs/piade.py",
+    ),
     "image_mixture": Description(
         "Mixture of Gaussians over whole small images that each show one object; map of cells",
         "configs/image_mixture.py",

@@ -11,6 +11,12 @@ paper of the authors, citing the same source, prints 0.955.
 P. Mishra's thesis, chapter 3 (CapsNet): tables 3.3 (MNIST), 3.5 (Fashion-MNIST), 3.6 (KMNIST) and
 3.7 (CIFAR-10). Percentages are given as fractions. The thesis does not define the threshold of the
 proposed score, and sets its accuracies beside other methods' AUROC in table 3.7.
+
+The same thesis, chapters 4 (pyramidal auto-encoder: tables 4.5, which is the column of table II
+above, and 4.6) and 5 (PIADE: tables 5.3 and 5.4). Tables 4.6 and 5.4 print the rates of true
+negatives and of true positives; the values here are their means. Both name thresholds that are
+chosen on the test images. For Fashion-MNIST (0.936, pyramidal auto-encoder) and COIL-100 (0.998,
+PIADE) only means over all classes are printed.
 """
 
 from collections.abc import Mapping
@@ -174,19 +180,67 @@ _CIFAR10_CAPSNET = _accuracy(
 )
 # fmt: on
 
+PYRAMID, PIADE = "Pyr. AE", "PIADE"
+CATEGORIES = tuple(_MVTEC_AD.rows)
+# fmt: off
+_RATES = {  # (true negatives, true positives), in the order of CATEGORIES
+    PYRAMID: (
+        (.42, .86, .62, .44, .85, .84, .58, .62, .90, .98, .76, .73, .80, .60, .64),
+        (.72, .53, .625, .85, .95, 1.0, .89, .74, .89, .55, .62, .71, .92, .89, .82),
+    ),
+    PIADE: (
+        (.33, .67, .82, .97, .85, .87, .73, .60, .89, .57, .89, .80, .92, .70, 1.0),
+        (.74, .60, .45, .19, .93, 1.0, .93, .83, .97, .78, .51, .67, .96, .90, .65),
+    ),
+}
+# fmt: on
+_MVTEC_RATES = PublishedTable(
+    metric="image balanced accuracy",
+    key="image_balanced_accuracy_max",
+    source="Mishra's thesis, tables 4.6 and 5.4",
+    methods=(PYRAMID, PIADE),
+    rows={
+        name: tuple(
+            round((negatives[i] + positives[i]) / 2, 4) for negatives, positives in _RATES.values()
+        )
+        for i, name in enumerate(CATEGORIES)
+    },
+    means=(0.745, 0.757),
+    note="means of the printed rates of true negatives and true positives; means over categories "
+    "are not printed",
+)
+
+_CIFAR10_PIADE = PublishedTable(
+    metric="image AUROC",
+    key="image_auroc",
+    source="Mishra's thesis, table 5.3",
+    methods=(PIADE,),
+    rows=dict(
+        zip(
+            CIFAR10,
+            ((v,) for v in (0.751, 0.55, 0.708, 0.609, 0.805, 0.645, 0.729, 0.651, 0.771, 0.532)),
+            strict=True,
+        )
+    ),
+    means=(0.675,),
+)
+
 PUBLISHED: Mapping[str, tuple[PublishedTable, ...]] = {
     "mnist": (_MNIST, _MNIST_CAPSNET),
-    "mvtec_ad": (_MVTEC_AD,),
+    "mvtec_ad": (_MVTEC_AD, _MVTEC_RATES),
     "btad": (_BTAD_PRO, _BTAD_PR),
     "fashion_mnist": (_FASHION_CAPSNET,),
     "kmnist": (_KMNIST_CAPSNET,),
-    "cifar10": (_CIFAR10_CAPSNET,),
+    "cifar10": (_CIFAR10_CAPSNET, _CIFAR10_PIADE),
 }
 
 
+OWN = {"capsnet": CAPSNET, "pyramid_ae": (PYRAMID,), "piade": (PIADE,)}  # detector → columns
+
+
 def published_methods(data_set: str, detector: str) -> tuple[str, ...]:
-    """Returns the columns to show beside a detector's results: CapsNet's for `capsnet`, else those
-    of VT-ADL; () if none is published for the data set."""
-    wanted = CAPSNET if detector == "capsnet" else ("VT-ADL",)
+    """Returns the columns to show beside a detector's results: those of its own method, else of
+    VT-ADL; () if none is published for the data set."""
+    wanted = OWN.get(detector, ("VT-ADL",))
     known = {method for table in PUBLISHED.get(data_set, ()) for method in table.methods}
     return tuple(method for method in wanted if method in known)

@@ -29,7 +29,7 @@ from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
-from vtadl_jax.weights.files import read_arrays
+from vtadl_jax.weights.files import read_files
 
 LOOKED_AT = 16  # number of images that decide between grey and colour
 Read = Callable[[Config, Collection[str]], Splits]  # (config, what the detector needs) → images
@@ -147,7 +147,7 @@ def as_decided(config: Config, stored: Config) -> Config:
 
 
 def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarray] | None:
-    """Returns the arrays of `init_from`, None if it is empty.
+    """Returns the arrays of `init_from`, None if it is empty; says what starts from random values.
 
     Raises UserError for a file that can't be read or does not fit the detector, for a detector that
     takes no weights, and if the detector needs weights and `init_from` is empty.
@@ -158,15 +158,23 @@ def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarr
                 f"init_from is empty: detector {config.detector!r} with these options needs "
                 f"pretrained weights: give --config.init_from=FILE (docs/weights.md)"
             )
+        say_random(detector, ())
         return None
     if detector.load_pretrained is None:
         raise UserError(
             f"init_from: detector {config.detector!r} takes no pretrained weights: leave it empty"
         )
-    arrays = read_arrays(Path(config.init_from).expanduser())
+    arrays = read_files(config.init_from)
     # From shapes alone, so that a wrong file fails before data are read.
     check_pretrained(detector, arrays, config.init_from)
+    say_random(detector, arrays)
     return arrays
+
+
+def say_random(detector: Detector, arrays: Collection[str]) -> None:
+    """Says which pretrained parts of a detector are not among the arrays."""
+    for line in detector.pretrained_notes(arrays) if detector.pretrained_notes else ():
+        say(f"warning: {line}")
 
 
 def check_pretrained(detector: Detector, arrays: Mapping[str, np.ndarray], path: str) -> None:

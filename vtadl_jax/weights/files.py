@@ -25,6 +25,24 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return read_torch(path)
 
 
+def read_files(text: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of one file, or of several whose paths are separated by commas.
+
+    Raises UserError for a file that cannot be read, and for names that are in two of them.
+    """
+    paths = [text] if Path(text).expanduser().is_file() else text.split(",")
+    found: dict[str, np.ndarray] = {}
+    for path in paths:
+        arrays = read_arrays(Path(path.strip()).expanduser())
+        if twice := sorted(found.keys() & arrays.keys()):
+            raise UserError(
+                f"{path}: {twice[0]} (of {len(twice)} names) is in another of the files, too: give "
+                "files of different networks"
+            )
+        found |= arrays
+    return found
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict: `.safetensors` without torch, else PyTorch's zip format by torch.
 
@@ -33,7 +51,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         with replacing(path) as file:
             if path.suffix == ".safetensors":
-                file.write(_safetensors().save(dict(arrays)))
+                # The library writes an array's memory, whatever its strides are.
+                rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+                file.write(_safetensors().save(rows))
             else:
                 torch = _torch()
                 torch.save({name: torch.tensor(array) for name, array in arrays.items()}, file)
