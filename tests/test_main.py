@@ -298,7 +298,7 @@ def test_the_first_line_has_the_numbers(capsys, needs, repeats, steps, said):
         num_steps=steps,
         workdir="w",
         mesh=SimpleNamespace(size=1),
-        config=SimpleNamespace(detector="x"),
+        config=SimpleNamespace(detector="x", data=SimpleNamespace(balanced_batches=False)),
         assembly=SimpleNamespace(detector=SimpleNamespace(needs=needs)),
     )
     run.announce(setup)

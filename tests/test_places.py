@@ -155,7 +155,7 @@ def test_data_that_moved_are_evaluated_and_continued(moved, capsys):
     root = moved
     done = train(capsys, root, "one")
     assert done.returncode == 0, done.stderr
-    assert "10 images to train" not in done.stderr
+    assert "10 images to train, 10 of them to calibrate by leave-one-out" in done.stderr
     assert "(2 good, 4 defective, 4 with a mask); fitted in one pass, no steps" in done.stderr
     before = json.loads((root / "run/results.json").read_text())
     (root / "one").rename(root / "two")

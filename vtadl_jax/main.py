@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
         argv,
         __doc__,
         train,
-        "rerun the same command to continue from the last checkpoint",
+        "rerun the same command: it continues from the last checkpoint, if there is one",
     )
 
 
