@@ -351,3 +351,10 @@ def test_every_field_has_a_meaning_and_a_default_in_its_range():
 def test_the_packaged_configs_are_those_of_the_checkout():
     found = {path.name for path in PACKAGED.glob("*.py")} - {"__init__.py"}
     assert found <= set(CONFIGS)
+
+
+def test_names_on_the_command_line_are_separated_by_commas():
+    flags = ["--config.model.use=subspace, filter_mixture", "--config.data.defects=crack"]
+    config, _ = load("configs/experts.py", flags)
+    assert config.model.use == ("subspace", "filter_mixture")
+    assert config.data.defects == ("crack",)
