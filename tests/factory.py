@@ -49,6 +49,15 @@ def with_fields(config: Config, **fields) -> Config:
     return schema.replace(config, {name.replace("__", "."): v for name, v in fields.items()})
 
 
+def as_decided(config: Config, stored: Config) -> Config:
+    """The config with what a run decided about its images in place of 'auto'."""
+    return with_fields(
+        config,
+        data__orientations=stored.data.orientations,
+        eval__cross_fit=stored.eval.cross_fit,
+    )
+
+
 def tiny_detector(detector: str = "vtadl", **fields):
     """The detector of `tiny_config`."""
     return make_detector(tiny_config(detector=detector, **fields))

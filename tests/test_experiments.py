@@ -99,8 +99,9 @@ def fake_program(monkeypatch):
 
 def command(tmp_path, text, *more):
     path = plan(tmp_path, text)
+    data = () if any(flag.startswith("--data=") for flag in more) else ("--data=D",)
     return experiments.main(
-        ["experiments", f"--plan={path}", f"--workdir={tmp_path / 'runs'}", "--data=D", *more]
+        ["experiments", f"--plan={path}", f"--workdir={tmp_path / 'runs'}", *data, *more]
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.factory import tiny_config, tiny_dataset
+from tests.factory import as_decided, tiny_config, tiny_dataset
 from vtadl_jax import legacy
 from vtadl_jax.detectors.position_gaussian import PositionGaussianOptions
 from vtadl_jax.errors import UserError
@@ -84,7 +84,9 @@ def test_an_old_run_resumes(old_runs, name, detector, fields):
     results = run(config, old_runs / name)
     for metric, value in expected(old_runs, name)["resumed"].items():
         assert results[metric] == pytest.approx(value, abs=5e-3), metric
-    assert load_config(old_runs / name) == config  # stored anew under today's names
+    stored = load_config(old_runs / name)
+    assert stored == as_decided(config, stored)  # stored anew under today's names
+    assert (stored.eval.cross_fit, stored.data.orientations) == ("off", "none")
 
 
 @pytest.mark.slow

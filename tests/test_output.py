@@ -17,10 +17,11 @@ CONFIG = (
     "--config.mesh.data=1",
 )  # fmt: skip
 CLOSING = (
+    r"cross-fitted to 20 good images in 10 folds, each without a part, in \d+s",
     r"results on 14 test images, in \d+s",
     r"  defective images found  \d+ of 10",
     r"  false alarms +\d+ among 4 good images",
-    r"  image threshold +[\d.]+, from 4 held-out good images",
+    r"  image threshold +[\d.]+, from 20 good images, each scored by a fit without it .*",
     r"  image AUROC +[\d.]+",
     r"  pixel AUROC +[\d.]+",
     r"  AU-PRO \(FPR 0.3\) +[\d.]+",
@@ -29,7 +30,6 @@ CLOSING = (
         rf"  {kind} +\d of 2 .*"
         for kind in ["contamination", "dent", "missing", "scratch", "stain"]
     ],
-    r"note: 4 held-out good images are too few to guarantee 5 % false alarms, which takes 19; .*",
     r"(note: \d+ marked regions? (is|are) too thin .*)?",
     r"open",
     r"  .*report\.html .*",
@@ -39,9 +39,8 @@ CLOSING = (
     r"score new images: python -m vtadl_jax\.predict .*",
 )
 TRAINING = (
-    r"16 training images: read again in every epoch \(data\.cache none\); decoded they take .*",
-    r"gear: 16 images to train, 4 to calibrate, 14 to test .* on 1 cpu device; workdir .*",
-    r"fitted to 16 images in \d+s",
+    r"gear: 20 images to train, 20 of them to calibrate by 10-fold cross-fitting, 14 to test .*",
+    r"fitted to 20 images in \d+s",
     *CLOSING,
 )
 

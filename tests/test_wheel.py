@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN = """from vtadl_jax.configs import best
+OWN = """from vtadl_jax.configs import context_mdn
 
 
 def get_config(category: str = ""):
-    c = best.get_config(category)
+    c = context_mdn.get_config(category)
     c.model.mdn.num_components = 3
     return c
 """
@@ -49,7 +49,7 @@ def run_outside(installed: Path, folder: Path, *arguments: str) -> subprocess.Co
 @pytest.mark.slow
 def test_a_packaged_config_is_found_where_no_such_file_is(installed, tmp_path):
     done = run_outside(
-        installed, tmp_path, "-m", "vtadl_jax.main", "--config", "configs/best.py", "--help"
+        installed, tmp_path, "-m", "vtadl_jax.main", "--config", "configs/context_mdn.py", "--help"
     )
     assert done.returncode == 0, done.stderr
     assert "--config.model.context.windows=(1, 4, 8)" in done.stdout
