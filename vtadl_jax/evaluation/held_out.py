@@ -19,8 +19,8 @@ from vtadl_jax.data.synthetic.photo_defects import KINDS, draw_defect
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Tails, Variables
 from vtadl_jax.errors import UserError
-from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import track
+from vtadl_jax.training.fitting import jit_gather
 
 FOLDS = 5
 MOST_PER_IMAGE = 8  # drawn defects
@@ -41,7 +41,7 @@ def tail_rows(
     assert tails is not None, "this detector has no tails"
     data, size = config.data, min(config.eval.batch_size, len(records))
     count = defects_per_image(tails, len(records))
-    gather = jax.jit(on_platform(jax.default_backend(), tails.gather))
+    gather = jit_gather(tails.gather)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     found = []
     for number, batch in enumerate(track(batches, -(-len(records) // size), "tails")):

@@ -74,7 +74,7 @@ def gather_rows(
     what: for the progress; '' shows none. size: of the batches; 0: up to `eval.batch_size`.
     """
     data, size = config.data, size or min(config.eval.batch_size, len(records))
-    gather = jit_gather(fit)
+    gather = jit_gather(fit.gather)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     shown = track(batches, -(-len(records) // size), what) if what else batches
     for number, batch in enumerate(shown):
@@ -83,10 +83,13 @@ def gather_rows(
         yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
 
 
-def jit_gather(fit: Fit) -> Any:
-    """Returns `Fit.gather` jitted for this process's devices; the same for the same fit, so that
-    cross-fitting compiles it once."""
-    return _jitted(fit.gather, jax.default_backend())
+@functools.lru_cache(maxsize=4)
+def jit_gather(gather: Callable[..., Any]) -> Any:
+    """Returns the `gather` of a fit or of tails, jitted for this process's devices.
+
+    The same one for the same function: each calibration of a run gathers, and compiles once.
+    """
+    return jax.jit(on_platform(jax.default_backend(), gather))
 
 
 @functools.lru_cache(maxsize=4)

@@ -85,7 +85,7 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
     key, images = jax.random.key(config.seed), next(batches)["image"]
     with refusing_too_large():
         start = time.perf_counter()
-        gather = jit_gather(detector.fit).lower(variables, images, key).compile()
+        gather = jit_gather(detector.fit.gather).lower(variables, images, key).compile()
         compiling = time.perf_counter() - start
         reduce = detector.fit.reduce or (lambda accumulated, rows: None)
         accumulated = None

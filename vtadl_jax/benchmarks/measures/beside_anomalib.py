@@ -82,7 +82,7 @@ class Side:
         assert fit is not None
         parts = [images[i : i + self.batch] for i in range(0, len(images), self.batch)]
         key = jax.random.key(0)
-        gather = jit_gather(fit)
+        gather = jit_gather(fit.gather)
         compiling = sum(self._compile("fit", gather, part, key) for part in parts)
 
         def rows() -> Any:
