@@ -296,7 +296,7 @@ def test_a_folder_that_goes_away_is_waited_for(line, capsys):
 
 
 def test_two_watchers_do_not_share_results(line):
-    with line.running(), pytest.raises(UserError, match="--results .* is in use"):
+    with line.running(), pytest.raises(UserError, match=r"--results .* is in use"):
         line.running().__enter__()
 
 

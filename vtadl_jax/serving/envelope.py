@@ -20,6 +20,7 @@ from vtadl_jax.serving.logs import log
 from vtadl_jax.serving.state import STOPPING, Service
 
 OPEN = ("/", "/health", "/ready")  # need no key: they say nothing about models or images
+_PROBES = ("/health", "/ready", "/metrics")  # asked for every few seconds: no line of the log
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -104,6 +105,8 @@ class Envelope:
     def _log(
         self, scope: Scope, request_id: str, status: int, seconds: float, fault: dict[str, str]
     ) -> None:
+        if scope["path"] in _PROBES and not fault:
+            return
         client = scope.get("client") or ("", 0)
         route = getattr(scope.get("route"), "path", "")
         fields = {"route": route, **scope["state"]["logged"], **fault}

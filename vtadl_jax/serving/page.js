@@ -5,9 +5,9 @@ const history = [];
 const waiting = [];
 let shown = null, busy = false;
 
-const digits = value => value === null || value === undefined ? "–"
+const digits = (value, most = 4) => value === null || value === undefined ? "–"
   : Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(2)
-  : String(Number(value.toPrecision(4)));
+  : String(Number(value.toPrecision(most)));
 const element = (name, text = "", kind = "") => {
   const made = document.createElement(name);
   made.textContent = text;
@@ -130,6 +130,10 @@ function showPicture({found, photo, heat}) {
     at("unseen").textContent = "The browser can't show files of this kind" +
       (heat ? ": this is the map alone." : ".");
   };
+  at("photo").onload = at("heat").onload = event => {  // at most three quarters of the window
+    const {naturalWidth: width, naturalHeight: height} = event.target;
+    if (width > 1) layers.style.width = `min(100%, calc(75vh * ${width / height}))`;
+  };
   at("photo").src = photo;
   at("photo").alt = found.name;
   at("heat").hidden = !heat;
@@ -166,9 +170,9 @@ function showScore(found) {
     `score ${digits(found.score)}, threshold ${digits(found.threshold)}`);
   at("score").textContent = digits(found.score);
   at("threshold").textContent = digits(found.threshold);
-  at("p-value").textContent = digits(found.p_value);
+  at("p-value").textContent = digits(found.p_value, 2);
   at("rarity").textContent = found.p_value === null ? "" :
-    `At most about ${digits(100 * found.p_value)} % of good images score as high or higher.`;
+    `At most about ${digits(100 * found.p_value, 2)} % of good images score as high or higher.`;
   at("unlike").hidden = !found.unlike_training;
   at("unlike").textContent = `Unlike all training images: ${found.unlike_training}`;
 }
@@ -181,7 +185,7 @@ function showRegions(found) {
   at("regions").tBodies[0].replaceChildren(...regions.slice(0, 12).map((region, number) => {
     const row = element("tr");
     const cells = [String(number + 1), `${region.peak_at.column}, ${region.peak_at.row}`,
-      String(region.area), `${digits(100 * region.share)} %`, digits(region.peak)];
+      String(region.area), `${digits(100 * region.share, 2)} %`, digits(region.peak)];
     row.append(...cells.map((text, i) => element("td", text, i > 1 ? "number" : "")));
     row.tabIndex = 0;
     const mark = on => at("boxes").children[number].classList.toggle("marked", on);
@@ -226,6 +230,7 @@ at("opacity").oninput = blend;
 at("show-boxes").onchange = blend;
 at("save").onclick = save;
 at("key").onchange = () => { tell(""); connect(); };
+at("key-row").onsubmit = event => event.preventDefault();
 document.addEventListener("dragover", event => {
   event.preventDefault();
   document.body.classList.add("over");
