@@ -56,6 +56,11 @@ def error_of(answer, status):
     return body["error"]
 
 
+def decoded_map(found):
+    """Returns the map of an answer, float32 [h, w]."""
+    return np.load(io.BytesIO(base64.b64decode(found["map"]["base64"])))
+
+
 def test_an_image_gets_score_decision_and_regions(start):
     body = send(start(), png(spot=240), "/score?name=part.png").json()
     assert body["model"] == "plate"
@@ -112,7 +117,7 @@ def test_a_map_comes_as_numbers_or_in_colours(start):
     pixels = np.array(Image.open(io.BytesIO(content)))
     (found,) = send(client, content, "/score?map=npy").json()["images"]
     assert found["map"]["type"] == "application/x-npy"
-    numbers = np.load(io.BytesIO(base64.b64decode(found["map"]["base64"])))
+    numbers = decoded_map(found)
     assert numbers.dtype == np.float32
     np.testing.assert_array_equal(numbers, pixels.astype(np.float32) / 255)
     (found,) = send(client, content, "/score?map=png").json()["images"]

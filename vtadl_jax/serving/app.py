@@ -9,7 +9,7 @@ from fastapi import FastAPI, Path, Query
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from vtadl_jax import __version__
 from vtadl_jax.errors import UserError
@@ -90,7 +90,12 @@ def _add_states(app: FastAPI, service: Service, measured: Measured) -> None:
     async def ready() -> Response:
         return _json({"status": service.state}, 200 if service.state == READY else 503)
 
-    @app.get("/metrics", summary="Figures for Prometheus", responses=schema.responses(401))
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        summary="Figures for Prometheus",
+        responses=schema.responses(401),
+    )
     async def metrics() -> Response:
         text = measured.text(service.state == READY, service.queued)
         return Response(text, headers={"content-type": CONTENT_TYPE})
@@ -146,6 +151,9 @@ async def _score(
         for each in found:
             each.pop("retry_after", None)
         body = {"model": label, "request": request.state.request_id, "images": found}
+        if status not in (200, 207):
+            first = found[0]
+            body["error"] = f"no image has a score; of the first, {first['name']}: {first['error']}"
         assert service.batcher is not None, "it is ready"
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(service.batcher.pool, _json, body, status)

@@ -1,6 +1,7 @@
 """Reads the images of a request, in memory and within its limit: raw bytes, or a form of files."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import UploadFile
@@ -8,6 +9,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from vtadl_jax.serving.limits import MAX_FILES, Limits, Refused
+
+# Its warnings repeat what the client is told.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 async def images_of(request: Request, limits: Limits, name: str) -> list[tuple[str, bytes]]:

@@ -81,6 +81,7 @@ class Answer(BaseModel):
 class Error(BaseModel):
     error: str = Field(description="One sentence: what, where, what to do.")
     request: str | None = None
+    images: list[NoImage] | None = Field(None, description="Of a request with several images.")
 
 
 class ModelFacts(BaseModel):
