@@ -16,7 +16,7 @@ import pytest
 from tests.cli import ROOT, environment
 from tests.serving.fakes import png
 
-NUM_KILLS = 3 * (int(os.environ.get("VTADL_FUZZ", 0)) or 1)
+NUM_KILLS = 2 * (int(os.environ.get("VTADL_FUZZ", 0)) or 1)
 PROGRAM = """
 import sys, threading
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_nothing_is_lost_or_repeated(tmp_path):
     process.wait()
     remember()
 
-    assert len(writer.written) > 40
+    assert len(writer.written) > 20
     keys = keys_of(journal)
     assert len(keys) == len(set(keys)) == len(writer.written)
     found = [json.loads(content) for _, content in first_seen.values()]

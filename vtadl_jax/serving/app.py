@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from vtadl_jax import __version__
-from vtadl_jax.errors import UserError
 from vtadl_jax.serving import schema
 from vtadl_jax.serving.answers import answer_of, shown_name, take_in
 from vtadl_jax.serving.batching import Batcher, Scored, Stopping
@@ -154,9 +153,9 @@ async def _score(
         if status not in (200, 207):
             first = found[0]
             body["error"] = f"no image has a score; of the first, {first['name']}: {first['error']}"
-        assert service.batcher is not None, "it is ready"
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(service.batcher.pool, _json, body, status)
+        if map_format == "none":
+            return _json(body, status)
+        return await asyncio.to_thread(_json, body, status)  # megabytes
     except Refused as refused:
         status = refused.status
         raise
@@ -215,15 +214,12 @@ class _One:
 
     async def _scored(self, name: str, content: bytes) -> dict[str, Any]:
         limits, model = self._limits, self._model
-        job = self._batcher.submit(self._label, lambda: take_in(model, content, limits))
-        scored: Scored = await asyncio.wrap_future(job)
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(
-                self._batcher.pool, answer_of, name, scored, model, limits, self._map_format
-            )
-        except UserError as error:
-            raise Refused(422, str(error)) from error
+
+        def finish(scored: Scored) -> tuple[dict[str, Any], Scored]:
+            return answer_of(name, scored, model, limits, self._map_format), scored
+
+        job = self._batcher.submit(self._label, lambda: take_in(model, content, limits), finish)
+        found, scored = await asyncio.wrap_future(job)
         self._measured.image(self._label, found["decision"], scored)
         return found
 

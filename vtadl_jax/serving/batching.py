@@ -31,6 +31,7 @@ class Scored:
 class _Job:
     model: str
     load: Callable[[], Any]
+    finish: Callable[[Scored], Any] | None
     future: Future
     intake: Any = None
     decode: float = 0.0
@@ -75,14 +76,19 @@ class Batcher:
         self._thread.start()
         self._warm.result()
 
-    def submit(self, model: str, load: Callable[[], Any]) -> Future:
-        """Scores one image, soon; returns the future of a `Scored`.
+    def submit(
+        self,
+        model: str,
+        load: Callable[[], Any],
+        finish: Callable[[Scored], Any] | None = None,
+    ) -> Future:
+        """Scores one image, soon; returns the future of a `Scored`, or of what `finish` returns.
 
-        load: returns the intake of `Model.take_in`; it is called in the pool, and what it raises is
-        raised by the future. A future that is cancelled before its batch starts is not scored.
-        Raises Stopping after `close`.
+        load: returns the intake of `Model.take_in`. It is called in the pool, as `finish` is; what
+        they raise is raised by the future. A future that is cancelled before its batch starts is
+        not scored. Raises Stopping after `close`.
         """
-        job = _Job(model, load, Future())
+        job = _Job(model, load, finish, Future())
         with self._changed:
             if self._closed:
                 raise Stopping
@@ -183,4 +189,15 @@ class Batcher:
         self._seconds = seconds / len(batch)
         for job, prediction in zip(batch, predictions, strict=True):
             wait = start - job.queued
-            job.future.set_result(Scored(prediction, job.decode, wait, seconds, len(batch)))
+            scored = Scored(prediction, job.decode, wait, seconds, len(batch))
+            if job.finish is None:
+                job.future.set_result(scored)
+            else:
+                self.pool.submit(_finish, job.future, job.finish, scored)
+
+
+def _finish(future: Future, finish: Callable[[Scored], Any], scored: Scored) -> None:
+    try:
+        future.set_result(finish(scored))
+    except BaseException as error:
+        future.set_exception(error)
