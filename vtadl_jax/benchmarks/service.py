@@ -72,8 +72,11 @@ class Client:
             answer = self._connection.getresponse()
             return answer.status, answer.read()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 @contextlib.contextmanager
@@ -101,19 +104,20 @@ def measure_overhead(
     score: Callable[[bytes], Any], port: int, images: Sequence[bytes], turns: int
 ) -> dict[str, float]:
     """Returns the medians, in milliseconds, of one client's requests and of `score`, by turns."""
-    client, own, asked = Client(port), [], []
-    for turn in range(turns + 5):
-        content = images[turn % len(images)]
-        start = time.perf_counter()
-        score(content)
-        between = time.perf_counter()
-        status, body = client.score(content)
-        end = time.perf_counter()
-        if status != 200:
-            raise UserError(f"the service answers {status}: {body.decode(errors='replace')}")
-        if turn >= 5:
-            own.append(1000 * (between - start))
-            asked.append(1000 * (end - between))
+    own, asked = [], []
+    with contextlib.closing(Client(port)) as client:
+        for turn in range(turns + 5):
+            content = images[turn % len(images)]
+            start = time.perf_counter()
+            score(content)
+            between = time.perf_counter()
+            status, body = client.score(content)
+            end = time.perf_counter()
+            if status != 200:
+                raise UserError(f"the service answers {status}: {body.decode(errors='replace')}")
+            if turn >= 5:
+                own.append(1000 * (between - start))
+                asked.append(1000 * (end - between))
     return {
         "predictor_p50_ms": statistics.median(own),
         "request_p50_ms": statistics.median(asked),
@@ -143,6 +147,7 @@ def measure_load(
                 else:
                     load.errors[reason] += 1
             turn += 1
+        client.close()
 
     threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(clients)]
     begin, memory = time.monotonic(), []
