@@ -65,6 +65,7 @@ _WATCH_MAP = _enum("watch_map", "none", ["none", "npy", "png"], "Maps beside res
 _POLL = _float("poll_s", 0.5, "Seconds between two looks at --watch.", 0.01, 3600)
 KEY = "VTADL_API_KEY"
 INTERRUPTED = 130
+FINISH_SECONDS = 2.0  # for batches that no client waits for any more
 
 
 class Stopped(BaseException):
@@ -133,7 +134,7 @@ def run() -> int:
             stop.starting = False
             service.stop()
             whole = server is None or server.stop()
-        whole &= batcher is None or batcher.close(limits.timeout_s)
+        whole &= batcher is None or batcher.close(FINISH_SECONDS)
     log("stopped", finished=whole)
     if not whole:
         say("stopped before all accepted images were finished: raise --timeout_s, or send less")
