@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from tests.serving.fakes import FakeModel, make_service, png
 from vtadl_jax.errors import UserError
 from vtadl_jax.report import colormap
+from vtadl_jax.serving import answers
 from vtadl_jax.serving.app import make_app
 from vtadl_jax.serving.measured import Measured
 from vtadl_jax.serving.state import Service
@@ -124,6 +125,13 @@ def test_a_map_comes_as_numbers_or_in_colours(start):
     assert (found["map"]["low"], found["map"]["high"]) == (0.0, 1.0)
     colours = np.array(Image.open(io.BytesIO(base64.b64decode(found["map"]["base64"]))))
     np.testing.assert_array_equal(colours, colormap.apply(numbers, 0.0, 1.0))
+
+
+def test_a_map_that_is_too_large_for_an_answer_is_refused(start, monkeypatch):
+    monkeypatch.setattr(answers, "MAP_LIMIT", 40)
+    client = start()
+    assert send(client, png()).status_code == 200
+    assert "48 pixels, more than the 40" in error_of(send(client, png(), "/score?map=png"), 413)
 
 
 def test_a_method_without_maps_says_so(start):

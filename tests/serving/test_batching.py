@@ -8,6 +8,7 @@ import pytest
 
 from tests.serving.fakes import FakeModel, make_batcher, png
 from vtadl_jax.errors import UserError
+from vtadl_jax.serving import batching
 from vtadl_jax.serving.batching import Batcher, Stopping
 
 
@@ -140,6 +141,32 @@ def test_closing_has_an_end():
     assert not first.done()
     model.gate.set()
     first.result(10)
+
+
+def test_maps_in_work_are_limited(monkeypatch):
+    monkeypatch.setattr(batching, "MAP_PIXELS", 2 * 6 * 8)
+    model, done = FakeModel(batch_size=1), threading.Event()
+    batcher = make_batcher(model)
+    jobs = [
+        batcher.submit("plate", loader(model), lambda scored: done.wait(20) and scored.batch)
+        for _ in range(6)
+    ]
+    until(lambda: len(model.batches) == 2)
+    time.sleep(0.05)
+    assert len(model.batches) == 2
+    done.set()
+    assert [job.result(10) for job in jobs] == [1] * 6
+    assert batcher.close(5)
+    assert batcher._held == 0
+
+
+def test_what_finishing_raises_reaches_the_caller():
+    model = FakeModel()
+    batcher = make_batcher(model)
+    job = batcher.submit("plate", loader(model), lambda scored: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        job.result(10)
+    assert batcher.close(5)
 
 
 def test_a_model_that_does_not_compile_is_told_at_the_start():

@@ -17,6 +17,7 @@ from vtadl_jax.serving.models import Model
 
 MOST_REGIONS = 100  # in an answer; `regions_found` is the number of all
 MAP_TYPES = {"png": "image/png", "npy": "application/x-npy"}
+MAP_LIMIT = 2**24  # pixels of a map in an answer
 NAME_LENGTH = 200
 
 
@@ -25,7 +26,8 @@ def answer_of(
 ) -> dict[str, Any]:
     """Returns the answer for one image, as docs/serve.md describes it.
 
-    map_format: 'png', 'npy' or 'none'. Raises Refused for a score that is not finite.
+    map_format: 'png', 'npy' or 'none'. Raises Refused: 422 for a score that is not finite, 413 for
+    a map that is too large for an answer.
     """
     prediction = scored.prediction
     if not math.isfinite(prediction.score):
@@ -126,6 +128,12 @@ def _places(anomaly_map: np.ndarray | None, model: Model, min_area: int) -> dict
 def _map_of(anomaly_map: np.ndarray | None, model: Model, map_format: str) -> Any:
     if anomaly_map is None:
         return None
+    if anomaly_map.size > MAP_LIMIT:
+        raise Refused(
+            413,
+            f"the map has {anomaly_map.size} pixels, more than the {MAP_LIMIT} of an answer: ask "
+            f"without a map, or cut the image into tiles",
+        )
     return {
         "type": MAP_TYPES[map_format],
         "low": model.calibration.map_low,

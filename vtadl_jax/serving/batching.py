@@ -7,6 +7,8 @@ at most `max_wait_ms` from its first image on; a single image does not wait.
 
 import collections
 import dataclasses
+import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from vtadl_jax.serving.models import Model
+
+MAP_PIXELS = 2**27  # of maps that are made and not finished; a batch with more is alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Batcher:
         self._decoding = dict.fromkeys(models, 0)
         self._unfinished, self._closed = 0, False
         self._seconds = 0.0  # per image, of late
+        self._held = 0  # pixels of maps
         self._warm: Future = Future()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -123,6 +128,11 @@ class Batcher:
             self._unfinished -= 1
             self._changed.notify_all()
 
+    def _release(self, pixels: int, _: Future) -> None:
+        with self._changed:
+            self._held -= pixels
+            self._changed.notify_all()
+
     def _decode(self, job: _Job) -> None:
         start = time.perf_counter()
         try:
@@ -174,6 +184,12 @@ class Batcher:
                     return batch
 
     def _score(self, batch: list[_Job]) -> None:
+        pixels = [math.prod(job.intake.map_size) for job in batch]
+        with self._changed:  # maps of large images take gigabytes
+            self._changed.wait_for(lambda: not self._held or self._held + sum(pixels) <= MAP_PIXELS)
+            self._held += sum(pixels)
+        for job, held in zip(batch, pixels, strict=True):
+            job.future.add_done_callback(functools.partial(self._release, held))
         start = time.perf_counter()
         self._on_batch(len(batch))
         try:

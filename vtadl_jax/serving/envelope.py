@@ -57,7 +57,7 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status >= 400:
+                if status >= 400 and status != 408:
                     await body.drain(self._service.limits.max_bytes)
                 own = {name.lower() for name, _ in message["headers"]}
                 added = [*_HEADERS, (b"x-request-id", request_id)]
