@@ -27,17 +27,18 @@ class Model(Protocol):
 
 
 def open_model(path: Path, max_batch: int = 0) -> Model:
-    """Loads the run in a workdir.
+    """Loads the run in a workdir, or the file of `python -m vtadl_jax.export`.
 
     max_batch: number of images that are scored together; 0 is 1 on a CPU, 8 on other devices.
-    Raises UserError for a path that holds no trained run.
+    Raises UserError for a path that holds no trained run and no such file.
     """
     import jax
 
     from vtadl_jax.evaluation.predictor import Predictor
 
     size = max_batch or (1 if jax.default_backend() == "cpu" else 8)
-    return Predictor.from_workdir(path, batch_size=size)
+    opening = Predictor.from_file if path.is_file() else Predictor.from_workdir
+    return opening(path, batch_size=size)
 
 
 def parse_models(texts: Sequence[str]) -> dict[str, Path]:
