@@ -43,7 +43,7 @@ _float = functools.partial(flags.DEFINE_float, flag_values=FLAGS)
 _bool = functools.partial(flags.DEFINE_bool, flag_values=FLAGS)
 _enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "[NAME=]PATH of a trained run's workdir.", flag_values=FLAGS
+    "model", [], "[NAME=]PATH of a run's workdir or exported file.", flag_values=FLAGS
 )
 _HTTP = _bool("http", True, "Serve over HTTP.")
 _HOST = _string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is the whole network.")

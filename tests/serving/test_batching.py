@@ -160,6 +160,19 @@ def test_maps_in_work_are_limited(monkeypatch):
     assert batcher._held == 0
 
 
+def test_decoded_images_that_wait_are_limited(monkeypatch):
+    monkeypatch.setattr(batching, "WAITING_BYTES", 3 * 6 * 8)
+    model, batcher, first = gated(batch_size=1, threads=1)
+    jobs = [batcher.submit("plate", loader(model)) for _ in range(8)]
+    until(lambda: len(batcher._waiting["plate"]) == 3)
+    time.sleep(0.05)
+    assert len(batcher._waiting["plate"]) == 3
+    model.gate.set()
+    assert [job.result(10).batch for job in [first, *jobs]] == [1] * 9
+    assert batcher.close(5)
+    assert batcher._bytes == 0
+
+
 def test_what_finishing_raises_reaches_the_caller():
     model = FakeModel()
     batcher = make_batcher(model)

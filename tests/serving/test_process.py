@@ -15,8 +15,9 @@ import pytest
 
 from tests.cli import ROOT, environment, run_main
 from tests.factory import tiny_config
+from tests.serving.fakes import make_service
 from vtadl_jax.evaluation.predictor import Predictor
-from vtadl_jax.serving.models import open_model
+from vtadl_jax.serving.models import open_model, parse_models
 
 BATCH = 2
 
@@ -44,7 +45,6 @@ def test_scores_and_maps_are_those_of_the_program_bit_for_bit(workdir, images, t
     pytest.importorskip("fastapi", reason="needs the extra `serve`")
     from fastapi.testclient import TestClient
 
-    from tests.serving.fakes import make_service
     from tests.serving.test_app import decoded_map
     from vtadl_jax.data.decode import load_image
     from vtadl_jax.serving.app import make_app
@@ -69,6 +69,23 @@ def test_scores_and_maps_are_those_of_the_program_bit_for_bit(workdir, images, t
         assert found["threshold"] == prediction.threshold
         assert (found["decision"] == "defective") == prediction.is_defective
         np.testing.assert_array_equal(decoded_map(found), prediction.anomaly_map)
+    service.batcher.close(10)
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_as_its_run(workdir, images, tmp_path, capsys):
+    path = tmp_path / "gear.vtadl"
+    flags = (f"--workdir={workdir}", "--format=saved", f"--output={path}")
+    assert run_main(capsys, "vtadl_jax.export.__main__", *flags).returncode == 0
+    assert list(parse_models([str(path)])) == ["gear"]
+    service = make_service(open_model(path, BATCH))
+    model = service.models["plate"]
+    jobs = [
+        service.batcher.submit("plate", lambda p=p: model.take_in(p.read_bytes())[0])
+        for p in images
+    ]
+    expected = Predictor.from_workdir(workdir, batch_size=BATCH)(images)
+    assert [job.result().prediction.score for job in jobs] == [p.score for p in expected]
     service.batcher.close(10)
 
 

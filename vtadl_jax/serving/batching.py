@@ -18,6 +18,7 @@ from typing import Any
 from vtadl_jax.serving.models import Model
 
 MAP_PIXELS = 2**27  # of maps that are made and not finished; a batch with more is alone
+WAITING_BYTES = 2**30  # of images that are decoded and not scored; beyond, decoding waits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Stopping(Exception):
 class Batcher:
     """Scorer of images for several models, which share one device.
 
-    models: by name. max_wait_ms: as in `Limits`. threads: of the pool, which decodes images and
-    serves callers in `pool`. on_batch: called with the number of images of each batch.
+    models: by name. max_wait_ms: as in `Limits`. threads: that decode images, and that finish them.
+    on_batch: called with the number of images of each batch.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Batcher:
         on_batch: Callable[[int], None] = lambda size: None,
     ):
         self.models, self._max_wait, self._on_batch = models, max_wait_ms / 1000, on_batch
-        self.pool = ThreadPoolExecutor(max(threads, 1), "decode")
+        # Decoding waits for the device, and that for finishing, which has threads of its own.
+        self._decoders = ThreadPoolExecutor(max(threads, 1), "decode")
+        self._finishers = ThreadPoolExecutor(max(threads, 1), "finish")
         self._changed = threading.Condition()
         self._waiting: dict[str, collections.deque[_Job]] = {
             name: collections.deque() for name in models
@@ -70,6 +73,7 @@ class Batcher:
         self._unfinished, self._closed = 0, False
         self._seconds = 0.0  # per image, of late
         self._held = 0  # pixels of maps
+        self._bytes = 0  # of decoded images
         self._warm: Future = Future()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -89,9 +93,9 @@ class Batcher:
     ) -> Future:
         """Scores one image, soon; returns the future of a `Scored`, or of what `finish` returns.
 
-        load: returns the intake of `Model.take_in`. It is called in the pool, as `finish` is; what
-        they raise is raised by the future. A future that is cancelled before its batch starts is
-        not scored. Raises Stopping after `close`.
+        load: returns the intake of `Model.take_in`. Both functions are called in threads of the
+        batcher, and what they raise is raised by the future. A future that is cancelled before its
+        batch starts is not scored. Raises Stopping after `close`.
         """
         job = _Job(model, load, finish, Future())
         with self._changed:
@@ -100,7 +104,7 @@ class Batcher:
             self._unfinished += 1
             self._decoding[model] += 1
         job.future.add_done_callback(self._finished)
-        self.pool.submit(self._decode, job)
+        self._decoders.submit(self._decode, job)
         return job.future
 
     def seconds_until_room(self) -> int:
@@ -118,7 +122,8 @@ class Batcher:
             self._closed = True
             done = self._changed.wait_for(lambda: not self._unfinished, timeout)
             self._changed.notify_all()
-        self.pool.shutdown(wait=done, cancel_futures=True)
+        for pool in (self._decoders, self._finishers):
+            pool.shutdown(wait=done, cancel_futures=True)
         if done and self._thread.ident is not None:
             self._thread.join(timeout)
         return done
@@ -134,6 +139,8 @@ class Batcher:
             self._changed.notify_all()
 
     def _decode(self, job: _Job) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._bytes < WAITING_BYTES)
         start = time.perf_counter()
         try:
             if not job.future.cancelled():
@@ -148,6 +155,7 @@ class Batcher:
                 self._decoding[job.model] -= 1
                 if not job.future.done():
                     self._waiting[job.model].append(job)
+                    self._bytes += job.intake.image.nbytes
                 self._changed.notify_all()
 
     def _run(self) -> None:
@@ -179,6 +187,8 @@ class Batcher:
                     if left <= 0 or not self._changed.wait(left):
                         break
                 taken = [queue.popleft() for _ in range(min(size, len(queue)))]
+                self._bytes -= sum(job.intake.image.nbytes for job in taken)
+                self._changed.notify_all()
                 batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
                 if batch:
                     return batch
@@ -209,7 +219,7 @@ class Batcher:
             if job.finish is None:
                 job.future.set_result(scored)
             else:
-                self.pool.submit(_finish, job.future, job.finish, scored)
+                self._finishers.submit(_finish, job.future, job.finish, scored)
 
 
 def _finish(future: Future, finish: Callable[[Scored], Any], scored: Scored) -> None:

@@ -48,7 +48,7 @@ def parse_models(texts: Sequence[str]) -> dict[str, Path]:
     that does not fit in an address, and a name that is given twice.
     """
     if not texts:
-        raise UserError("no --model: give --model [NAME=]PATH, the workdir of a trained run")
+        raise UserError("no --model: give --model [NAME=]PATH, a run's workdir or exported file")
     found: dict[str, Path] = {}
     for text in texts:
         name, path = _split(text)
