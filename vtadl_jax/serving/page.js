@@ -174,7 +174,8 @@ function showScore(found) {
   at("rarity").textContent = found.p_value === null ? "" :
     `At most about ${digits(100 * found.p_value, 2)} % of good images score as high or higher.`;
   at("unlike").hidden = !found.unlike_training;
-  at("unlike").textContent = `Unlike all training images: ${found.unlike_training}`;
+  at("unlike").replaceChildren(element("b", "Unlike all training images"),
+    ...found.unlike_training.split("; ").map(reason => element("div", reason)));
 }
 
 function showRegions(found) {
