@@ -94,6 +94,7 @@ setup(
             "scikit-learn>=1.7,<2",
             "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
             "kubernetes-validate>=1.37,<2",  # schemas of launch/*.yaml
+            "check-jsonschema>=0.39,<1",  # has the schema of Compose files
             "httpx>=0.28,<1",  # calls the service
             "schemathesis>=4.32,<5",  # sends the service what its OpenAPI document allows
             "ruff==0.17.6",

@@ -70,6 +70,16 @@ def test_the_deployment_starts_the_service_without_privileges():
     assert 2 * values["max_bytes"].value * values["max_queue"].value < 0.6 * memory
 
 
+def test_the_compose_file_fits_its_schema():
+    schemas = pytest.importorskip("check_jsonschema.builtin_schemas")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = schemas.get_builtin_schema("vendor.compose-spec")
+    (file,) = yaml_of("compose.yaml")
+    jsonschema.validate(file, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(file | {"services": {"http": {"imagee": "x"}}}, schema)
+
+
 def test_the_compose_file_starts_both_services_without_privileges():
     (file,) = yaml_of("compose.yaml")
     assert file["services"].keys() == {"http", "watch"}
