@@ -65,6 +65,7 @@ _WATCH_MAP = _enum("watch_map", "none", ["none", "npy", "png"], "Maps beside res
 _POLL = _float("poll_s", 0.5, "Seconds between two looks at --watch.", 0.01, 3600)
 KEY = "VTADL_API_KEY"
 INTERRUPTED = 130
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FINISH_SECONDS = 2.0  # for batches that no client waits for any more
 
 
@@ -114,7 +115,8 @@ def run() -> int:
     _check_watch(list(paths))
     if not _HTTP.value and not _WATCH.value:
         raise UserError("--nohttp without --watch serves nothing: give --watch DIR --results OUT")
-    service, stop = Service(limits, read_key()), Stop()
+    key, stop = read_key(), Stop()
+    service = Service(limits, key, local=not key and _HOST.value in LOOPBACK)
     with contextlib.ExitStack() as ending, stop.listening():
         batcher = server = None
         try:
@@ -129,7 +131,8 @@ def run() -> int:
             log("ready", models=list(paths))
             _work(stop, watch, server)
         except Stopped:
-            pass
+            log("stopped", finished=True)
+            os._exit(stop.code)  # a thread that still compiles would crash at the end of Python
         finally:
             stop.starting = False
             service.stop()
@@ -191,7 +194,7 @@ def _start_http(service: Service) -> "tuple[Server, Measured]":
     server.start()
     log("listening", address=server.address, key=bool(service.key))
     say(f"listening at {server.address}")
-    if not service.key and _HOST.value not in ("127.0.0.1", "localhost", "::1"):
+    if not service.key and _HOST.value not in LOOPBACK:
         say(f"note: everyone who reaches {server.address} may use it: {KEY} is not set")
     return server, measured
 

@@ -265,6 +265,16 @@ def test_pages_of_other_sites_may_not_send_images(start):
     assert send(client, png(), headers={"origin": "http://testserver"}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+def test_a_local_service_answers_under_names_of_this_machine_only(start, host):
+    client = start()
+    client.service.local = True
+    assert send(client, png(), headers={"host": host}).status_code == 200
+    for other in ("evil.example:8000", "", "[", "127.0.0.1.evil.example"):
+        answer = send(client, png(), headers={"host": other})
+        assert "127.0.0.1, localhost, ::1 only" in error_of(answer, 403)
+
+
 def test_a_service_that_starts_or_stops_takes_nothing(start):
     from vtadl_jax.serving.limits import Limits
 

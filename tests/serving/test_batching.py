@@ -182,10 +182,12 @@ def test_what_finishing_raises_reaches_the_caller():
     assert batcher.close(5)
 
 
-def test_a_model_that_does_not_compile_is_told_at_the_start():
+@pytest.mark.parametrize("error", [UserError("no such device"), MemoryError("no such device\nx")])
+def test_a_model_that_does_not_compile_is_told_at_the_start(error):
     class Broken(FakeModel):
         def warm_up(self):
-            raise UserError("no such device")
+            raise error
 
-    with pytest.raises(UserError, match="no such device"):
+    with pytest.raises(UserError, match="no such device") as told:
         Batcher({"plate": Broken()}).start()
+    assert "\n" not in str(told.value)

@@ -90,12 +90,14 @@ def test_an_exported_file_is_served_as_its_run(workdir, images, tmp_path, capsys
 
 
 @contextlib.contextmanager
-def served(tmp_path, *arguments, **variables):
-    """Starts the program; yields its process, port and lines once it is ready."""
+def served(
+    tmp_path, *arguments, until_event="ready", program=("-m", "vtadl_jax.serve"), **variables
+):
+    """Starts the program; yields its process, port and lines once it is ready, or says an event."""
     out, err = tmp_path / "out.txt", tmp_path / "err.txt"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vtadl_jax.serve", "--port=0", *map(str, arguments)],
+            [sys.executable, *program, "--port=0", *map(str, arguments)],
             cwd=ROOT,
             env={**environment(), **variables},
             stdout=stdout,
@@ -167,6 +169,28 @@ def test_sigterm_finishes_what_was_accepted(workdir, images, tmp_path):
         assert len(logged) == 1 + sum(status == 200 for _, status in answers)  # none was cut off
         assert running.events()[-1] == running.events()[-1] | {"event": "stopped", "finished": True}
         assert "sesame" not in json.dumps(running.events()) + running.err()
+
+
+SLOW_TO_LOAD = """
+import sys, time
+from vtadl_jax import serve
+from vtadl_jax.serving import models
+models.open_model = lambda path, size: time.sleep(60)
+sys.exit(serve.main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_while_models_are_loaded_ends_at_once(tmp_path):
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    program = ("-c", SLOW_TO_LOAD)
+    with served(tmp_path, "--model=x", until_event="listening", program=program) as running:
+        assert ask(running.port, "GET", "/ready")[0] == 503
+        assert ask(running.port, "POST", "/score", b"x")[0] == 503
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(20) == 0
+        assert running.events()[-1]["event"] == "stopped"
+        assert "Traceback" not in running.err()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from vtadl_jax.errors import UserError
 from vtadl_jax.serving.models import Model
 
 MAP_PIXELS = 2**27  # of maps that are made and not finished; a batch with more is alone
@@ -80,7 +81,7 @@ class Batcher:
     def start(self) -> None:
         """Starts the device's thread and waits until every model is compiled.
 
-        Raises what compiling raises.
+        Raises UserError if one can't be.
         """
         self._thread.start()
         self._warm.result()
@@ -160,8 +161,8 @@ class Batcher:
 
     def _run(self) -> None:
         try:
-            for model in self.models.values():
-                model.warm_up()
+            for name, model in self.models.items():
+                _warm_up(name, model)
             self._warm.set_result(None)
         except BaseException as error:
             self._warm.set_exception(error)
@@ -220,6 +221,19 @@ class Batcher:
                 job.future.set_result(scored)
             else:
                 self._finishers.submit(_finish, job.future, job.finish, scored)
+
+
+def _warm_up(name: str, model: Model) -> None:
+    try:
+        model.warm_up()
+    except UserError:
+        raise
+    except Exception as error:  # of the compiler or the device
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"model {name} can't be compiled or run here ({reason}): give a smaller --max_batch, "
+            f"or another device"
+        ) from error
 
 
 def _finish(future: Future, finish: Callable[[Scored], Any], scored: Scored) -> None:

@@ -13,13 +13,14 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from vtadl_jax.serving.limits import Refused
 from vtadl_jax.serving.logs import log
 from vtadl_jax.serving.state import STOPPING, Service
 
 OPEN = ("/", "/health", "/ready")  # need no key: they say nothing about models or images
+LOCAL = ("127.0.0.1", "localhost", "::1")
 _PROBES = ("/health", "/ready", "/metrics")  # asked for every few seconds: no line of the log
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADERS = (
@@ -89,11 +90,15 @@ class Envelope:
             raise Refused(
                 401, "the key is missing or wrong: send Authorization: Bearer KEY or X-API-Key: KEY"
             )
-        origin = headers.get(b"origin")
-        if origin is not None and scope["method"] not in ("GET", "HEAD"):
-            own = headers.get(b"host", b"").decode("latin-1")
-            if _host_of(origin.decode("latin-1")) != own:
-                raise Refused(403, "a page of another site may not send images here")
+        own, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
+        # A page of another site can have its name lead to this machine (DNS rebinding).
+        if self._service.local and _split(f"//{own}").hostname not in LOCAL:
+            raise Refused(
+                403, f"the service answers at {', '.join(LOCAL)} only: set a key, or --host"
+            )
+        reads = scope["method"] in ("GET", "HEAD")
+        if origin and not reads and _split(origin.decode("latin-1")).netloc != own:
+            raise Refused(403, "a page of another site may not send images here")
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         given = headers.get(b"x-api-key", b"")
@@ -121,11 +126,11 @@ class Envelope:
         )
 
 
-def _host_of(origin: str) -> str:
+def _split(address: str) -> SplitResult:
     try:
-        return urlsplit(origin).netloc
+        return urlsplit(address)
     except ValueError:
-        return ""
+        return urlsplit("")
 
 
 class _Body:

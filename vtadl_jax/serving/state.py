@@ -15,11 +15,12 @@ class Service:
     """A service from its start to its end.
 
     state: 'starting' until all models are warm, then 'ready', then 'stopping'. batcher: None while
-    starting. key: what clients must send; '' for none.
+    starting. key: what clients must send; '' for none. local: whether only requests to a name of
+    this machine are answered.
     """
 
-    def __init__(self, limits: Limits, key: str = ""):
-        self.limits, self.key = limits, key
+    def __init__(self, limits: Limits, key: str = "", local: bool = False):
+        self.limits, self.key, self.local = limits, key, local
         self.state, self.batcher = STARTING, None
         self._lock, self._taken = threading.Lock(), 0
 
