@@ -109,7 +109,7 @@ def served(
 
     try:
         until(
-            lambda: process.poll() is not None or any(e["event"] == "ready" for e in events()), 90
+            lambda: process.poll() is not None or until_event in [e["event"] for e in events()], 90
         )
         assert process.poll() is None, err.read_text()
         addresses = [e["address"] for e in events() if e["event"] == "listening"]
