@@ -22,6 +22,7 @@ from absl import flags
 
 from vtadl_jax.data.finding import Found, find_images
 from vtadl_jax.errors import UserError, printable
+from vtadl_jax.evaluation.drift import DriftMonitor
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.report.names import cell
 from vtadl_jax.report.predictions import Outcome, predict, table
@@ -45,6 +46,12 @@ _THRESHOLD = flags.DEFINE_float(
 )
 _REGIONS = flags.DEFINE_bool(
     "regions", True, "Write the anomalous regions of the maps.", flag_values=FLAGS
+)
+_DRIFT = flags.DEFINE_bool(
+    "drift",
+    True,
+    "Tell when images stop to be like the good ones; their order is that of their names.",
+    flag_values=FLAGS,
 )
 _MM = flags.DEFINE_float(
     "mm_per_pixel", 0.0, "Side of a pixel in mm: regions have sizes in mm, too.", flag_values=FLAGS
@@ -101,6 +108,8 @@ def run() -> int:
         at = predictor.calibration.pixel_threshold
         if _REGIONS.value and at is not None:
             regions = Regions(at, _MM.value, _MIN_AREA.value)
+        if _DRIFT.value:
+            outcome.drift = DriftMonitor(predictor.calibration)
         rest = _MAPS.value, _OVERLAYS.value, outcome, regions
         predict(predictor, found.images, found.root, out, *rest)
         stopped = False
@@ -128,6 +137,8 @@ def _conclude(out: Path, found: Found, outcome: Outcome, regions: Regions | None
         regions.save(out / "regions.json")
         if regions.left_out:
             say(f"{regions.left_out} regions are not written, beyond {MOST} of an image")
+    for alarm, name in outcome.alarms:
+        say(f"drift: {alarm.sentence(printable(name))}")
     for name, reason in outcome.unlike[:NAMED]:
         say(f"{printable(name)} is unlike all training images: {reason.partition('; ')[0]}")
     if outcome.unlike[NAMED:]:

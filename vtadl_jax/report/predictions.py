@@ -14,6 +14,7 @@ from PIL import Image
 
 from vtadl_jax.data.finding import Found
 from vtadl_jax.errors import UserError, printable
+from vtadl_jax.evaluation.drift import Alarm, DriftMonitor
 from vtadl_jax.evaluation.predictor import Intake, Prediction, Predictor, check_score
 from vtadl_jax.report.names import cell, file_names, png_name
 from vtadl_jax.report.picture_files import save_map, save_picture
@@ -31,12 +32,18 @@ COLUMNS = (
 @dataclass
 class Outcome:
     """Results so far: the number of images scored, and of defective ones among them; name and
-    reason of each that was left out, and of each that is unlike all training images."""
+    reason of each that was left out, and of each that is unlike all training images.
+
+    drift: follows the images, if it is given; alarms: its alarms, and the image since which.
+    """
 
     scored: int = 0
     defective: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
     unlike: list[tuple[str, str]] = field(default_factory=list)
+    drift: DriftMonitor | None = None
+    alarms: list[tuple[Alarm, str]] = field(default_factory=list)
+    _names: list[str] = field(default_factory=list)
 
     def count(self, name: str, prediction: Prediction) -> bool:
         """Counts an image; returns False, and leaves it out, for a score that is no decision."""
@@ -49,6 +56,10 @@ class Outcome:
         self.defective += prediction.is_defective
         if prediction.unlike_training:
             self.unlike.append((name, prediction.unlike_training))
+        self._names.append(name)
+        if self.drift is not None and prediction.description is not None:
+            followed = prediction.description, prediction.score, prediction.is_defective
+            self.alarms += [(a, self._names[a.since]) for a in self.drift.add(*followed)]
         return True
 
 
