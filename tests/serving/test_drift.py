@@ -62,3 +62,9 @@ def test_predictions_without_a_description_are_not_followed(models):
     drift = Drift(models)
     drift.add("plate", SimpleNamespace(description=None, score=0.1, is_defective=False))
     assert drift._monitors["plate"].count == 0
+
+
+def test_a_fault_here_takes_no_score_away(models, capfd):
+    wrong = SimpleNamespace(description=np.zeros(1), score=0.1, is_defective=False)
+    Drift(models).add("plate", wrong)
+    assert "drift: IndexError" in capfd.readouterr().out

@@ -34,7 +34,13 @@ class Drift:
         self._times: dict[str, list[datetime.datetime]] = {name: [] for name in models}
 
     def add(self, model: str, prediction: Any) -> None:
-        """Adds an image of a model."""
+        """Adds an image of a model. Never raises: an image has its score whatever happens here."""
+        try:
+            self._add(model, prediction)
+        except Exception as error:
+            log("failed", model=model, error=f"drift: {type(error).__name__}: {error}")
+
+    def _add(self, model: str, prediction: Any) -> None:
         if prediction.description is None or not self._monitors[model].quantities:
             return
         followed = prediction.description, prediction.score, prediction.is_defective
