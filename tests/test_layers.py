@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vtadl_jax"
 # Each row may import from its own and from the rows above.
 ORDER = (
     ("__init__", "errors", "metrics"),
-    ("ops", "options", "config", "legacy", "runtime"),
+    ("ops", "options", "config_data", "config", "legacy", "runtime"),
     ("networks", "data"),
     ("detectors", "weights"),
     ("experiment", "configs"),
@@ -23,7 +23,7 @@ ORDER = (
     ("plans", "selection"),
     ("estimates", "dry_run"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights", "serve"),
-    ("validate",),
+    ("validate", "update"),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
