@@ -21,8 +21,9 @@ ORDER = (
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling"),
     ("plans", "selection"),
-    ("estimates", "dry_run"),
+    ("estimates", "dry_run", "comparing"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
+    ("comparison",),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
