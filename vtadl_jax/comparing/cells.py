@@ -69,7 +69,7 @@ def run_cell(method: Method, image_set: ImageSet, protocol: Protocol) -> Cell:
     Lets SIGTERM, Ctrl-C and a full disk through, which end all cells.
     """
     folder = protocol.folder(method, image_set)
-    about = {"method": method.name, "category": image_set.name}
+    about: Cell = {"method": method.name, "category": image_set.name}
     try:
         arguments = arguments_of(
             method, image_set, protocol.weights, protocol.gaps.get(image_set.name, 0)

@@ -1,5 +1,6 @@
 """The size of a run as an ONNX file, where `python -m vtadl_jax.export` writes one."""
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,8 @@ def onnx_size(workdir: Path) -> dict[str, Any]:
 
     In a process of its own: an exporter may need packages or memory that this one does not.
     """
+    if importlib.util.find_spec("vtadl_jax.export.onnx") is None:
+        return {"bytes": None, "reason": "not exported: this version has no ONNX exporter"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.onnx"
         command = ("-m", "vtadl_jax.export", "--format", "onnx", f"--workdir={workdir}")
@@ -32,6 +35,4 @@ def onnx_size(workdir: Path) -> dict[str, Any]:
         return {"bytes": sum(sizes), "reason": ""}  # weights may be in files beside the graph
     lines = done.stderr.strip().splitlines()
     reason = lines[-1].removeprefix("error: ") if lines else f"exit code {done.returncode}"
-    if "--format" in reason and "onnx" in reason:
-        reason = "this version has no ONNX exporter"
     return {"bytes": None, "reason": f"not exported: {reason[:300]}"}
