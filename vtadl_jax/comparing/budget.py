@@ -54,21 +54,33 @@ class Budget:
 def choose_budget(config: Config, folder: Path, minutes: float) -> Budget:
     """Returns the stored budget of a cell, or measures a step and stores it.
 
-    Measured once: a continued run must have the length that it had. Raises UserError as a run.
+    Measured once: a continued run must have the length that it had. Raises UserError as a run, and
+    for a cell that was begun with other minutes.
     """
-    path = folder / BUDGET
-    try:
-        stored = read_json(path)
-        return Budget(**stored)
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} can't be read ({error}): remove {folder} to run again") from error
+    stored = load_budget(folder)
+    if stored is not None and stored.minutes == minutes:
+        return stored
+    if stored is not None and any(path.is_dir() for path in folder.iterdir()):
+        raise UserError(
+            f"{folder} holds runs of {stored.minutes:g} minutes of steps each, not {minutes:g}: "
+            f"give another --workdir, or remove that folder"
+        )
     with quietly():
         found = measure(config, folder / "run", minutes)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(found))
+    write_json(folder / BUDGET, dataclasses.asdict(found))
     return found
+
+
+def load_budget(folder: Path) -> Budget | None:
+    """Returns the stored budget of a cell, None if there is none."""
+    path = folder / BUDGET
+    try:
+        return Budget(**read_json(path))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} can't be read ({error}): remove {folder} to run again") from error
 
 
 def measure(config: Config, workdir: Path, minutes: float) -> Budget:

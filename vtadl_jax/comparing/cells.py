@@ -16,7 +16,7 @@ import jax
 
 from vtadl_jax import options as options_lib
 from vtadl_jax.comparing import measures
-from vtadl_jax.comparing.budget import Budget, choose_budget, within
+from vtadl_jax.comparing.budget import Budget, choose_budget, load_budget, within
 from vtadl_jax.comparing.exporting import onnx_size
 from vtadl_jax.comparing.methods import Method, Weights, arguments_of, config_of, weights_of
 from vtadl_jax.config import Config
@@ -211,7 +211,7 @@ def refresh_latency(method: Method, image_set: ImageSet, protocol: Protocol) -> 
     if cell is None or cell["status"] != COMPLETE:
         return None
     place = folder / cell["folds"][0]["run"]
-    cell |= measure(place, choose_budget(config_of(cell["arguments"]), folder, cell["minutes"]))
+    cell |= measure(place, load_budget(folder) or Budget())
     if protocol.tpu:
         cell["latency"] |= estimate(place, method, protocol)
     cell["onnx"] = onnx_size(place)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from vtadl_jax.report.charts import nice_ticks
+
 CHARACTER = 6.6  # px, the mean width of one in a label of 12 px
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -54,13 +56,12 @@ class Scale:
         low, high, here = self.low, self.high, value
         if self.log:
             low, high, here = math.log(low), math.log(high), math.log(max(value, 1e-300))
-        part = (here - low) / (high - low) if high > low else 1.0
+        part = (here - low) / (high - low) if high != low else 1.0
         return self.start + (self.end - self.start) * min(max(part, 0.0), 1.0)
 
     def ticks(self) -> list[float]:
         if not self.log:
-            step = (self.high - self.low) / 5
-            return [self.low + i * step for i in range(6)]
+            return nice_ticks(self.low, self.high)
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         return [10.0**power for power in range(first, last + 1)]
 
@@ -121,7 +122,7 @@ def radar(
 
     behind: values of a second outline, such as the median of all methods.
     """
-    width, radius, x0, y0 = 250, 76, 125, 104
+    width, radius, x0, y0 = 300, 76, 150, 104
 
     def point(number: int, part: float) -> tuple[float, float]:
         angle = 2 * math.pi * number / len(axes) - math.pi / 2
@@ -210,7 +211,7 @@ def place_label(
     The first free one of some around the point; the last if all are taken.
     """
     size = CHARACTER * len(name)
-    offsets = [(d, 4.0 + rise) for rise in (0, -12, 12, -24, 24, -38, 38) for d in (9, -9)]
+    offsets = [(d, 4.0 + rise) for rise in (0, -12, 12, -24, 24, -38, 38, -54, 54) for d in (9, -9)]
     best, found = math.inf, (x + 9, y + 4, "start")
     for dx, dy in offsets:
         start = x + dx if dx > 0 else x + dx - size

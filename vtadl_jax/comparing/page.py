@@ -13,11 +13,11 @@ from vtadl_jax.compiling.wording import duration, mib, si
 
 LATENCY = "latency cpu float32"
 STYLE = ("vtadl_jax.comparing", "page.css")
-AXES = ("AU-PRO", "image AUROC", "pixel AUROC", "small", "fast")
+AXES = ("AU-PRO", "images", "pixels", "small", "fast")
 RADAR_NOTE = (
-    "AU-PRO from 0 to 1, AUROC from 0.5 (chance) to 1; small and fast: bytes of all variables and "
-    "seconds of an image, on logarithmic scales from the largest to the smallest of the methods "
-    "here. Dashed: the median of all methods."
+    "AU-PRO (0.3) from 0 to 1; AUROC of images and of pixels from 0.5 (chance) to 1; small and "
+    "fast: bytes of all variables and seconds of an image, on logarithmic scales from the largest "
+    "to the smallest of the methods here. Dashed: the median of all methods."
 )
 KEY = (
     '<p class="key"><span><i class="one-class"></i>learns from good images only</span>'

@@ -17,8 +17,7 @@ METRICS = {
     "aupro_0.05": "AU-PRO (0.05)",
     "image_f1_max": "best F1",
 }
-SUPERVISED = "with masks or labels"
-ONE_CLASS = "good images only"
+ONE_CLASS = "good images"  # value of `needs` of a method that learns from no defects
 
 
 def row_of(cell: Mapping[str, Any]) -> Row:

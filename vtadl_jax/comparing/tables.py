@@ -62,7 +62,7 @@ def quality(rows: Sequence[Row], category: str) -> Section:
             )
         )
     names = (
-        *("method", "needs", "pretrained", "epochs trained", "tested good + defective"),
+        *("method", "needs", "pretrained", "epochs trained", "tested: good + defective"),
         *(f"{title}>" for title in METRICS.values()),
         "PRO in the thesis>",
     )
