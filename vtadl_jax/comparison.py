@@ -26,7 +26,7 @@ from absl import flags
 from vtadl_jax.comparing import cells as cells_lib
 from vtadl_jax.comparing.cells import FAILED, Cell, Protocol, load_cell, refresh_latency, run_cell
 from vtadl_jax.comparing.methods import parse_methods, parse_weights
-from vtadl_jax.comparing.writing import write_all
+from vtadl_jax.comparing.writing import write_all, write_into
 from vtadl_jax.configs.segmentation import GAPS
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiments import commit
@@ -55,6 +55,9 @@ _WEIGHTS = _multi("weights", help="METHOD=FILE: a method's own pretrained weight
 _ENCODER = _define("encoder", "", "NAME=FILE: a frozen encoder for methods without own weights.")
 _GAP = _multi("group_gap", help="CATEGORY=N: numbers of one part's photographs are closer.")
 _TPU = _define("tpu", "", "Topology for the TPU compiler's estimates, as v5e:1x1.")
+_MARKDOWN = _define(
+    "markdown", "", "Document whose tables, between two comment lines, are replaced."
+)
 _REPORT = _bool("report_only", help="Write the tables only; run nothing.")
 _LATENCY = _bool("latency_only", help="Measure the complete cells again; train nothing.")
 
@@ -118,6 +121,8 @@ def run() -> int:
                 if not _REPORT.value:
                     write_all(workdir, found)
         text = write_all(workdir, found)
+    if _MARKDOWN.value:
+        write_into(Path(_MARKDOWN.value), found)
     print(text)
     say(f"{cells_lib.counted(found)} of {len(pairs)}: see {workdir / 'comparison.html'}")
     return int(any(cell["status"] == FAILED for cell in found))

@@ -12,7 +12,8 @@ from vtadl_jax.comparing.drawing import Bar, Point, Scale, bars, place_label, ra
 from vtadl_jax.comparing.page import AXES, shape
 from vtadl_jax.comparing.rows import row_of, to_csv
 from vtadl_jax.comparing.tables import tables_of
-from vtadl_jax.comparing.writing import write_all
+from vtadl_jax.comparing.writing import BEGIN, END, write_all, write_into
+from vtadl_jax.errors import UserError
 from vtadl_jax.report.published_comparison import COSTS, METHODS, PRO, published_pro
 
 NO_MAP = {"image_auroc": {"mean": 0.7, "spread": None}, "aupro": None, "pixel_auroc": None}
@@ -65,6 +66,24 @@ def test_the_files(cells, tmp_path):
     assert len(drawn) >= 12
     for svg in drawn:
         ElementTree.fromstring(svg)
+
+
+def test_the_tables_of_a_document(cells, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(f"# A\n\n{BEGIN}\nold\n{END}\n\nmore\n", encoding="utf-8")
+    for _ in range(2):
+        write_into(path, cells)
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"# A\n\n{BEGIN}\n## AU-PRO (0.3) by category\n")
+        assert text.endswith(f"\n{END}\n\nmore\n")
+        assert text.count("## bottle") == 1
+        assert "| SPADE | good images | 0.800 | 0.800 | 0.800 |" in text
+        assert "| Unet (Tiny) | masks | 0.800 | – | – |" in text
+    (tmp_path / "other.md").write_text("# B\n")
+    with pytest.raises(UserError, match="has no lines"):
+        write_into(tmp_path / "other.md", cells)
+    with pytest.raises(UserError, match="can't be read"):
+        write_into(tmp_path / "absent.md", cells)
 
 
 def test_no_cell_has_results(tmp_path):

@@ -6,7 +6,7 @@ from html import escape
 
 from vtadl_jax.comparing.drawing import Bar, Point, Scale, bars, radar, scatter
 from vtadl_jax.comparing.rows import Row, categories_of, complete, first_of_each
-from vtadl_jax.comparing.tables import quality, tables_of
+from vtadl_jax.comparing.tables import OVERVIEW, overview, quality, tables_of
 from vtadl_jax.compiling.page import page, summary, table
 from vtadl_jax.compiling.sections import Section
 from vtadl_jax.compiling.wording import duration, mib, si
@@ -28,9 +28,11 @@ KEY = (
 def comparison_page(title: str, subtitle: str, rows: Sequence[Row]) -> str:
     """Returns the whole file."""
     parts = [summary(_figures(rows))]
+    if len(categories_of(rows)) > 1:
+        parts.append(table(overview(rows)))
     for category in categories_of(rows):
         parts += _category(rows, category)
-    known = set(categories_of(rows))  # have their tables beside their charts
+    known = {*categories_of(rows), OVERVIEW}  # have their tables beside their charts
     if first_of_each(rows):
         parts.append(_costs(first_of_each(rows)))
     parts += [table(section) for section in tables_of(rows) if section.title not in known]

@@ -75,6 +75,7 @@ def row_of(cell: Mapping[str, Any]) -> Row:
     }
     for where, found in cell["latency"].items():
         row[f"latency {where}"] = found["seconds"]
+    row["latency_load"] = cell["latency"].get("cpu float32", {}).get("load")
     cost = COSTS.get(method.published)
     if cost is not None:
         row |= {

@@ -1,6 +1,6 @@
 """The tables of a comparison, as sections that the Markdown and the page share."""
 
-import os
+import statistics
 from collections.abc import Sequence
 
 from vtadl_jax.comparing.rows import (
@@ -15,6 +15,7 @@ from vtadl_jax.comparing.rows import (
 from vtadl_jax.compiling.sections import Section
 from vtadl_jax.compiling.wording import duration, mib, si
 
+OVERVIEW = "AU-PRO (0.3) by category"
 PRO_NOTE = (
     "PRO in the thesis is another measure than AU-PRO, on other splits: neither its thresholds nor "
     "its limit are given; it shows an order at most. Supervised rows are of folds whose parts were "
@@ -35,11 +36,27 @@ COST_NOTE = (
 def tables_of(rows: Sequence[Row]) -> list[Section]:
     """Returns the tables: quality by category, costs, needs, latency, and cells without results."""
     found = [quality(rows, category) for category in categories_of(rows)]
+    if len(found) > 1:
+        found.insert(0, overview(rows))
     if found:
         found += [costs(rows), latency(rows), needs(rows)]
     if missing := [row for row in rows if row["status"] != COMPLETE]:
         found.append(without_results(missing))
     return found
+
+
+def overview(rows: Sequence[Row]) -> Section:
+    """Returns the AU-PRO of each method on each category; a mean only over all of them."""
+    categories, made = categories_of(rows), []
+    for method in dict.fromkeys(row["method"] for row in complete(rows)):
+        own = {row["category"]: row for row in complete(rows) if row["method"] == method}
+        values = [own[name]["aupro"] if name in own else None for name in categories]
+        known = [value for value in values if value is not None]
+        mean = statistics.fmean(known) if len(known) == len(categories) else None
+        title, needs = next((row["title"], short_needs(row)) for row in own.values())
+        made.append((title, needs, *(_number(v, ".3f") for v in (*values, mean))))
+    names = ("method", "needs", *(f"{name}>" for name in (*categories, "mean")))
+    return Section(OVERVIEW, names, made)
 
 
 def quality(rows: Sequence[Row], category: str) -> Section:
@@ -109,14 +126,17 @@ def latency(rows: Sequence[Row]) -> Section:
     for row in first_of_each(rows):
         published = [row.get(f"thesis_latency_{name}") for name in ("cpu", "gpu", "gpu_half")]
         own = [row.get(f"latency {place}") for place in places]
-        made.append((row["title"], row["image_size"], *map(duration, (*own, *published))))
-    numbers = ("image", *places, "thesis: CPU", "thesis: GPU", "thesis: GPU, half")
+        load = _number(row["latency_load"], ".1f")
+        made.append((row["title"], row["image_size"], *map(duration, own), load,
+                     *map(duration, published)))  # fmt: skip
+    numbers = ("image", *places, "load", "thesis: CPU", "thesis: GPU", "thesis: GPU, half")
     names = ("method", *(f"{name}>" for name in numbers))
     note = (
-        f"Median of up to 20 calls of the compiled scoring of one image, without reading and "
-        f"resizing, on {os.cpu_count()} cores; TPU: the compiler's estimated cycles at the chip's "
-        f"clock. The thesis's times are of its machine, and of 512 × 512 images but for SPADE. "
-        f"comparison.json has the load of the machine during each measurement."
+        "Median of up to 20 calls of the compiled scoring of one image, without reading and "
+        "resizing it, on all cores; TPU: the compiler's estimated cycles at the chip's clock. Load: "
+        "processes that waited for a core, in the mean of a minute; above the number of cores, "
+        "times are too long. The thesis's times are of its machine, probably of 512 × 512 images; "
+        "its half precision is float16."
     )
     return Section("Latency of one image", names, made, note)
 

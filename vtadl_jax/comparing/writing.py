@@ -8,10 +8,12 @@ from vtadl_jax.comparing.page import comparison_page
 from vtadl_jax.comparing.rows import categories_of, complete, row_of, to_csv
 from vtadl_jax.comparing.tables import tables_of
 from vtadl_jax.compiling.writing import markdown
+from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.files import write_json, write_text
 from vtadl_jax.runtime.text_table import plural
 
 TITLE = "Comparison of methods"
+BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"  # around tables in a document
 
 
 def write_all(workdir: Path, cells: Sequence[Cell]) -> str:
@@ -39,3 +41,22 @@ def subtitle_of(cells: Sequence[Cell]) -> str:
         f"{plural(len(done), 'cell')} with results, on {names}; at most {length} minutes of "
         f"training steps for each: see the epochs"
     )
+
+
+def write_into(path: Path, cells: Sequence[Cell]) -> None:
+    """Replaces the tables in a Markdown document, between the lines `BEGIN` and `END`.
+
+    Raises UserError for a document without these lines.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--markdown {path} can't be read ({reason}): give a document") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"--markdown {path}: it has no lines {BEGIN} and {END}: add them")
+    tables = markdown("", "", tables_of([row_of(cell) for cell in cells])).lstrip("# \n")
+    tables = f"## {tables}" if tables else ""
+    write_text(path, f"{before}{BEGIN}\n{tables}{END}{after}")
