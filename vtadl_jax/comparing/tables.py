@@ -134,7 +134,7 @@ def latency(rows: Sequence[Row]) -> Section:
     note = (
         "Median of up to 20 calls of the compiled scoring of one image, without reading and "
         "resizing it, on all cores; TPU: the compiler's estimated cycles at the chip's clock. "
-        "Load: processes that waited for a core, in the mean of a minute; above the number of cores, "
+        "Load: mean number of processes that waited for a core; above the number of cores, "
         "times are too long. The thesis's times are of its machine, probably of 512 × 512 images; "
         "its half precision is float16."
     )
