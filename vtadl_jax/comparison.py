@@ -11,21 +11,30 @@ others go on. The workdir then holds comparison.html, .md, .csv and .json.
 layout; DIR:NAME,NAME some of them; it may be given several times. Supervised methods are tested on
 folds whose parts were not trained on; --folds N runs the first N of them. A method with a frozen
 encoder needs --weights=METHOD=FILE, or --encoder=NAME=FILE for another network that stands in.
---report_only writes the tables of the cells that are there; --latency_only measures their memory
-and latency again, for example on a quiet machine.
+The tables are of all cells in the workdir: --report_only writes them and runs nothing;
+--latency_only measures memory and latency of complete cells again, for example on a quiet machine.
 Exit codes: 0 done, 1 some cells failed, 2 a mistake the user can fix, 75 stopped by SIGTERM, 130
 interrupted.
 """
 
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from vtadl_jax.comparing import cells as cells_lib
-from vtadl_jax.comparing.cells import FAILED, Cell, Protocol, load_cell, refresh_latency, run_cell
-from vtadl_jax.comparing.methods import parse_methods, parse_weights
+from vtadl_jax.comparing.arguments import parse_weights
+from vtadl_jax.comparing.cells import (
+    FAILED,
+    counted,
+    load_cell,
+    refresh_latency,
+    run_cell,
+    stored_cells,
+)
+from vtadl_jax.comparing.making import COMPLETE, Protocol
+from vtadl_jax.comparing.methods import parse_methods
 from vtadl_jax.comparing.writing import write_all, write_into
 from vtadl_jax.configs.segmentation import GAPS
 from vtadl_jax.errors import UserError
@@ -58,7 +67,7 @@ _TPU = _define("tpu", "", "Topology for the TPU compiler's estimates, as v5e:1x1
 _MARKDOWN = _define(
     "markdown", "", "Document whose tables, between two comment lines, are replaced."
 )
-_REPORT = _bool("report_only", help="Write the tables only; run nothing.")
+_REPORT = _bool("report_only", help="Write the tables of the workdir only; run nothing.")
 _LATENCY = _bool("latency_only", help="Measure the complete cells again; train nothing.")
 
 
@@ -91,8 +100,10 @@ def run() -> int:
         raise UserError(f"--minutes {_MINUTES.value:g}: use more than 0")
     if _REPORT.value and _LATENCY.value:
         raise UserError("--report_only measures nothing: leave it or --latency_only out")
-    methods, sets = parse_methods(_METHODS.value), sets_of(_DATA.value, _CATEGORIES.value)
     workdir = Path(_WORKDIR.value).expanduser()
+    if _REPORT.value:
+        return report(workdir, [])
+    methods, sets = parse_methods(_METHODS.value), sets_of(_DATA.value, _CATEGORIES.value)
     protocol = Protocol(
         workdir,
         _MINUTES.value,
@@ -105,27 +116,29 @@ def run() -> int:
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     use_compilation_cache(workdir)
-    found: list[Cell] = []
     pairs = [(method, one) for one in sets for method in methods]
     with locked(workdir):
         for number, (method, one) in enumerate(pairs, 1):
-            cell = load_cell(protocol.folder(method, one))
-            if not _REPORT.value:
-                done = cell is not None and cell["status"] == cells_lib.COMPLETE
-                state = ": complete" if done and not _LATENCY.value else ""
-                say(f"{one.name}, {method.name} ({number} of {len(pairs)}){state}")
-                step = refresh_latency if _LATENCY.value else run_cell
-                cell = step(method, one, protocol) or cell
-            if cell is not None:
-                found.append(cell)
-                if not _REPORT.value:
-                    write_all(workdir, found)
-        text = write_all(workdir, found)
+            stored = load_cell(protocol.folder(method, one))
+            done = stored is not None and stored["status"] == COMPLETE
+            state = ": complete" if done and not _LATENCY.value else ""
+            say(f"{one.name}, {method.name} ({number} of {len(pairs)}){state}")
+            (refresh_latency if _LATENCY.value else run_cell)(method, one, protocol)
+            write_all(workdir, stored_cells(workdir, [s.name for s in sets]))
+        return report(workdir, [one.name for one in sets])
+
+
+def report(workdir: Path, categories: Sequence[str]) -> int:
+    """Writes and prints the tables of all cells in the workdir; returns the exit code."""
+    cells = stored_cells(workdir, categories)
+    if not cells:
+        raise UserError(f"{workdir} holds no cells: run the comparison without --report_only")
+    text = write_all(workdir, cells)
     if _MARKDOWN.value:
-        write_into(Path(_MARKDOWN.value), found)
+        write_into(Path(_MARKDOWN.value), cells)
     print(text)
-    say(f"{cells_lib.counted(found)} of {len(pairs)}: see {workdir / 'comparison.html'}")
-    return int(any(cell["status"] == FAILED for cell in found))
+    say(f"{counted(cells)}: see {workdir / 'comparison.html'}")
+    return int(any(cell["status"] == FAILED for cell in cells))
 
 
 def main(argv: list[str]) -> int:

@@ -9,9 +9,12 @@ from tests.factory import tiny_config
 from vtadl_jax import comparison
 from vtadl_jax.comparing import budget as budget_lib
 from vtadl_jax.comparing import cells as cells_lib
+from vtadl_jax.comparing import making
+from vtadl_jax.comparing.arguments import Weights
 from vtadl_jax.comparing.budget import BUDGET, Budget, choose_budget, within
-from vtadl_jax.comparing.cells import Protocol, load_cell, mean_metrics, run_cell
-from vtadl_jax.comparing.methods import METHODS, Weights
+from vtadl_jax.comparing.cells import load_cell, run_cell, stored_cells
+from vtadl_jax.comparing.making import Protocol, mean_metrics
+from vtadl_jax.comparing.methods import METHODS
 from vtadl_jax.errors import Preempted, UserError
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.selection.sets import ImageSet
@@ -126,11 +129,11 @@ def test_times_are_extrapolated_from_a_step():
 
 def test_folds_that_are_run():
     plain, folded = tiny_config(), tiny_config(data__folds=5)
-    assert cells_lib.folds_of(plain, 3) == [0]
-    assert cells_lib.folds_of(folded, 0) == [0, 1, 2, 3, 4]
-    assert cells_lib.folds_of(folded, 2) == [0, 1]
+    assert making.folds_of(plain, 3) == [0]
+    assert making.folds_of(folded, 0) == [0, 1, 2, 3, 4]
+    assert making.folds_of(folded, 2) == [0, 1]
     with pytest.raises(UserError, match="--folds 6: there are 5"):
-        cells_lib.folds_of(folded, 6)
+        making.folds_of(folded, 6)
 
 
 @pytest.fixture
@@ -155,11 +158,13 @@ def test_the_command_goes_on_after_an_error(tmp_path, data, made, capsys):
     assert asked[4:] == ["unet_tiny"]
     assert "screw, unet_tiny: failed: no masks" in capsys.readouterr().err
     stored = json.loads((tmp_path / "cells" / "comparison.json").read_text())
-    assert [cell["status"] for cell in stored["cells"]] == ["complete", "failed"]
-    assert command(tmp_path, data, "--report_only") == 1
+    assert [cell["status"] for cell in stored["cells"]] == [
+        "failed", "complete", "complete", "complete", "complete",
+    ]  # fmt: skip
+    assert [cell["category"] for cell in stored["cells"]] == ["screw"] * 3 + ["bottle"] * 2
+    assert comparison.main(["c", f"--workdir={tmp_path / 'cells'}", "--report_only"]) == 1
     assert len(asked) == 5
-    stored = json.loads((tmp_path / "cells" / "comparison.json").read_text())
-    assert len(stored["cells"]) == 5
+    assert len(stored_cells(tmp_path / "cells", [])) == 5
     assert {p.suffix for p in (tmp_path / "cells").glob("comparison.*")} == {
         ".json", ".csv", ".md", ".html",
     }  # fmt: skip
@@ -172,6 +177,7 @@ def test_the_command_goes_on_after_an_error(tmp_path, data, made, capsys):
         (("--categories=nut",), "--categories 'nut': --data has bottle, screw"),
         (("--methods=nothing",), "--methods 'nothing'"),
         (("--group_gap=bottle",), "give CATEGORY=N"),
+        (("--report_only",), "holds no cells"),
         (("--report_only", "--latency_only"), "leave it or --latency_only out"),
     ],
 )

@@ -2,16 +2,14 @@
 
 import pytest
 
-from vtadl_jax.comparing import methods as methods_lib
-from vtadl_jax.comparing.methods import (
-    METHODS,
+from vtadl_jax.comparing.arguments import (
     Weights,
     arguments_of,
     config_of,
-    parse_methods,
     parse_weights,
     weights_of,
 )
+from vtadl_jax.comparing.methods import METHODS, parse_methods
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import assume_color, make_detector
 from vtadl_jax.selection.sets import ImageSet
@@ -82,4 +80,4 @@ def test_weights_of_the_command_line(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             parse_weights(own, encoder)
-    assert parse_weights([], "") == methods_lib.Weights()
+    assert parse_weights([], "") == Weights()

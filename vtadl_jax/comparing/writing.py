@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vtadl_jax.comparing.cells import Cell
+from vtadl_jax.comparing.making import Cell
 from vtadl_jax.comparing.page import comparison_page
 from vtadl_jax.comparing.rows import categories_of, complete, row_of, to_csv
 from vtadl_jax.comparing.tables import tables_of
