@@ -76,7 +76,7 @@ def make_cell(method: Method, arguments: list[str], folder: Path, protocol: Prot
     return {
         "status": COMPLETE,
         "reason": "",
-        "command": shlex.join(("python", "-m", "vtadl_jax.main", *arguments)),
+        "command": command_of(arguments, config, budget),
         "commit": protocol.commit,
         "weights": {"pretrained": pretrained, "note": line},
         "losses": method.losses,
@@ -91,6 +91,16 @@ def make_cell(method: Method, arguments: list[str], folder: Path, protocol: Prot
         "metrics": mean_metrics([Results.load(place / RESULTS_FILE) for place in runs]),
         **stamp(),
     }
+
+
+def command_of(arguments: Sequence[str], config: Config, budget: Budget) -> str:
+    """Returns the command line of a cell's first run."""
+    more = [f"--config.data.fold={config.data.fold}"] if config.data.folds else []
+    if budget.steps:
+        warmup = within(config, budget).optimizer.warmup_steps
+        more.append(f"--config.num_train_steps={budget.steps}")
+        more.append(f"--config.optimizer.warmup_steps={warmup}")
+    return shlex.join(("python", "-m", "vtadl_jax.main", *arguments, *more))
 
 
 def folds_of(config: Config, wanted: int) -> list[int]:
