@@ -180,7 +180,9 @@ _ALL = (
         encoder="dinov2_vits14",
         fields=("--config.model.features=dinov2_vits14", "--config.image_size=448,448"),
     ),
-    _ours("feature_reconstruction", "Feature reconstruction", "feature_reconstruction", "cosine"),
+    _ours(
+        "feature_reconstruction", "Feature reconstruction", "feature_reconstruction", "1 − cosine"
+    ),
     _ours("autoencoder", "Auto-encoder", "autoencoder", "MSE"),
     dataclasses.replace(
         _ours("unet", "Small U-Net", "unet", "BCE, Dice"),

@@ -1,17 +1,18 @@
 """The page of a comparison: tables and charts in one file that needs no network."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from vtadl_jax.comparing.drawing import Bar, Point, Scale, bars, radar, scatter
 from vtadl_jax.comparing.rows import Row, categories_of, complete, first_of_each
-from vtadl_jax.comparing.tables import OVERVIEW, overview, quality, tables_of
+from vtadl_jax.comparing.tables import OVERVIEW, in_bytes, overview, quality, tables_of
 from vtadl_jax.compiling.page import page, summary, table
 from vtadl_jax.compiling.sections import Section
-from vtadl_jax.compiling.wording import duration, mib, si
+from vtadl_jax.compiling.wording import duration, si
 
 LATENCY = "latency cpu float32"
+Shown = Callable[[float], str]
 STYLE = ("vtadl_jax.comparing", "page.css")
 AXES = ("AU-PRO", "images", "pixels", "small", "fast")
 RADAR_NOTE = (
@@ -102,7 +103,7 @@ def _trade_off(rows: Sequence[Row], category: str) -> str:
         points,
         "scoring one image on the CPU in float32, logarithmic",
         "AU-PRO (0.3)",
-        duration,
+        _seconds,
     )
     return (
         f"<section><h2>{escape(category)}: what quality costs</h2>{KEY}</p>"
@@ -153,31 +154,34 @@ def shape(row: Row, rows: Sequence[Row]) -> list[float | None]:
 
 
 def _costs(rows: Sequence[Row]) -> str:
-    """Returns bar charts of costs; on logarithmic axes."""
+    """Returns bar charts of costs on logarithmic axes, each of the methods that have the cost."""
 
-    def chart(title: str, name: str, shown, published: str = "") -> str:
-        ordered = sorted(rows, key=lambda r: r.get(name) or 0.0)
+    def chart(title: str, name: str, shown: Shown, ticks: Shown, published: str = "") -> str:
+        ordered = sorted((r for r in rows if r.get(name)), key=lambda r: r[name])
         made = [
-            Bar(r["title"], r.get(name) or None, shown(r.get(name) or None), _kind(r),
-                r.get(published))
-            for r in ordered
-        ]  # fmt: skip
-        drawn = bars(title, made, shown=shown)
+            Bar(r["title"], r[name], shown(r[name]), _kind(r), r.get(published)) for r in ordered
+        ]
+        drawn = bars(title, made, shown=ticks)
         return f"<div><h3>{escape(title)}</h3>{drawn}</div>" if drawn else ""
 
+    step = "seconds_per_100_epochs"
     made = [
-        chart("Bytes of all variables", "model_bytes", mib),
-        chart("Activations of one image", "forward_bytes", mib),
-        chart("Temporaries of a train step", "train_step_bytes", mib),
-        chart("Trained values", "trained_values", si, "thesis_parameters"),
-        chart("One image on the CPU, float32", LATENCY, duration, "thesis_latency_cpu"),
-        chart("100 epochs", "seconds_per_100_epochs", duration, "thesis_seconds_per_100_epochs"),
+        chart("Bytes of all variables", "model_bytes", in_bytes, in_bytes),
+        chart("Activations of one image", "forward_bytes", in_bytes, in_bytes),
+        chart("Temporaries of a train step", "train_step_bytes", in_bytes, in_bytes),
+        chart("Trained values", "trained_values", si, si, "thesis_parameters"),
+        chart("One image on the CPU, float32", LATENCY, duration, _seconds, "thesis_latency_cpu"),
+        chart("100 epochs", step, duration, _seconds, f"thesis_{step}"),
     ]
     key = f'{KEY}<span><i class="thesis"></i>in the thesis, on its machine</span></p>'
     return (
         f'<section><h2>Costs, on logarithmic axes</h2>{key}<div class="pair">{"".join(made)}</div>'
         f"</section>"
     )
+
+
+def _seconds(value: float) -> str:
+    return duration(value) if value < 1 else f"{value:,.0f} s"
 
 
 def _kind(row: Row) -> str:

@@ -48,7 +48,7 @@ def row_of(cell: Mapping[str, Any]) -> Row:
         "pretrained": cell["weights"]["pretrained"],
         "note": "; ".join(filter(None, notes)),
         "losses": cell["losses"],
-        "stages": ", ".join(cell["stages"]),
+        "stages": f"{len(cell['stages'])}: {', '.join(cell['stages'])}",
         "folds": f"{len(folds)} of {cell['folds_of']}" if cell["folds_of"] else "",
         "num_test_good": sum(f["num_test_images"] - f["num_test_anomalous"] for f in folds),
         "num_test_defective": sum(f["num_test_anomalous"] for f in folds),

@@ -13,7 +13,7 @@ from vtadl_jax.comparing.rows import (
     latencies_of,
 )
 from vtadl_jax.compiling.sections import Section
-from vtadl_jax.compiling.wording import duration, mib, si
+from vtadl_jax.compiling.wording import duration, si
 
 OVERVIEW = "AU-PRO (0.3) by category"
 PRO_NOTE = (
@@ -96,13 +96,13 @@ def costs(rows: Sequence[Row]) -> Section:
                 si(row["trained_values"]),
                 si(row["frozen_values"]),
                 si(row["statistics_values"]),
-                mib(row["forward_bytes"]),
-                f"{mib(row['train_step_bytes'])} ({row['train_batch']})"
+                in_bytes(row["forward_bytes"]),
+                f"{in_bytes(row['train_step_bytes'])} ({row['train_batch']})"
                 if row["train_step_bytes"]
                 else "–",
-                mib(row["model_bytes"]),
-                mib(row["whole_bytes"]),
-                mib(row["onnx_bytes"]) if row["onnx_bytes"] else "not exported",
+                in_bytes(row["model_bytes"]),
+                in_bytes(row["whole_bytes"]),
+                in_bytes(row["onnx_bytes"]) if row["onnx_bytes"] else "not exported",
                 duration(row["seconds_per_100_epochs"]),
                 duration(row["seconds"]),
                 si(row.get("thesis_parameters")),
@@ -164,6 +164,11 @@ def without_results(rows: Sequence[Row]) -> Section:
     made = [(r["category"], r["title"], r["status"], r["reason"]) for r in rows]
     names = ("category", "method", "status", "reason")
     return Section("Cells without results", names, made)
+
+
+def in_bytes(value: float | None) -> str:
+    """Formats a number of bytes, decimally as the axes of the charts."""
+    return si(value, "B")
 
 
 def short_needs(row: Row) -> str:
