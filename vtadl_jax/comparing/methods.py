@@ -157,14 +157,12 @@ _ALL = (
     ),
     _ours("experts", "Three experts", "best", "−log-likelihood of a mixture"),
     _ours("context_mdn", "Context MDN", "context_mdn", "−log-likelihood of a mixture"),
-    dataclasses.replace(
-        _ours(
-            "context_mdn_pretrained",
-            "Context MDN, pretrained",
-            "pretrained",
-            "−log-likelihood of a mixture",
-            "efficientnet_lite0",
-        ),
+    _ours(
+        "context_mdn_pretrained",
+        "Context MDN, pretrained",
+        "pretrained",
+        "−log-likelihood of a mixture",
+        "efficientnet_lite0",
     ),
     _ours("filter_mixture", "Filter mixture", "baseline_filters"),
     _ours("position_gaussian", "Position Gaussian", "position_gaussian"),
