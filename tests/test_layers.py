@@ -24,6 +24,7 @@ ORDER = (
     ("estimates", "dry_run", "comparing"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
     ("comparison",),
+    ("validate",),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
