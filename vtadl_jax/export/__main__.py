@@ -6,7 +6,8 @@ python -m vtadl_jax.export --format torch --workdir W --autoencoder VT_AE.pt --m
 
 'saved': weights, calibration, config and licences in one file, for `Predictor.from_file`, predict
 and serve. 'stablehlo': the program itself by jax.export, for cpu, cuda and tpu, that takes uint8
-images of any size. Both hold everything from the resize to the decision. 'torch' gives a run of the
+images of any size. 'mlir': a bare StableHLO module for compilers such as IREE, for images of
+--sides. All hold everything from the resize to the decision. 'torch' gives a run of the
 detector 'official' back to the authors' PyTorch code, as two state dicts of the newest checkpoint;
 names ending in .safetensors are written without PyTorch.
 Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
@@ -19,13 +20,14 @@ from pathlib import Path
 from absl import flags
 
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.trained_run import Run, load_calibration, load_run
 from vtadl_jax.export import torch
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 
-FORMATS = ("saved", "stablehlo", "torch")
+FORMATS = ("saved", "stablehlo", "mlir", "torch")
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _FORMAT = flags.DEFINE_enum("format", "saved", FORMATS, "What to write.", flag_values=FLAGS)
@@ -36,6 +38,9 @@ _PLATFORMS = flags.DEFINE_list(
 )
 _INSIDE = flags.DEFINE_bool(
     "weights_inside", False, "Make weights constants of a StableHLO program.", flag_values=FLAGS
+)
+_SIDES = flags.DEFINE_list(
+    "sides", [], "Height and width of the images of a module (mlir).", flag_values=FLAGS
 )
 _AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes (torch).")
 _MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes (torch).")
@@ -73,6 +78,8 @@ def _file(workdir: Path) -> int:
         from vtadl_jax.export.saved import save_run
 
         about = save_run(found, calibration, path)
+    elif _FORMAT.value == "mlir":
+        return _module(found, calibration, path)
     else:
         from vtadl_jax.export.stablehlo import export_run
 
@@ -82,6 +89,21 @@ def _file(workdir: Path) -> int:
     say(f"{about['detector']} at step {about['step']}: {path}, {size:.1f} MiB")
     again = f"python -m vtadl_jax.validate --reference {workdir} --exported {path}"
     say(f"check it: {again} --input DIR")
+    return 0
+
+
+def _module(found: Run, calibration: Calibration, path: Path) -> int:
+    from vtadl_jax.export.stablehlo import write_module
+
+    given = _SIDES.value or [str(side) for side in found.config.image_size]
+    if len(given) != 2 or not all(side.isdecimal() and int(side) > 0 for side in given):
+        raise UserError(f"--sides={','.join(given)}: give height and width, as --sides=480,640")
+    sides = int(given[0]), int(given[1])
+    outputs = write_module(found, calibration, path, sides)
+    say(f"input: uint8 [1, {sides[0]}, {sides[1]}, {found.config.data.channels}]")
+    for number, output in enumerate(outputs):
+        say(f"output {number}: {output}")
+    say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 
