@@ -35,8 +35,9 @@ def subtitle_of(cells: Sequence[Cell]) -> str:
     if not done:
         return "No cell has results yet."
     names = ", ".join(categories_of(rows))
-    minutes = sorted({cell["minutes"] for cell in cells if "minutes" in cell})
-    length = " or ".join(f"{m:g}" for m in minutes)
+    minutes = [cell["minutes"] for cell in cells if "minutes" in cell]
+    ends = dict.fromkeys((min(minutes), max(minutes)))
+    length = " to ".join(f"{m:g}" for m in ends)
     return (
         f"{plural(len(done), 'cell')} with results, on {names}; at most {length} minutes of "
         f"training steps for each: see the epochs"
