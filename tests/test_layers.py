@@ -21,9 +21,9 @@ ORDER = (
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling", "serving"),
     ("plans", "selection"),
-    ("estimates", "dry_run"),
+    ("estimates", "dry_run", "comparing"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights", "serve"),
-    ("validate", "update"),
+    ("comparison", "update", "validate"),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
