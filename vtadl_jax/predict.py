@@ -136,7 +136,9 @@ def predict(
     located = {} if maps == "none" else located
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _table(out / "predictions.csv", COLUMNS) as (writer, stream):
+    experts = predictor.calibration.good_terms
+    columns = (*COLUMNS, *(cell(f"{COLUMNS[-1]}_{name}") for name in experts))
+    with _table(out / "predictions.csv", columns) as (writer, stream):
         batches = read_batches(found, predictor, bool(located), overlays)
         total = -(-len(files) // predictor.batch_size)
         for batch in track(batches, total, "predict"):
@@ -152,7 +154,8 @@ def predict(
                 numbers = (f"{v:.9g}" for v in (prediction.score, prediction.threshold))
                 row = (cell(item.name), *numbers, decision, f"{seconds:.4f}", overlay, where)
                 rarity = "" if prediction.p_value is None else f"{prediction.p_value:.6g}"
-                writer.writerow((*row, prediction.unlike_training, rarity))
+                each = (f"{p:.6g}" for p in prediction.expert_p_values.values())
+                writer.writerow((*row, prediction.unlike_training, rarity, *each))
                 outcome.scored += 1
                 outcome.defective += prediction.is_defective
                 if prediction.unlike_training:

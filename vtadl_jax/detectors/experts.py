@@ -17,6 +17,7 @@ from vtadl_jax.detectors.contract import (
     CREDIT_LIMIT,
     Array,
     Detector,
+    Experts,
     Fit,
     Inputs,
     Scores,
@@ -138,15 +139,18 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         return {**variables, "stats": {**variables["stats"], "tails": tails}}
 
     def score(variables, images):
-        tails, maps, scores = variables["stats"]["tails"], [], {}
+        tails, maps, scores = variables["stats"]["tails"], {}, {}
         for name, (terms, found) in outputs(variables, images).items():
             own = tails[name]
-            maps.append(own["weight"] * tail(own["table"], found))
+            maps[name] = tail(own["table"], found)
             scores[name] = standard_score(terms, own, chosen[name].term_weights)
-        together = sum(maps)
+        together = sum(tails[name]["weight"] * maps[name] for name in chosen)
         verdict = sum(tails[name]["weight"] * scores[name] for name in chosen)
         columns = [top_mean(together), verdict, *scores.values(), together.mean((1, 2))]
-        return Scores(jnp.stack(columns, -1), together)
+        return Scores(jnp.stack(columns, -1), together, expert_maps=maps)
+
+    def weights(variables) -> dict[str, float]:
+        return {name: float(variables["stats"]["tails"][name]["weight"]) for name in chosen}
 
     return Detector(
         init,
@@ -159,6 +163,7 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         load_pretrained=load_pretrained,
         pretrained_required=any(one.pretrained_required for one in chosen.values()),
         steps_required=bool(trained),
+        experts=Experts(tuple(chosen), weights),
     )
 
 
