@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.platform import split_by_size
+
 BLOCK = 1024  # queries whose distances to the whole bank are in memory at once
 
 
@@ -17,7 +19,7 @@ def nearest_distances(queries, bank, neighbours: int = 1, squared: bool = False)
     centre = jnp.asarray(bank).mean(0)  # smaller values cancel fewer digits below
     queries, bank = queries - centre, bank - centre
     count = len(queries)
-    block = min(BLOCK, count)
+    block = min(BLOCK, count) if split_by_size() else count
     padded = jnp.pad(queries, ((0, -count % block), (0, 0)))
     norms = jnp.square(bank).sum(-1)
 
