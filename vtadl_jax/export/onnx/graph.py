@@ -95,21 +95,23 @@ Input = Value | np.ndarray | str
 class Graph:
     """Nodes in order. Graphs within loops (`inner`) see the values of those outside.
 
-    batch: the name of a value whose first axis has the number of images. part: the part of the
-    program that the next nodes belong to, for their names.
+    batch: the name of a value whose first axis has the number of images. caller: the modules that
+    the next nodes come from, innermost first; nodes are named for the first that is no operation.
     """
 
     def __init__(self, batch: str = "", root: "Graph | None" = None):
         self.root: Graph = self if root is None else root
         self.nodes: list[onnx.NodeProto] = []
-        self.part: str = "" if root is None else root.part
+        self.caller: tuple[str, ...] = ()
         if root is None:
             self.batch, self.count = batch, 0
             self.constants: dict[str, np.ndarray] = {}
             self._names: dict[Any, str] = {}
 
     def inner(self) -> "Graph":
-        return Graph(root=self.root)
+        made = Graph(root=self.root)
+        made.caller = self.caller
+        return made
 
     def fresh(self, kind: str) -> str:
         self.root.count += 1
@@ -146,7 +148,8 @@ class Graph:
         """Adds a node and returns the name of its output, or a list of several."""
         names = ["" if one is None else self.name(one) for one in inputs]
         made = [self.fresh(kind.lower()) for _ in range(outputs)]
-        title = f"{self.part}/{made[0]}" if self.part else made[0]
+        part = next((name for name in self.caller if not name.startswith("ops/")), "")
+        title = f"{part}/{made[0]}" if part else made[0]
         self.nodes.append(helper.make_node(kind, names, made, name=title, **attributes))
         return made[0] if outputs == 1 else made
 

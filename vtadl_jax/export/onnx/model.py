@@ -50,7 +50,7 @@ def to_onnx(
     given += [Value(a.shape, a.dtype, a.shape, name) for name in names for a in [settable[name]]]
     pixels = Value(shape, np.dtype(np.uint8), shape, IMAGES)
     values = write_program(graph, program, [pixels, *given])
-    graph.part = ""
+    graph.caller = ()
     outputs = []
     for name, value in zip(sorted(tree), values, strict=True):
         full = graph.full(value)
