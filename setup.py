@@ -60,12 +60,14 @@ setup(
         "psutil>=6,<8",
         "tensorboardX>=2.6.5,<3",
         "tqdm>=4.67,<5",
+        "safetensors>=0.7,<1",  # files of exports and of other programs
+        "flatbuffers>=25,<26",  # jax.export writes its programs by it, and does not require it
     ],
     extras_require={
         "cuda": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
-        "weights": ["safetensors>=0.7,<1"],  # .safetensors files of other programs
+        "weights": [],  # safetensors, which is always there now
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "hub": ["huggingface_hub>=2.4,<3", "safetensors>=0.7,<1"],  # import_weights fetch
         "bench": [

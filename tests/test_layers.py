@@ -23,6 +23,7 @@ ORDER = (
     ("plans", "selection"),
     ("estimates", "dry_run"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
+    ("validate",),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),

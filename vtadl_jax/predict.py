@@ -2,6 +2,8 @@
 
 python -m vtadl_jax.predict --workdir runs/mvtec-screw --input DIR_OR_FILE_OR_GLOB --output OUT
 
+or, in place of --workdir, --model FILE of vtadl_jax.export.
+
 Writes OUT/predictions.csv and, for every image, an overlay and its anomaly map at the image's own
 size, if the detector makes maps. Images that are not scored are in OUT/left_out.csv. Exit codes: 0
 all scored, 1 some images are left out (they are listed, the others are scored), 2 a mistake the
@@ -38,6 +40,7 @@ from vtadl_jax.runtime.files import writing
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _WORKDIR = _define("workdir", "", "Folder of the trained run.")
+_MODEL = _define("model", "", "File that vtadl_jax.export wrote, in place of --workdir.")
 _INPUT = _define("input", "", "Images: a folder (and its sub-folders), a file or a glob pattern.")
 _OUTPUT = _define("output", "", "Folder for the results; must be new or empty.")
 _MAPS = flags.DEFINE_enum(
@@ -223,7 +226,11 @@ def report_left_out(out: Path, found: Found, outcome: Outcome) -> None:
 
 def run() -> int:
     """Scores the images that the flags name."""
-    for flag in (_WORKDIR, _INPUT, _OUTPUT):
+    if not _WORKDIR.value and not _MODEL.value:
+        raise UserError("no --workdir: give the folder of a run, or --model FILE of an export")
+    if _WORKDIR.value and _MODEL.value:
+        raise UserError(f"--workdir {_WORKDIR.value} and --model {_MODEL.value}: give one of them")
+    for flag in (_INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"no --{flag.name}: give it ({FLAGS[flag.name].help})")
     threshold = _THRESHOLD.value
@@ -238,8 +245,7 @@ def run() -> int:
     stopped = True
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        workdir = Path(_WORKDIR.value).expanduser()
-        predictor = Predictor.from_workdir(workdir, threshold=threshold)
+        predictor = _open(threshold)
         rest = _MAPS.value, _OVERLAYS.value, outcome
         predict(predictor, found.images, found.root, out, *rest)
         stopped = False
@@ -253,6 +259,12 @@ def run() -> int:
     if not stopped:
         _conclude(out, found, outcome)
     return TERMINATED if stopped else bool(outcome.left_out)
+
+
+def _open(threshold: float | None) -> Predictor:
+    if _MODEL.value:
+        return Predictor.from_file(Path(_MODEL.value).expanduser(), threshold=threshold)
+    return Predictor.from_workdir(Path(_WORKDIR.value).expanduser(), threshold=threshold)
 
 
 def _conclude(out: Path, found: Found, outcome: Outcome) -> None:

@@ -98,7 +98,7 @@ class Geometry:
     def _mark_thin(self, marked: np.ndarray, moved: np.ndarray) -> int:
         """Marks regions in `moved` of which it has no pixel; returns the number of thin regions."""
         size = (marked.shape[0], marked.shape[1])
-        scaled = self._scaled(size)
+        scaled = self.scaled(size)
         if (scaled[0] >= size[0] and scaled[1] >= size[1]) or not marked.any():
             return 0
         labels = regions_of(marked)
@@ -127,32 +127,30 @@ class Geometry:
             scaled = scaled[inside] if axis == 0 else scaled[:, inside]
         margins = [tuple(max(m, 0) for m in pair) for pair in self._margins(original_size)]
         scaled = np.pad(scaled, margins, mode="edge")
-        size = (original_size[1], original_size[0])  # PIL puts the width first
-        return as_array(Image.fromarray(scaled).resize(size, Image.Resampling.BILINEAR))
+        return as_array(scale(scaled, original_size, Image.Resampling.BILINEAR))
 
-    def _scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
-        """Returns (height, width) of the image before the crop."""
+    def scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) that an image of this size is scaled to, before the crop."""
         if self.fit == "stretch":
             return self.canvas
-        ratios = [c / o for c, o in zip(self.canvas, original_size, strict=True)]
-        ratio = min(ratios) if self.fit == "pad" else max(ratios)
-        height, width = (max(round(o * ratio), 1) for o in original_size)
-        return height, width
+        (height, width), (top, left) = original_size, self.canvas
+        by_height = (top * width <= left * height) == (self.fit == "pad")
+        to, of = (top, height) if by_height else (left, width)
+        return max(rounded(height * to, of), 1), max(rounded(width * to, of), 1)
 
     def _margins(self, original_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Returns the cropped pixels before and after, for height and width; negative: padding."""
         pairs = []
-        for scaled, side in zip(self._scaled(original_size), self.size, strict=True):
+        for scaled, side in zip(self.scaled(original_size), self.size, strict=True):
             before = (scaled - side) // 2
             pairs.append((before, scaled - side - before))
         return pairs
 
     def _move(self, pixels: np.ndarray, resample: Image.Resampling, pad_mode) -> np.ndarray:
         original_size = (pixels.shape[0], pixels.shape[1])
-        height, width = self._scaled(original_size)
+        height, width = self.scaled(original_size)
         if original_size != (height, width):
-            scaled = Image.fromarray(pixels).resize((width, height), resample)
-            pixels = np.asarray(scaled)
+            pixels = np.asarray(scale(pixels, (height, width), resample))
         (top, bottom), (left, right) = self._margins(original_size)
         rows = slice(max(top, 0), height - max(bottom, 0))
         cut = pixels[rows, max(left, 0) : width - max(right, 0)]
@@ -160,6 +158,24 @@ class Geometry:
             return np.array(cut)
         margins = [(max(-top, 0), max(-bottom, 0)), (max(-left, 0), max(-right, 0))]
         return np.pad(cut, margins + [(0, 0)] * (cut.ndim - 2), mode=pad_mode)
+
+
+def scale(pixels: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Resizes an array [h, w] or [h, w, 3] to `size` (height, width), columns before rows.
+
+    Pillow takes either axis first, as its version sees fit, and rounds pixels in between: in a
+    fixed order the result is the same by all versions, and by `ops/pillow_resize.py`.
+    """
+    image = Image.fromarray(pixels)
+    if resample == Image.Resampling.BILINEAR:
+        image = image.resize((size[1], image.height), resample)
+    return image.resize((size[1], size[0]), resample)
+
+
+def rounded(numerator: int, denominator: int) -> int:
+    """Returns the quotient rounded to the nearest integer, halves to even, without floats."""
+    quotient, rest = divmod(numerator, denominator)
+    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2 == 1))
 
 
 def _repeat_grey(pixels: np.ndarray) -> np.ndarray:

@@ -69,7 +69,9 @@ class ConvEncoder(nn.Module):
             bias = self.param(f"bias{i}", nn.initializers.zeros, (width,))
             x = halving_conv(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
             x = nn.leaky_relu(x, SLOPE)
-        latent = nn.Dense(self.latent_dim, dtype=self.dtype, name="latent")(x.reshape(len(x), -1))
+        latent = nn.Dense(self.latent_dim, dtype=self.dtype, name="latent")(
+            x.reshape(x.shape[0], -1)
+        )
         return latent.astype(jnp.float32)
 
 

@@ -254,7 +254,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         large = sum(map(tempered, excesses[1:]))
         both = jnp.concatenate([surprises[0] + NATS_PER_EXCESS * large, excesses[0] + large])
         maps = upsample_maps(both, inputs.image_size, inputs.map_sigma)
-        anomaly_map, excess = maps.reshape(2, len(images), *inputs.image_size)
+        anomaly_map, excess = maps.reshape(2, images.shape[0], *inputs.image_size)
         terms = [top_mean(anomaly_map), top_mean(excess), surprises[0].mean((1, 2))]
         return Scores(jnp.stack(terms, -1), anomaly_map)
 

@@ -94,7 +94,7 @@ def contnet_gaussian(options: ContnetGaussianOptions, inputs: Inputs) -> Detecto
         return {"stats": {"mean": found.mean, "spread": found.spread, "solver": found.solver}}
 
     def distances(variables, responses):
-        rows = responses.reshape(len(responses), places, width)
+        rows = responses.reshape(responses.shape[0], places, width)
         return mahalanobis(rows, variables["stats"], epsilon).reshape(-1, *grid)
 
     return feature_detector(

@@ -138,7 +138,7 @@ def _at_size(detector: Detector, size: tuple[int, int], full: tuple[int, int]) -
         return detector
 
     def reduce(images):
-        shape = (len(images), *size, images.shape[-1])
+        shape = (images.shape[0], *size, images.shape[-1])
         smaller = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
         return jnp.clip(jnp.round(smaller), 0, 255).astype(jnp.uint8)
 

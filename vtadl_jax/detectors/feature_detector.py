@@ -47,7 +47,7 @@ def largest(maps):
 
 def top_mean(maps, fraction: float = TOP_FRACTION):
     """Returns the mean of each map's largest values, a fraction of them: [B, H, W] → [B]."""
-    flat = maps.reshape(len(maps), -1)
+    flat = maps.reshape(maps.shape[0], -1)
     return jax.lax.top_k(flat, max(1, int(fraction * flat.shape[1])))[0].mean(-1)
 
 

@@ -88,7 +88,7 @@ def feature_reconstruction(options: FeatureReconstructionOptions, inputs: Inputs
         """Returns (standardized features, their reconstruction), both [B, h·w, width]."""
         stats = variables["stats"]
         wanted = (responses - stats["mean"]) / stats["spread"]
-        wanted = wanted.reshape(len(wanted), -1, width)
+        wanted = wanted.reshape(wanted.shape[0], -1, width)
         return wanted, reconstructor.apply(params, wanted, network, dtype, keys)
 
     def loss(variables, batch, keys, parallel=SINGLE_DEVICE):

@@ -88,7 +88,7 @@ def image_mixture(options: ImageMixtureOptions, inputs: Inputs) -> Detector:
 
     def describe(images):
         found = oriented_edges(to_grey(images), edges.stride, edges.num_orientations, edges.sigma)
-        return found.reshape(len(images), width)
+        return found.reshape(images.shape[0], width)
 
     def gather(variables, images, key):
         del variables, key

@@ -92,7 +92,7 @@ class Capsule(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, parallel: Parallel = SINGLE_DEVICE):
-        flat = tokens.reshape(len(tokens), -1)
+        flat = tokens.reshape(tokens.shape[0], -1)
         init = nn.initializers.normal(0.01)
         kernel = self.param("kernel", init, (flat.shape[-1], VECTOR_DIM))
         return squash(

@@ -96,7 +96,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         del variables
         if memory.patches:
             return sample_places(responses, key, memory.patches)
-        return responses.reshape(len(responses), -1, width)
+        return responses.reshape(responses.shape[0], -1, width)
 
     def solve(variables, samples, rng: np.random.Generator):
         del variables

@@ -138,7 +138,7 @@ def build(options: PiadeOptions, inputs: Inputs) -> Network:
             level = forward.conv(f"pyramid.{i}.conv", adaptive_average_pool(features, size))
             level = forward.norm_relu(f"pyramid.{i}.bn", level, options.norm_momentum)
             levels.append(channel_first(forward.keep(f"pyramid_{i}", level)))
-        capsules = jnp.concatenate(levels, -1).reshape(len(features), -1, CAPSULE_DIM)
+        capsules = jnp.concatenate(levels, -1).reshape(features.shape[0], -1, CAPSULE_DIM)
         vector = choose(forward, capsules, options.routing, version.trains_first)
         x = join(features, [forward.keep("upsample", unfold(forward, vector))])
         return decode(forward, x, side, "tanh")

@@ -203,7 +203,7 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
 
     def gather(variables, responses, key):
         del key
-        return reduced(variables, responses).reshape(len(responses), -1, dim)
+        return reduced(variables, responses).reshape(responses.shape[0], -1, dim)
 
     def solve(variables, moments: Moments, rng: np.random.Generator):
         del rng

@@ -95,7 +95,7 @@ def subspace(options: SubspaceOptions, inputs: Inputs) -> Detector:
 
     def gather(variables, responses, key):
         del variables, key
-        return responses.reshape(len(responses), -1, width)
+        return responses.reshape(responses.shape[0], -1, width)
 
     def reduce(moments: Moments | None, rows):
         for patches in rows:  # one image at a time: the rows of a batch in float64 can be large

@@ -134,13 +134,21 @@ class Novelty:
         """
         values, cells = np.split(np.asarray(descriptions, np.float64), [len(STATISTICS)], -1)
         low, high = np.array(self.low), np.array(self.high)
-        share = RANGE_SHARE + FEW / self.num_originals
-        allowed = share * (high - low) + np.array([s.slack for s in STATISTICS])
+        allowed, limit = self.limits()
         outside = np.maximum(np.maximum(low - values, values - high), 0) / allowed
-        farther = self.nearest(cells) - self.distance
-        limit = (DISTANCE_FACTOR - 1 + FEW / self.num_originals) * self.distance + DISTANCE_SLACK
-        layout = np.maximum(farther, 0) / limit if self.num_originals > 1 else np.zeros(len(cells))
+        layout = np.maximum(self.nearest(cells) - self.distance, 0) / limit
         return np.concatenate([outside, layout[:, None]], -1)
+
+    def limits(self) -> tuple[np.ndarray, float]:
+        """Returns how far the statistics [S] and the coarse picture may be outside the range.
+
+        Infinite for the coarse picture if there are not two good images.
+        """
+        few = FEW / self.num_originals
+        width = np.array(self.high) - np.array(self.low)
+        allowed = (RANGE_SHARE + few) * width + np.array([s.slack for s in STATISTICS])
+        farther = (DISTANCE_FACTOR - 1 + few) * self.distance + DISTANCE_SLACK
+        return allowed, farther if self.num_originals > 1 else math.inf
 
     def nearest(self, cells: np.ndarray) -> np.ndarray:
         """Returns the distance of coarse pictures [B, cells] from the most similar good image."""

@@ -21,8 +21,7 @@ from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import describe
-from vtadl_jax.evaluation.scoring import Scorer
-from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.evaluation.scorer import Scorer
 from vtadl_jax.runtime import sharding
 
 
@@ -106,6 +105,8 @@ class Predictor:
         Raises:
           UserError: no run, no checkpoint or no calibration in the workdir.
         """
+        from vtadl_jax.evaluation.trained_run import load_calibration, load_run  # imports orbax
+
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         run = load_run(Path(workdir), mesh)
         config = run.config
@@ -122,6 +123,19 @@ class Predictor:
             threshold=threshold,
             mesh=mesh,
         )
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, *, batch_size: int = 0, threshold: float | None = None
+    ) -> "Predictor":
+        """Opens a file of `python -m vtadl_jax.export`, without the workdir and its packages.
+
+        batch_size, threshold: as in `from_workdir`. Needs neither orbax nor grain nor optax. Raises
+        UserError for a file that is damaged, of a newer version or of another program.
+        """
+        from vtadl_jax.export.opened import open_model  # the formats know the predictor
+
+        return open_model(Path(path), batch_size=batch_size, threshold=threshold)
 
     def __call__(self, images: Any) -> Any:
         """Scores one image → a Prediction; a list, tuple or array [B, h, w, C] of them → a list.

@@ -1,10 +1,14 @@
-"""Write a trained run for another program.
+"""Writes a trained run as one file for another machine or another program.
 
+python -m vtadl_jax.export --workdir W --format saved --output part.vtadl
+python -m vtadl_jax.export --workdir W --format stablehlo --output part.stablehlo
 python -m vtadl_jax.export --format torch --workdir W --autoencoder VT_AE.pt --mixture G_estimate.pt
 
-'torch' gives a run of the detector 'official' back to the authors' PyTorch code, as two state
-dicts of the newest checkpoint. Names ending in .safetensors are written without PyTorch, all
-others by it, in the zip format that torch.load(weights_only=True) reads.
+'saved': weights, calibration, config and licences in one file, for `Predictor.from_file`, predict
+and serve. 'stablehlo': the program itself by jax.export, for cpu, cuda and tpu, that takes uint8
+images of any size. Both hold everything from the resize to the decision. 'torch' gives a run of the
+detector 'official' back to the authors' PyTorch code, as two state dicts of the newest checkpoint;
+names ending in .safetensors are written without PyTorch.
 Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
 """
 
@@ -15,25 +19,69 @@ from pathlib import Path
 from absl import flags
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.trained_run import load_calibration, load_run
 from vtadl_jax.export import torch
+from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 
+FORMATS = ("saved", "stablehlo", "torch")
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-_FORMAT = flags.DEFINE_enum("format", "torch", ["torch"], "What to write.", flag_values=FLAGS)
+_FORMAT = flags.DEFINE_enum("format", "saved", FORMATS, "What to write.", flag_values=FLAGS)
 _WORKDIR = _define("workdir", "", "Of the run.")
-_AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes.")
-_MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes.")
+_OUTPUT = _define("output", "", "The file to write; must not exist.")
+_PLATFORMS = flags.DEFINE_list(
+    "platforms", ["cpu", "cuda", "tpu"], "That a StableHLO program is for.", flag_values=FLAGS
+)
+_INSIDE = flags.DEFINE_bool(
+    "weights_inside", False, "Make weights constants of a StableHLO program.", flag_values=FLAGS
+)
+_AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes (torch).")
+_MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes (torch).")
 
 
 def run() -> int:
-    for flag in (_WORKDIR, _AUTOENCODER, _MIXTURE):
+    """Exports the run that the flags name."""
+    if not _WORKDIR.value:
+        raise UserError("no --workdir: give the folder of a run")
+    workdir = Path(_WORKDIR.value).expanduser()
+    return _torch(workdir) if _FORMAT.value == "torch" else _file(workdir)
+
+
+def _torch(workdir: Path) -> int:
+    for flag in (_AUTOENCODER, _MIXTURE):
         if not flag.value:
             raise UserError(f"no --{flag.name}: see --help")
-    paths = [Path(flag.value).expanduser() for flag in (_WORKDIR, _AUTOENCODER, _MIXTURE)]
-    step = torch.export_run(*paths)
-    say(f"step {step}: {paths[1]}, {paths[2]}")
+    paths = [Path(flag.value).expanduser() for flag in (_AUTOENCODER, _MIXTURE)]
+    step = torch.export_run(workdir, *paths)
+    say(f"step {step}: {paths[0]}, {paths[1]}")
+    return 0
+
+
+def _file(workdir: Path) -> int:
+    if not _OUTPUT.value:
+        raise UserError(f"no --output: give the file to write, as part.{_FORMAT.value}")
+    path = Path(_OUTPUT.value).expanduser()
+    if path.exists():
+        raise UserError(f"--output {path} exists: give another path, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: {path.parent} is not a folder: create it first")
+    found = load_run(workdir, sharding.make_mesh(1))
+    calibration = load_calibration(found)
+    if _FORMAT.value == "saved":
+        from vtadl_jax.export.saved import save_run
+
+        about = save_run(found, calibration, path)
+    else:
+        from vtadl_jax.export.stablehlo import export_run
+
+        about = export_run(found, calibration, path, _PLATFORMS.value, _INSIDE.value)
+        say(f"readable until {about['readable_until']}")
+    size = path.stat().st_size / 2**20
+    say(f"{about['detector']} at step {about['step']}: {path}, {size:.1f} MiB")
+    again = f"python -m vtadl_jax.validate --reference {workdir} --exported {path}"
+    say(f"check it: {again} --input DIR")
     return 0
 
 

@@ -282,9 +282,9 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, train: bool, parallel: Parallel = SINGLE_DEVICE):
-        flat = tokens.mean(1) if self.pool else tokens.reshape(len(tokens), -1)
+        flat = tokens.mean(1) if self.pool else tokens.reshape(tokens.shape[0], -1)
         vector = WideDense(self.shape.vector_dim, dtype=self.dtype, name="vector")(flat, parallel)
-        x = vector.reshape(len(tokens), *self.shape.base, self.shape.channels)
+        x = vector.reshape(tokens.shape[0], *self.shape.base, self.shape.channels)
         widths = (self.shape.channels, *self.features, self.channels)
         ups = [
             UpParams(

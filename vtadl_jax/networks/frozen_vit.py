@@ -151,7 +151,7 @@ def image_features(weights, images, vit: Vit, reading: Reading, dtype: Any = jnp
     with jax.default_matmul_precision(precision):
         found = _encode(weights, images, vit, reading, dtype)
     rows, columns = (side // vit.patch for side in images.shape[1:3])
-    return found[:, vit.prefix :].reshape(len(images), rows, columns, -1)
+    return found[:, vit.prefix :].reshape(images.shape[0], rows, columns, -1)
 
 
 def _encode(weights, images, vit: Vit, reading: Reading, dtype):
@@ -166,7 +166,7 @@ def _encode(weights, images, vit: Vit, reading: Reading, dtype):
     if not vit.rope:
         tokens = tokens + weights["position"]
     if vit.prefix:
-        prefix = jnp.broadcast_to(weights["prefix"], (len(tokens), *weights["prefix"].shape))
+        prefix = jnp.broadcast_to(weights["prefix"], (tokens.shape[0], *weights["prefix"].shape))
         tokens = jnp.concatenate([prefix, tokens], 1)
     rope = _with_prefix(weights["rope"], vit.prefix) if vit.rope else None
     concat, last = reading.combine == "concat", reading.depth

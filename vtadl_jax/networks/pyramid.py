@@ -83,12 +83,14 @@ def join(features, vectors: list[jax.Array]):
     the other become one of 8 × 8.
     """
     flat = [channel_first(features), *vectors]
-    return jnp.concatenate(flat, -1).reshape(len(features), -1, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return (
+        jnp.concatenate(flat, -1).reshape(features.shape[0], -1, SIDE, SIDE).transpose(0, 2, 3, 1)
+    )
 
 
 def channel_first(x):
     """Returns the values of maps [B, h, w, C] in channel-first order, [B, C·h·w]."""
-    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 @functools.cache

@@ -118,7 +118,7 @@ class PatchViT(nn.Module):
         )(images)
         if self.class_token:
             token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.width))
-            token = jnp.broadcast_to(token.astype(self.dtype), (len(tokens), 1, self.width))
+            token = jnp.broadcast_to(token.astype(self.dtype), (tokens.shape[0], 1, self.width))
             tokens = jnp.concatenate([token, tokens], axis=1)
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (1, tokens.shape[1], self.width)

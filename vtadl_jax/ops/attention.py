@@ -22,14 +22,14 @@ def attention(q, k, v, scale: float | None = None):
     blocks = -(-tokens // BLOCK)
     size = -(-tokens // blocks)
     padded = jnp.pad(q, ((0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)))
-    padded = padded.reshape(len(q), blocks, size, *q.shape[2:])
+    padded = padded.reshape(q.shape[0], blocks, size, *q.shape[2:])
 
     @jax.checkpoint
     def of_block(queries):
         return jax.nn.dot_product_attention(queries, k, v, scale=scale)
 
     out = jax.lax.map(of_block, padded.swapaxes(0, 1)).swapaxes(0, 1)
-    return out.reshape(len(q), blocks * size, *q.shape[2:])[:, :tokens]
+    return out.reshape(q.shape[0], blocks * size, *q.shape[2:])[:, :tokens]
 
 
 def attention_reference(q, k, v, scale: float | None = None):

@@ -56,7 +56,7 @@ def _rows(kernel, x, dtype):
     """Returns Σ_d kernel[d, …] · x[t, d]; the flat kernel needs no transposition on the CPU."""
     flat = kernel.reshape(len(kernel), -1).astype(dtype)
     out = _dot(flat, x.astype(dtype), 0, 1, jnp.float32)
-    return out.reshape(*kernel.shape[1:], len(x))
+    return out.reshape(*kernel.shape[1:], x.shape[0])
 
 
 def _fwd(x, kernel, dtype, tokens_last):

@@ -18,9 +18,11 @@ def nearest_distances(queries, bank, neighbours: int = 1, squared: bool = False)
     """
     centre = jnp.asarray(bank).mean(0)  # smaller values cancel fewer digits below
     queries, bank = queries - centre, bank - centre
-    count = len(queries)
-    block = min(BLOCK, count) if split_by_size() else count
-    padded = jnp.pad(queries, ((0, -count % block), (0, 0)))
+    count = queries.shape[0]
+    block = min(BLOCK, count) if isinstance(count, int) else BLOCK  # a symbolic number in exports
+    block = block if split_by_size() else count
+    num_blocks = (count + block - 1) // block
+    padded = jnp.pad(queries, ((0, num_blocks * block - count), (0, 0)))
     norms = jnp.square(bank).sum(-1)
 
     def of_block(rows):
@@ -30,8 +32,8 @@ def nearest_distances(queries, bank, neighbours: int = 1, squared: bool = False)
         found = jnp.square(rows[:, None] - bank[index]).sum(-1)
         return (found if squared else jnp.sqrt(found)).mean(-1)
 
-    found = jax.lax.map(of_block, padded.reshape(-1, block, queries.shape[-1]))
-    return found.reshape(-1)[:count]
+    found = jax.lax.map(of_block, padded.reshape(num_blocks, block, queries.shape[-1]))
+    return found.reshape(num_blocks * block)[:count]
 
 
 def nearest_distances_reference(

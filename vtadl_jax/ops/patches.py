@@ -61,7 +61,7 @@ def by_planes(images, kernel, patch_size: int, dtype):
     planes = _planes(images.astype(dtype).astype(jnp.float32), patch_size)
     taps = kernel.reshape(patch_size, patch_size, images.shape[-1], -1)
     out = jnp.einsum("bcirjs,rscd->bijd", planes, taps, precision=_precision(dtype))
-    return out.reshape(len(images), -1, kernel.shape[-1]).astype(dtype)
+    return out.reshape(images.shape[0], -1, kernel.shape[-1]).astype(dtype)
 
 
 def _precision(dtype):

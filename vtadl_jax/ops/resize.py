@@ -91,4 +91,4 @@ def double_aligned_reference(x) -> jax.Array:
             above = (1 - across) * x[:, top, left] + across * x[:, top, right]
             below = (1 - across) * x[:, bottom, left] + across * x[:, bottom, right]
             result.append((1 - down) * above + down * below)
-    return jnp.stack(result, 1).reshape(len(x), 2 * height, 2 * width, -1)
+    return jnp.stack(result, 1).reshape(x.shape[0], 2 * height, 2 * width, -1)

@@ -98,7 +98,9 @@ def _of_image(x, y, data_range: float, padding: Padding):
     reduction of everything a scalar loop."""
     ends = ((HALF, HALF), (HALF, HALF), (0, 0))
     padded = (jnp.pad(a, ends, NUMPY_MODE[padding]) for a in (x, y))
-    mu_x, mu_y, squares, products = _moments(x.shape[-1], *(a.reshape(len(a), -1) for a in padded))
+    mu_x, mu_y, squares, products = _moments(
+        x.shape[-1], *(a.reshape(a.shape[0], -1) for a in padded)
+    )
     return similarity(mu_x, mu_y, squares, products, data_range).mean(-1).mean()
 
 

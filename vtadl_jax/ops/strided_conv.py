@@ -54,4 +54,4 @@ def _by_product(x, kernel, stride: int):
     last_row, last_column = (stride * (count - 1) + 1 for count in (rows, columns))
     x = jnp.stack([x[:, :, j : j + last_column : stride] for j in range(taps)], 3)
     x = jnp.stack([x[:, i : i + last_row : stride] for i in range(taps)], 3)
-    return x.reshape(len(x), rows, columns, -1) @ kernel.reshape(-1, outputs)
+    return x.reshape(x.shape[0], rows, columns, -1) @ kernel.reshape(-1, outputs)

@@ -1,0 +1,85 @@
+"""The whole way from an image to its decision as one pure function, for exports.
+
+Pixels of any size come in; score, p-value, decision, terms and the map at the image's size go out.
+Decoding aside, everything is inside: resize and crop, network, densities, calibration, thresholds.
+`Predictor` does the same with Pillow on the host; the two agree bit for bit in the pixels that the
+network sees, and to float32 in the rest.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.export.settings import Settings, decide, describe_pixels
+from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
+
+Deployed = Callable[[Variables, Settings, jax.Array], dict[str, jax.Array]]
+
+
+def deployed(detector: Detector, geometry: Geometry) -> Deployed:
+    """Returns the function (variables, settings, images uint8 [B, h, w, C]) → outputs by name.
+
+    settings: of `settings_of`. Height and width may be symbolic dimensions of `jax.export`. The
+    outputs are those of `decide`; 'terms' [B, T], the raw score terms; 'description' [B, D], see
+    `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], and
+    'defect_mask' bool [B, h, w], where the map reaches 'pixel_threshold'. C is that of the network.
+    """
+
+    def deploy(variables: Variables, settings: Settings, images: jax.Array):
+        height, width = (_value(side) for side in images.shape[1:3])
+        forward, back = _resamplings(geometry, height, width, images.shape[1:3])
+        pixels = images if forward is None else resize_pixels(images, *forward)
+        scores = detector.score(variables, pixels)
+        description = describe_pixels(pixels)
+        outputs = decide(settings, scores.terms, description)
+        outputs |= {"terms": scores.terms, "description": description}
+        if scores.anomaly_map is not None:
+            found = scores.anomaly_map
+            found = found if forward is None else resize_maps(found, *back)
+            outputs["anomaly_map"] = found
+            outputs["defect_mask"] = found >= settings["pixel_threshold"]
+        return outputs
+
+    return deploy
+
+
+def _value(side: Any) -> Any:
+    """Returns a side of the images: an int, or a traced scalar for a symbolic dimension."""
+    return side if isinstance(side, int) else jnp.asarray(side, jnp.int32)
+
+
+def _resamplings(geometry: Geometry, height: Any, width: Any, lengths: tuple[Any, ...]):
+    """Returns the resamplings (rows, columns) of an image to the network's size, and of a map back.
+
+    (None, None) if the image has the network's size already.
+    """
+    scaled = _scaled(geometry, height, width)
+    forward, back = [], []
+    for axis, (side, to) in enumerate(zip((height, width), scaled, strict=True)):
+        size = geometry.size[axis]
+        before = (to - size) // 2  # cropped, or padded if negative
+        forward.append(Resampling(side, to, before, size))
+        back.append(Resampling(to, side, 0, lengths[axis], lead=before))
+    same = (height, width) == geometry.size == scaled if isinstance(height, int) else False
+    return (None, None) if same else (forward, back)
+
+
+def _scaled(geometry: Geometry, height: Any, width: Any) -> tuple[Any, Any]:
+    """Returns (height, width) before the crop, as `Geometry` computes it."""
+    top, left = geometry.canvas
+    if geometry.fit == "stretch":
+        return top, left
+    if isinstance(height, int) and isinstance(width, int):
+        return geometry.scaled((height, width))
+    by_height = (top * width <= left * height) == (geometry.fit == "pad")
+    to, of = jnp.where(by_height, top, left), jnp.where(by_height, height, width)
+
+    def rounded(value):
+        quotient, rest = value // of, value % of
+        return quotient + ((2 * rest > of) | ((2 * rest == of) & (quotient % 2 == 1)))
+
+    return jnp.maximum(rounded(height * to), 1), jnp.maximum(rounded(width * to), 1)
