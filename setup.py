@@ -68,6 +68,7 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
         "weights": [],  # safetensors, which is always there now
+        "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.24,<2"],  # export --format onnx
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "hub": ["huggingface_hub>=2.4,<3", "safetensors>=0.7,<1"],  # import_weights fetch
         "bench": [
