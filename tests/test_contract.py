@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from tests.factory import as_decided, tiny_config, with_fields
 from tests.networks.small_segmentation import shrink
@@ -16,7 +17,10 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.experiment import base, make_detector, parse, term_weights
+from vtadl_jax.export.saved import save_run
+from vtadl_jax.export.stablehlo import export_run
 from vtadl_jax.networks.features import FeatureOptions, FilterOptions
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.options import fields_of
 from vtadl_jax.run import run
 
@@ -231,5 +235,30 @@ def test_a_run_trains_saves_resumes_and_predicts(name, dataset, tmp_path):
     assert (parts / "report.html").is_file()
     stored = load_run(parts).config
     assert stored == as_decided(config, stored)
-    prediction = Predictor.from_workdir(parts)(images(config, 1)[0])
-    assert np.isfinite(prediction.score)
+    predictor = Predictor.from_workdir(parts)
+    given = [*images(config, 2), images(config, 1)[0, :-5]]
+    predictions = predictor(given)
+    assert np.isfinite([prediction.score for prediction in predictions]).all()
+    run_, calibration = load_run(parts), predictor.calibration
+    save_run(run_, calibration, tmp_path / "saved")
+    assert_same(Predictor.from_file(tmp_path / "saved")(given), predictions, 0)
+    export_run(run_, calibration, tmp_path / "program", ["cpu"])
+    assert_same(Predictor.from_file(tmp_path / "program", batch_size=3)(given), predictions, 1e-4)
+
+
+def assert_same(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert a.score == pytest.approx(b.score, rel=tolerance, abs=tolerance)
+        assert a.is_defective == b.is_defective
+        assert (a.anomaly_map is None) == (b.anomaly_map is None)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_scores_can_be_traced_for_any_number_of_images(name):
+    config = config_of(name)
+    detector = make_detector(config)
+    variables = jax.eval_shape(detector.init, jax.random.key(0))
+    shape = (*export.symbolic_shape("b"), *config.image_size, config.data.channels)
+    score = on_platform("cpu", detector.score)
+    found = jax.eval_shape(score, variables, jax.ShapeDtypeStruct(shape, np.uint8))
+    assert found.terms.shape == (shape[0], len(detector.score_terms))

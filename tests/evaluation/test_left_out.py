@@ -99,7 +99,8 @@ def test_the_calibration_comes_from_these_scores():
     assert (calibration.num_images, calibration.step) == (7, 3)
     scores = calibration.image_scores(distances[:, None])
     np.testing.assert_allclose(calibration.good_scores, np.sort(scores))
-    assert calibration.image_threshold == pytest.approx(scores.max())
+    assert calibration.image_threshold == pytest.approx(scores.max(), rel=2e-5)
+    assert calibration.image_threshold > scores.max()
     # The largest score of a good image is one of eight that are equally likely.
     assert calibration.p_value(calibration.image_threshold) == pytest.approx(1 / 8)
     assert calibration.pixel_threshold == pytest.approx(distances.max())

@@ -1,0 +1,1 @@
+"""Tests of vtadl_jax.export."""

@@ -198,6 +198,12 @@ def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:
     return float(np.nextafter(reached, np.asarray(np.inf, values.dtype)))
 
 
+def _beyond_rounding(threshold: float) -> float:
+    """Returns a threshold that the image just below it does not reach by float32's rounding, which
+    differs between batch sizes, devices and exports."""
+    return threshold + 1e-5 * max(abs(threshold), 1.0)
+
+
 def expected_rate(num_images: int, false_alarm_rate: float) -> float:
     """Returns how often a new good image reaches `threshold_for` n values, on average.
 
@@ -256,7 +262,7 @@ def calibrate(
         mean=tuple(mean.tolist()),
         spread=tuple(spread.tolist()),
         weights=tuple(map(float, weights)),
-        image_threshold=threshold_for(scores, image_false_alarm_rate),
+        image_threshold=_beyond_rounding(threshold_for(scores, image_false_alarm_rate)),
         pixel_threshold=None if maps is None else threshold_for(maps, pixel_false_alarm_rate),
         image_false_alarm_rate=image_false_alarm_rate,
         pixel_false_alarm_rate=pixel_false_alarm_rate,

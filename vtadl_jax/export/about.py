@@ -4,13 +4,15 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from vtadl_jax.evaluation.calibration import Calibration, largest_rate
-from vtadl_jax.evaluation.trained_run import Run
 from vtadl_jax.runtime.files import read_json
+
+if TYPE_CHECKING:  # it imports what an opened file does not need
+    from vtadl_jax.evaluation.trained_run import Run
 
 OVERLAYS, SIDE = 6, 320  # pictures on the page, and the pixels of their longer side
 FIGURES = ("image_auroc", "pixel_auroc", "aupro")
@@ -21,7 +23,7 @@ STYLE = (
 )
 
 
-def about_run(run: Run, calibration: Calibration) -> dict[str, Any]:
+def about_run(run: "Run", calibration: Calibration) -> dict[str, Any]:
     """Returns the entries of an export's manifest about its run, ready for JSON."""
     config = run.config
     rate = largest_rate(
@@ -57,14 +59,14 @@ def about_run(run: Run, calibration: Calibration) -> dict[str, Any]:
 def _figures(workdir: Path) -> dict[str, float]:
     """Returns the metrics of the last evaluation, of those that it has."""
     try:
-        metrics = read_json(workdir / "results.json").get("metrics", {})
+        results = read_json(workdir / "results.json")
     except (OSError, ValueError):
         return {}
-    found = {name: metrics.get(name) for name in FIGURES} if isinstance(metrics, dict) else {}
+    found = {name: results.get(name) for name in FIGURES}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _licences(run: Run) -> list[str]:
+def _licences(run: "Run") -> list[str]:
     lines = ["The program, vtadl_jax: Apache-2.0."]
     if weights := run.config.init_from:
         names = ", ".join(Path(name).name for name in weights.split(","))

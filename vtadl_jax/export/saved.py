@@ -6,7 +6,7 @@ detector is built again from the config: the scores equal those of the workdir b
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,11 +14,13 @@ import numpy as np
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.predictor import Predictor
-from vtadl_jax.evaluation.trained_run import Run
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.export.about import about_run, preview
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
 from vtadl_jax.training.stored import make_geometry, read_config, stamp
+
+if TYPE_CHECKING:  # it imports what an opened file does not need
+    from vtadl_jax.evaluation.trained_run import Run
 
 CONFIG, CALIBRATION, PAGE, LICENCES = (
     *("config.json", "calibration.json"),
@@ -26,7 +28,7 @@ CONFIG, CALIBRATION, PAGE, LICENCES = (
 )
 
 
-def save_run(run: Run, calibration: Calibration, path: Path) -> dict[str, Any]:
+def save_run(run: "Run", calibration: Calibration, path: Path) -> dict[str, Any]:
     """Writes a run with its calibration to a file; returns what its manifest says of the run.
 
     Raises UserError if the file can't be written.

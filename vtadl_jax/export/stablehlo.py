@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,7 +18,6 @@ from jax import export
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
-from vtadl_jax.evaluation.trained_run import Run
 from vtadl_jax.export.about import about_run
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
 from vtadl_jax.export.deploy import deployed
@@ -26,6 +25,9 @@ from vtadl_jax.export.opened import ExportedPredictor
 from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, place_of, to_json
 from vtadl_jax.export.settings import settings_of
 from vtadl_jax.runtime.console import say
+
+if TYPE_CHECKING:  # it imports what an opened file does not need
+    from vtadl_jax.evaluation.trained_run import Run
 
 PROGRAM, SETTINGS = "program.jax_export", "settings"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,7 +43,7 @@ class Traced:
 
 
 def export_run(
-    run: Run,
+    run: "Run",
     calibration: Calibration,
     path: Path,
     platforms: Sequence[str] = PLATFORMS,
