@@ -102,7 +102,8 @@ def test_the_metadata_hold_manifest_and_calibration(made):
 
 @pytest.mark.parametrize(
     ("precision", "layers", "tolerance"),
-    [("float16", 15, 5e-3), ("int8", 13, 0.25)],  # int8 has no transposed convolutions
+    # Four steps leave terms of tiny spread. int8 has no transposed convolutions.
+    [("float16", 15, 2e-2), ("int8", 13, 0.25)],
 )
 def test_layers_may_be_rounded(made, tmp_path, precision, layers, tolerance, capsys):
     workdir, path, images = made

@@ -38,7 +38,7 @@ def _returned(graph: Graph, value: Value) -> Value:
 def scan(graph: Graph, equation: Equation, inputs: list[Value], write: Write) -> list[Value]:
     """Writes a scan over the first axis of some inputs."""
     params, body = equation.params, equation.params["jaxpr"]
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _counts(params)
     graph.batch_size()  # outside of the loop
     length = params["length"]
     if (
@@ -74,10 +74,18 @@ def scan(graph: Graph, equation: Equation, inputs: list[Value], write: Write) ->
     return _named(equation, names)
 
 
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Returns how many inputs of a scan are constants, and how many it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # from jax 0.12 on
+    return len(consts), len(carry)
+
+
 def _unrolled(graph: Graph, equation: Equation, inputs: list[Value], write: Write) -> list[Value]:
     """Writes the turns of a scan over weights one after another: each layer has its constants."""
     params = equation.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _counts(params)
     consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
     turns = list(range(params["length"]))
     each: dict[int, list[Value]] = {}

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from vtadl_jax.errors import UserError
 from vtadl_jax.export.onnx.graph import names_read
 from vtadl_jax.export.onnx.model import IMAGES
 
@@ -123,8 +124,12 @@ def in_int8(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> tuple[onnx.
     images: good ones, uint8 [H, W, C] as the model takes them: the ranges of activations are those
     on these. Weights have a scale for each channel.
     """
-    from onnxruntime import quantization
-
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise UserError(
+            f"--precision=int8 needs {error.name}: pip install 'vtadl_jax[onnx]'"
+        ) from error
     names = [node.name for node in layers_of(model) if node.op_type != "ConvTranspose"]
     if not names:
         return model, 0
