@@ -98,13 +98,25 @@ def equations(program: Pair) -> Iterator[Equation]:
                 raise Unsupported(f"{kind} with a constant that depends on the number of images")
         yield Equation(
             kind,
-            {k: merged(v, other.params[k], f"{kind} {k}") for k, v in one.params.items()},
+            _params(one, other),
             list(one.invars),
             list(one.outvars),
             [merged_shape(a.aval, b.aval) for a, b in zip(one.outvars, other.outvars, strict=True)],
             [dtype_of(v.aval) for v in one.outvars],
             modules_of(one),
         )
+
+
+def _params(one: Any, other: Any) -> dict[str, Any]:
+    kind = one.primitive.name
+    if kind == "call_hi_primitive":  # from jax 0.12 on: an operation that says what it stands for
+        return {"jaxpr": Pair(_expanded(one), _expanded(other))}
+    return {k: merged(v, other.params[k], f"{kind} {k}") for k, v in one.params.items()}
+
+
+def _expanded(equation: Any) -> Any:
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+    return jax.make_jaxpr(equation.params["_prim"].expand)(*avals)
 
 
 def modules_of(equation: Any) -> tuple[str, ...]:
