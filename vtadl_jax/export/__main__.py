@@ -52,7 +52,7 @@ _PRECISION = flags.DEFINE_enum(
 _IMAGE_SIZE = flags.DEFINE_list(
     "image_size",
     [],
-    "height,width of the images that an ONNX file or an MLIR module takes and resizes. Default: the "
+    "height,width of the images that an ONNX file or a module takes and resizes. Default: the "
     "network's size.",
     flag_values=FLAGS,
 )
