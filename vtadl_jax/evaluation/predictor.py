@@ -36,6 +36,7 @@ class Prediction:
     reconstruction at the network's size, None for a detector without one. unlike_training: what is
     unlike all training images, as "darker than the darkest …"; '' if nothing is. p_value: how
     rarely a good image scores as high (`Calibration.p_values`); None for runs of older versions.
+    description: brightness, contrast and so on, [D] of `novelty.describe`, for `DriftMonitor`.
     expert_p_values: the same by the score of each expert alone, of a detector with experts.
     """
 
@@ -47,6 +48,7 @@ class Prediction:
     recon: np.ndarray | None
     unlike_training: str = ""
     p_value: float | None = None
+    description: np.ndarray | None = None
     expert_p_values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -212,6 +214,7 @@ class Predictor:
                 recon=None if scores.recon is None else scores.recon[i],
                 unlike_training=reason,
                 p_value=self.calibration.p_value(value),
+                description=descriptions[i],
                 expert_p_values=self.calibration.term_p_values(scores.terms[i]),
             )
 
