@@ -99,6 +99,10 @@ def open_model(path: Path, *, batch_size: int = 0, threshold: float | None = Non
     version, or not of `vtadl_jax.export`.
     """
     # Each format is imported where it is read: they know `ExportedPredictor`.
+    if path.suffix == ".onnx":
+        from vtadl_jax.export.onnx.opened import open_onnx
+
+        return open_onnx(path, batch_size, threshold)
     bundle = read_bundle(path)
     if bundle.kind == "saved":
         from vtadl_jax.export.saved import open_saved
