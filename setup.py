@@ -40,6 +40,7 @@ setup(
     package_data={
         "vtadl_jax.report": ["page.html", "page.css", "page.js"],
         "vtadl_jax.compiling": ["page.css"],
+        "vtadl_jax.comparing": ["page.css"],
         "vtadl_jax.serving": ["page.html", "page.css", "page.js"],
     },
     install_requires=[
@@ -69,6 +70,8 @@ setup(
         "tpu": [f"jax[tpu]{JAX}"],
         "elpv": ["elpv-dataset>=1.0,<2"],
         "weights": [],  # safetensors, which is always there now
+        # export --format onnx; the quantization to int8 imports sympy and ml_dtypes.
+        "onnx": ["onnx>=1.20,<2", "onnxruntime[quantization,symbolic]>=1.24,<2"],
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "hub": ["huggingface_hub>=2.4,<3", "safetensors>=0.7,<1"],  # import_weights fetch
         "serve": [  # python -m vtadl_jax.serve over HTTP
@@ -91,6 +94,8 @@ setup(
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
             "safetensors>=0.7,<1",
+            "onnx>=1.20,<2",
+            "onnxruntime[quantization,symbolic]>=1.24,<2",
             "scikit-learn>=1.7,<2",
             "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
             "kubernetes-validate>=1.37,<2",  # schemas of launch/*.yaml

@@ -88,6 +88,7 @@ class ExportedPredictor(Predictor):
             unlike_training=self.calibration.reason(outputs["description"][row]),
             p_value=None if math.isnan(p_value) else p_value,
             description=outputs["description"][row],
+            expert_p_values=self.calibration.term_p_values(outputs["terms"][row]),
         )
 
 
@@ -98,6 +99,10 @@ def open_model(path: Path, *, batch_size: int = 0, threshold: float | None = Non
     version, or not of `vtadl_jax.export`.
     """
     # Each format is imported where it is read: they know `ExportedPredictor`.
+    if path.suffix == ".onnx":
+        from vtadl_jax.export.onnx.opened import open_onnx
+
+        return open_onnx(path, batch_size, threshold)
     bundle = read_bundle(path)
     if bundle.kind == "saved":
         from vtadl_jax.export.saved import open_saved

@@ -34,9 +34,12 @@ class Tolerances:
 
 
 def precision_of(file: Path) -> str:
-    """Returns the precision of an exported file by its name: PART.float16.onnx, else float32."""
-    names = file.name.split(".")
-    return next((name for name in names if name in SCORES), "float32")
+    """Returns the precision of an exported file: an ONNX file says it, others are in float32."""
+    if file.suffix != ".onnx":
+        return "float32"
+    from vtadl_jax.export.onnx.opened import read_onnx
+
+    return read_onnx(file)[0]["precision"]
 
 
 def known_images(workdir: Path) -> list[Path]:

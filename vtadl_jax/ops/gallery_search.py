@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.platform import split_by_size
+
 SHIFT = 1e-6  # added to every component of a difference by the published program
 HUNDRED = 100  # vectors that it takes at once; it leaves out what is over
 EXACT = jax.lax.Precision.HIGHEST
@@ -64,7 +66,7 @@ def nearest_vectors(queries, bank, memory: int, shift: float = 0.0):
 def block_sizes(queries: int, vectors: int, memory: int) -> tuple[int, int]:
     """Returns how many queries and vectors of a bank are multiplied at once: nearly equal parts,
     whose products take at most `memory` bytes (but at least one product, 4 bytes)."""
-    products = max(1, memory // 4)
+    products = max(1, memory // 4) if split_by_size() else queries * vectors
     rows = max(1, min(queries, products // min(vectors, LEAST_BLOCK)))
     rows = -(-queries // -(-queries // rows))
     block = max(1, min(vectors, products // rows))

@@ -27,6 +27,7 @@ from vtadl_jax.ops.platform import by_platform
 # Bytes of whitened tokens [chunk, d, T] if the caller gives no chunk size: on a CPU one such array
 # stays in the cache, elsewhere a few products occupy the whole device.
 CPU_BLOCK, BLOCK = 2**22, 2**25
+UNBOUNDED = 2**62  # one chunk, for files whose number of images is open
 # Up to this distance from a common centre, in sigma, tokens and means may be whitened separately.
 NEAR = 1e3
 
@@ -70,7 +71,13 @@ def shared_mixture_log_prob(
         return functools.partial(_shared, plan=Plan(factor_of, chunk, on_cpu))
 
     log_prob = by_platform(
-        logits, loc, scale_tril, tokens, cpu=on(CPU_BLOCK, True), default=on(BLOCK, False)
+        logits,
+        loc,
+        scale_tril,
+        tokens,
+        cpu=on(CPU_BLOCK, True),
+        onnx=on(UNBOUNDED, False),
+        default=on(BLOCK, False),
     )
     return log_prob.reshape(y.shape[:-1])
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.platform import split_by_size
+
 BLOCK = 1024  # queries whose distances to the whole bank are in memory at once
 
 
@@ -18,6 +20,7 @@ def nearest_distances(queries, bank, neighbours: int = 1, squared: bool = False)
     queries, bank = queries - centre, bank - centre
     count = queries.shape[0]
     block = min(BLOCK, count) if isinstance(count, int) else BLOCK  # a symbolic number in exports
+    block = block if split_by_size() else count
     num_blocks = (count + block - 1) // block
     padded = jnp.pad(queries, ((0, num_blocks * block - count), (0, 0)))
     norms = jnp.square(bank).sum(-1)

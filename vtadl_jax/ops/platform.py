@@ -48,7 +48,7 @@ def by_platform(*args: Any, default: Callable, **implementations: Callable) -> A
 
 
 def on_platform(platform: str, function: Callable) -> Callable:
-    """Returns the function, traced for one platform: 'cpu', 'gpu' or 'tpu'."""
+    """Returns the function, traced for one platform: 'cpu', 'gpu', 'tpu' or 'onnx'."""
 
     @functools.wraps(function)
     def traced(*args, **kwargs):
@@ -56,6 +56,14 @@ def on_platform(platform: str, function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return traced
+
+
+def split_by_size() -> bool:
+    """Whether operations may split their work by the number of rows, to bound their memory.
+
+    Not in an ONNX file, whose number of images is open: its operations take all rows at once.
+    """
+    return _platform.value != "onnx"
 
 
 def overriding(overrides: Overrides) -> Any:
