@@ -40,6 +40,7 @@ setup(
     package_data={
         "vtadl_jax.report": ["page.html", "page.css", "page.js"],
         "vtadl_jax.compiling": ["page.css"],
+        "vtadl_jax.serving": ["page.html", "page.css", "page.js"],
     },
     install_requires=[
         f"jax{JAX}",
@@ -72,6 +73,12 @@ setup(
         "onnx": ["onnx>=1.20,<2", "onnxruntime[quantization,symbolic]>=1.24,<2"],
         "torch": ["torch>=2.9"],  # to write PyTorch files; reading them takes none
         "hub": ["huggingface_hub>=2.4,<3", "safetensors>=0.7,<1"],  # import_weights fetch
+        "serve": [  # python -m vtadl_jax.serve over HTTP
+            "fastapi>=0.165,<0.166",
+            "uvicorn>=0.54,<0.55",
+            "python-multipart>=0.0.34,<0.1",
+            "prometheus-client>=0.26,<0.27",
+        ],
         "bench": [
             "torch>=2.9",
             "scikit-learn>=1.7",
@@ -90,7 +97,10 @@ setup(
             "onnxruntime[quantization,symbolic]>=1.24,<2",
             "scikit-learn>=1.7,<2",
             "selenium>=4.30,<5",  # drives a Chromium that is there; none is downloaded
-            "kubernetes-validate>=1.37,<2",  # schemas of launch/gke_jobset.yaml
+            "kubernetes-validate>=1.37,<2",  # schemas of launch/*.yaml
+            "check-jsonschema>=0.39,<1",  # has the schema of Compose files
+            "httpx>=0.28,<1",  # calls the service
+            "schemathesis>=4.32,<5",  # sends the service what its OpenAPI document allows
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

@@ -12,18 +12,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vtadl_jax"
 # Each row may import from its own and from the rows above.
 ORDER = (
     ("__init__", "errors", "metrics"),
-    ("ops", "options", "config", "legacy", "runtime"),
+    ("ops", "options", "config_data", "config", "legacy", "runtime"),
     ("networks", "data"),
     ("detectors", "weights"),
     ("experiment", "configs"),
     ("training",),
     ("evaluation",),
     ("predictor", "report", "export"),
-    ("run", "sweep", "compiling"),
+    ("run", "sweep", "compiling", "serving"),
     ("plans", "selection"),
     ("estimates", "dry_run"),
-    ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights"),
-    ("validate",),
+    ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights", "serve"),
+    ("validate", "update"),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
@@ -116,6 +116,19 @@ def test_importing_the_package_defines_no_flags_and_loads_nothing_heavy():
         "assert not ours, ours"
     )
     loaded_by(code)
+
+
+def test_only_the_http_interface_imports_what_the_extra_serve_installs():
+    extra = ("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "multipart")
+    http = {f"serving/{name}.py" for name in ("app", "bodies", "http", "measured", "schema")}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(name.split(".")[0] in extra for name in names):
+                assert path.relative_to(PACKAGE).as_posix() in http
+    loaded = loaded_by("import vtadl_jax.serve")
+    assert not loaded & {"fastapi", "starlette", "uvicorn", "vtadl_jax.serving.app"}
 
 
 def test_what_the_package_offers_is_there():

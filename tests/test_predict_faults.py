@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests.cli import run_main
 from tests.data.factory import fails, write
-from vtadl_jax import predict as command
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores
 from vtadl_jax.evaluation.calibration import calibrate
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.report import predictions
 
 PART = np.random.default_rng(0).integers(90, 110, (16, 16), np.uint8)
 
@@ -151,16 +151,16 @@ def test_scores_so_far_are_kept_if_something_cannot_be_written(
 ):
     for i in range(4):
         write(tmp_path / "in" / f"{i}.png", PART)
-    real, calls = getattr(command, place), []
+    real, calls = getattr(predictions, place), []
 
     def failing(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
-            with command.writing(tmp_path / "x"):
+            with predictions.writing(tmp_path / "x"):
                 raise OSError(error, os.strerror(error))
         return real(*arguments)
 
-    monkeypatch.setattr(command, place, failing)
+    monkeypatch.setattr(predictions, place, failing)
     code, said, rows = run()
     assert code == 2
     assert f"error: {tmp_path / 'x'} can't be written ({os.strerror(error)})" in said
@@ -180,14 +180,14 @@ def test_an_output_that_cannot_be_made(run, tmp_path):
 def test_scores_so_far_are_kept_if_it_is_told_to_stop(run, tmp_path, monkeypatch):
     for i in range(4):
         write(tmp_path / "in" / f"{i}.png", PART)
-    real = command.save_picture
+    real = predictions.save_picture
 
     def stopping(picture, folder, name):
         real(picture, folder, name)
         if name == "2.png":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(command, "save_picture", stopping)
+    monkeypatch.setattr(predictions, "save_picture", stopping)
     before = signal.getsignal(signal.SIGTERM)
     code, said, rows = run()
     assert code == 143

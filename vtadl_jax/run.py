@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
@@ -17,6 +18,7 @@ from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
+from vtadl_jax.evaluation.trained_run import load_run
 from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_metrics, say_results
 from vtadl_jax.runtime import sharding
@@ -175,7 +177,9 @@ def prepare_training(
         if max(checkpoints.steps, default=0) < setup.num_steps:
             compiling = pool.submit(compile_step, setup, shapes, watch)
         state = setup.assembly.make_state()
-        if not checkpoints.steps and setup.assembly.detector.fit is not None:
+        if not checkpoints.steps and setup.config.start_from:
+            state = started_state(setup, state)
+        elif not checkpoints.steps and setup.assembly.detector.fit is not None:
             state = fit_state(setup, state)
         state = sharding.put_state(setup.mesh, state, setup.assembly.shard_optimizer)
         watch.lap("state")
@@ -191,6 +195,22 @@ def prepare_training(
     barrier("compiled")
     watch.lap("waiting for the compiler")
     return state, step_fn
+
+
+def started_state(setup: TrainSetup, state: TrainState) -> TrainState:
+    """Returns the initial state with the variables of the run `start_from`.
+
+    Raises UserError if that is no run, or of another method or other sizes.
+    """
+    found = load_run(Path(setup.config.start_from).expanduser())
+    ours, theirs = (jax.tree.map(jnp.shape, v) for v in (state.variables, found.variables))
+    if found.config.detector != setup.config.detector or ours != theirs:
+        raise UserError(
+            f"start_from {setup.config.start_from}: a run of {found.config.detector!r} with other "
+            f"sizes can't start one of {setup.config.detector!r}: leave it empty"
+        )
+    say(f"starting from step {found.step} of {setup.config.start_from}")
+    return with_variables(state, jax.device_get(found.variables), setup.assembly.tx)
 
 
 def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:

@@ -14,6 +14,7 @@ from vtadl_jax.benchmarks import (
     metrics,
     peer,
     peer_anomalib,
+    service,
     step,
     workloads,
 )
@@ -22,7 +23,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.training.assembly import Assembly
 
 
-@pytest.mark.parametrize("command", [step, input_pipeline, faults])
+@pytest.mark.parametrize("command", [step, input_pipeline, faults, service])
 def test_help_tells_the_flags(command, capsys):
     assert command.main(["", "--help"]) == 0
     out = capsys.readouterr().out
@@ -39,7 +40,7 @@ def test_help_of_commands_without_a_config(command, capsys):
 
 
 def test_no_flag_is_defined_for_other_programs():
-    own = {name for module in (step, input_pipeline, faults) for name in module.FLAGS}
+    own = {name for module in (step, input_pipeline, faults, service) for name in module.FLAGS}
     assert not own & (set(flags.FLAGS) - {"help"})
 
 

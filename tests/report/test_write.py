@@ -19,8 +19,8 @@ from vtadl_jax.detectors.contract import Detector, Scores
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
-from vtadl_jax.predict import predict
 from vtadl_jax.report.folder import FILES
+from vtadl_jax.report.predictions import predict
 from vtadl_jax.report.write import evaluate, say_metrics
 from vtadl_jax.runtime import sharding
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from vtadl_jax.detectors.contract import CREDIT_LIMIT
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.novelty import Novelty, fit_novelty
+from vtadl_jax.evaluation.novelty import STATISTICS, Novelty, fit_novelty, spread_over
 from vtadl_jax.runtime.files import read_json, write_json
 
 HELD_OUT, CROSS_FIT, COPIES = "held out", "cross-fit", "copies"  # what calibrated
@@ -37,6 +37,8 @@ class Calibration:
     images, ascending; empty in runs of older versions and for a single good image. calibrated_by:
     `HELD_OUT`, `CROSS_FIT` (each good image scored by a detector fitted without it, in `num_folds`
     folds) or `COPIES` (of a single good image: num_images is 0, the thresholds guarantee nothing).
+    good_statistics: the statistics of `novelty.STATISTICS` of good images, which new images are
+    compared with (`evaluation/drift.py`); empty in runs of older versions.
     """
 
     step: int
@@ -56,6 +58,7 @@ class Calibration:
     good_scores: tuple[float, ...] = ()
     calibrated_by: str = HELD_OUT
     num_folds: int = 0
+    good_statistics: tuple[tuple[float, ...], ...] = ()
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
@@ -134,6 +137,11 @@ class Calibration:
         """
         values: dict[str, Any] = {}
         values |= {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        rows = values.get("good_statistics", ())
+        if isinstance(rows, tuple):
+            values["good_statistics"] = tuple(
+                tuple(row) if isinstance(row, list) else row for row in rows
+            )
         if values.get("novelty") is not None:
             values["novelty"] = Novelty.from_dict(values["novelty"])
         try:
@@ -174,6 +182,12 @@ class Calibration:
         numbers_only = isinstance(good, tuple) and all(map(_is_finite, good))
         if not numbers_only or list(good) != sorted(good):
             return f"good_scores is {good!r:.60}: not numbers in ascending order"
+        rows = self.good_statistics
+        if not isinstance(rows, tuple) or not all(
+            isinstance(row, tuple) and len(row) == len(STATISTICS) and all(map(_is_finite, row))
+            for row in rows
+        ):
+            return f"good_statistics is {rows!r:.60}: not {len(STATISTICS)} numbers a row"
         if self.map_low >= self.map_high:
             return f"map_low is {self.map_low!r} and map_high {self.map_high!r}"
         return None
@@ -274,4 +288,13 @@ def calibrate(
         good_scores=() if calibrated_by == COPIES else tuple(np.sort(scores).tolist()),
         calibrated_by=calibrated_by,
         num_folds=num_folds,
+        good_statistics=_statistics_of(descriptions),
     )
+
+
+def _statistics_of(descriptions: np.ndarray | None) -> tuple[tuple[float, ...], ...]:
+    """Returns the statistics of good images, of at most `novelty.MAX_IMAGES`, rounded."""
+    if descriptions is None:
+        return ()
+    rows = np.asarray(descriptions, np.float64)[list(spread_over(len(descriptions)))]
+    return tuple(tuple(float(f"{v:.6g}") for v in row[: len(STATISTICS)]) for row in rows)

@@ -36,6 +36,7 @@ class Prediction:
     reconstruction at the network's size, None for a detector without one. unlike_training: what is
     unlike all training images, as "darker than the darkest …"; '' if nothing is. p_value: how
     rarely a good image scores as high (`Calibration.p_values`); None for runs of older versions.
+    description: brightness, contrast and so on, [D] of `novelty.describe`, for `DriftMonitor`.
     """
 
     score: float
@@ -46,6 +47,7 @@ class Prediction:
     recon: np.ndarray | None
     unlike_training: str = ""
     p_value: float | None = None
+    description: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,7 @@ class Predictor:
                 recon=None if scores.recon is None else scores.recon[i],
                 unlike_training=reason,
                 p_value=self.calibration.p_value(value),
+                description=descriptions[i],
             )
 
 

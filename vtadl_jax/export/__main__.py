@@ -7,9 +7,10 @@ python -m vtadl_jax.export --format torch --workdir W --autoencoder VT_AE.pt --m
 
 'saved': weights, calibration, config and licences in one file, for `Predictor.from_file`, predict
 and serve. 'stablehlo': the program itself by jax.export, for cpu, cuda and tpu, that takes uint8
-images of any size. 'onnx': for ONNX Runtime, images of one size (--image_size), which Python
-resizes to; layers of encoders and decoders in float32, float16 or int8. All hold everything from
-the resize to the decision. 'torch' gives a run of the
+images of any size. 'onnx': for ONNX Runtime, images of --sides or, resized by Python, of the
+network's; layers of encoders and decoders in float32, float16 or int8. 'mlir': a bare StableHLO
+module for compilers such as IREE, for images of --sides. All hold everything from the resize to the
+decision. 'torch' gives a run of the
 detector 'official' back to the authors' PyTorch code, as two state dicts of the newest checkpoint;
 names ending in .safetensors are written without PyTorch.
 Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
@@ -22,13 +23,14 @@ from pathlib import Path
 from absl import flags
 
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.evaluation.trained_run import Run, load_calibration, load_run
 from vtadl_jax.export import torch
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 
-FORMATS = ("saved", "stablehlo", "onnx", "torch")
+FORMATS = ("saved", "stablehlo", "onnx", "mlir", "torch")
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _FORMAT = flags.DEFINE_enum("format", "saved", FORMATS, "What to write.", flag_values=FLAGS)
@@ -44,14 +46,11 @@ _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "float16", "int8"],
-    "Of the layers of encoders and decoders in an ONNX file.",
+    "Of the layers of encoders and decoders (onnx).",
     flag_values=FLAGS,
 )
-_IMAGE_SIZE = flags.DEFINE_list(
-    "image_size",
-    [],
-    "height,width of the images that an ONNX file takes and resizes. Default: the network's size.",
-    flag_values=FLAGS,
+_SIDES = flags.DEFINE_list(
+    "sides", [], "Height and width of the images of a module (mlir, onnx).", flag_values=FLAGS
 )
 _AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes (torch).")
 _MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes (torch).")
@@ -75,20 +74,17 @@ def _torch(workdir: Path) -> int:
     return 0
 
 
-def _image_size() -> tuple[int, int] | None:
-    given = _IMAGE_SIZE.value
-    if not given:
-        return None
-    if len(given) != 2 or not all(side.strip().isdigit() and int(side) for side in given):
-        raise UserError(f"--image_size={','.join(given)}: give height,width in pixels, as 480,640")
+def _sides(default: tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) that --sides gives, or the default."""
+    given = _SIDES.value or [str(side) for side in default]
+    if len(given) != 2 or not all(side.isdecimal() and int(side) > 0 for side in given):
+        raise UserError(f"--sides={','.join(given)}: give height and width, as --sides=480,640")
     return int(given[0]), int(given[1])
 
 
 def _file(workdir: Path) -> int:
-    for flag in (_PRECISION, _IMAGE_SIZE):
-        if flag.present and _FORMAT.value != "onnx":
-            raise UserError(f"--{flag.name} is of --format=onnx, not {_FORMAT.value}: leave it out")
-    image_size = _image_size()
+    if _PRECISION.present and _FORMAT.value != "onnx":
+        raise UserError(f"--precision is of --format=onnx, not {_FORMAT.value}: leave it out")
     if not _OUTPUT.value:
         raise UserError(f"no --output: give the file to write, as part.{_FORMAT.value}")
     path = Path(_OUTPUT.value).expanduser()
@@ -104,6 +100,7 @@ def _file(workdir: Path) -> int:
         check_installed()
     found = load_run(workdir, sharding.make_mesh(1))
     calibration = load_calibration(found)
+    sides = _sides(found.config.image_size)
     if _FORMAT.value == "saved":
         from vtadl_jax.export.saved import save_run
 
@@ -111,7 +108,9 @@ def _file(workdir: Path) -> int:
     elif _FORMAT.value == "onnx":
         from vtadl_jax.export.onnx.written import export_run as export_onnx
 
-        about = export_onnx(found, calibration, path, _PRECISION.value, image_size)
+        about = export_onnx(found, calibration, path, _PRECISION.value, sides)
+    elif _FORMAT.value == "mlir":
+        return _module(found, calibration, path, sides)
     else:
         from vtadl_jax.export.stablehlo import export_run
 
@@ -121,6 +120,17 @@ def _file(workdir: Path) -> int:
     say(f"{about['detector']} at step {about['step']}: {path}, {size:.1f} MiB")
     again = f"python -m vtadl_jax.validate --reference {workdir} --exported {path}"
     say(f"check it: {again} --input DIR")
+    return 0
+
+
+def _module(found: Run, calibration: Calibration, path: Path, sides: tuple[int, int]) -> int:
+    from vtadl_jax.export.stablehlo import write_module
+
+    outputs = write_module(found, calibration, path, sides)
+    say(f"input: uint8 [1, {sides[0]}, {sides[1]}, {found.config.data.channels}]")
+    for number, output in enumerate(outputs):
+        say(f"output {number}: {output}")
+    say(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 

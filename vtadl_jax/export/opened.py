@@ -87,6 +87,7 @@ class ExportedPredictor(Predictor):
             recon=None,
             unlike_training=self.calibration.reason(outputs["description"][row]),
             p_value=None if math.isnan(p_value) else p_value,
+            description=outputs["description"][row],
         )
 
 

@@ -24,7 +24,9 @@ from vtadl_jax.export.deploy import deployed
 from vtadl_jax.export.opened import ExportedPredictor
 from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, place_of, to_json
 from vtadl_jax.export.settings import settings_of
+from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.files import replacing
 
 if TYPE_CHECKING:  # it imports what an opened file does not need
     from vtadl_jax.evaluation.trained_run import Run
@@ -90,6 +92,32 @@ def export_run(
     }
     write_bundle(path, "stablehlo", about, members)
     return about
+
+
+def write_module(
+    run: "Run", calibration: Calibration, path: Path, sides: tuple[int, int], num_images: int = 1
+) -> list[str]:
+    """Writes a bare StableHLO module for compilers such as IREE; returns its outputs in order.
+
+    A portable artifact of MLIR bytecode, with weights and thresholds inside, whose only input is
+    uint8 [num_images, *sides, C]. Raises UserError for a method that can't be exported.
+    """
+    variables = jax.device_get(run.variables)
+    settings = settings_of(calibration, run.config.eval.image_threshold)
+    function = deployed(run.detector, run.geometry)
+    shape = (num_images, *sides, run.config.data.channels)
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    # The implementations of no platform in particular: plain operations of StableHLO.
+    plain = on_platform("any", lambda images: function(variables, settings, images))
+    try:
+        program = export.export(jax.jit(plain), platforms=["cpu"])(images)
+    except (TypeError, ValueError, NotImplementedError, jax.errors.JAXTypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"this method can't be exported: {reason}") from error
+    with replacing(path) as file:
+        file.write(program.mlir_module_serialized)
+    outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
+    return [f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(outputs.items())]
 
 
 def trace(

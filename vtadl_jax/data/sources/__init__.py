@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.changes import add_images, leave_out
 from vtadl_jax.data.folds import check_folds, fold_splits
 from vtadl_jax.data.records import (
     Splits,
@@ -136,7 +137,8 @@ def all_categories(config: Config) -> tuple[str, ...]:
 def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) -> Splits:
     """Returns the images of a config, after a check of every header and every mask's size.
 
-    `data.defects` keeps only the named defects in the test set; `data.anomaly_fraction` moves some
+    `data.more` and `data.without` change the training images; `data.defects` keeps only the named
+    defects in the test set; `data.anomaly_fraction` moves some
     of them to the training images, `data.folds` those of other folds, only those with a mask if
     `needs` has 'mask'; `data.shots` takes only so many of the good training images. Prints lines on
     what was read otherwise than it may seem. draw: whether source 'synthetic' may draw its images;
@@ -154,6 +156,7 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
         splits = mvtec_layout(config.data.root, config.data.category)
     else:
         splits = SOURCES[name](config)
+    splits = _changed(splits, config)
     if wanted:
         splits = _only(splits, wanted)
     masked = "mask" in needs
@@ -174,6 +177,13 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
     for line in (*splits.notes, *unread_fields(config), *missing_masks(splits), *lines):
         say(line)
     return splits
+
+
+def _changed(splits: Splits, config: Config) -> Splits:
+    """Returns the splits with `data.more` and without `data.without`."""
+    if config.data.more:
+        splits = add_images(splits, config.data.more)
+    return leave_out(splits, config.data.without) if config.data.without else splits
 
 
 def check_fold_fields(config: Config) -> None:
@@ -219,7 +229,7 @@ def load_good(config: Config) -> Splits:
             f"data.source {name!r} can't be read without its test images: use one of "
             f"{', '.join(_FOLDERS)}"
         )
-    splits = _FOLDERS[name](config, False)
+    splits = _changed(_FOLDERS[name](config, False), config)
     if config.data.shots:
         splits = take_shots(splits, config.data.shots, config.seed)
     for line in (*splits.notes, *check_images(splits)):

@@ -1,0 +1,59 @@
+"""Adds images to the training set of a source, and leaves some out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vtadl_jax.data.finding import find_images
+from vtadl_jax.data.records import Record, Splits
+from vtadl_jax.errors import UserError, printable
+
+NAMED = 5  # names in a line
+
+
+def add_images(splits: Splits, folders: Sequence[str]) -> Splits:
+    """Returns the splits with the images of folders added to the good training images.
+
+    Their names start with `more/` and the folder's number. Notes say how many there are, and what
+    was not read. Raises UserError for a folder without images.
+    """
+    records, notes = list(splits.train), list(splits.notes)
+    for number, folder in enumerate(folders):
+        if not Path(folder).expanduser().is_dir():
+            raise UserError(f"data.more {printable(folder)}: no such folder: give one of images")
+        try:
+            found = find_images(folder)
+        except UserError as error:
+            raise UserError(f"data.more {str(error).removeprefix('--input ')}") from error
+        records += [
+            Record(path, None, 0, "good", f"more/{number}/{found.name(path)}")
+            for path in found.images
+        ]
+        notes.append(f"data.more: {len(found.images)} good images of {printable(folder)}")
+        left = [*(name for name, _ in found.left_out), *found.passed_over]
+        if left:
+            notes.append(f"data.more: not read in {printable(folder)}: {_named(left)}")
+    return replace(splits, train=tuple(records), notes=tuple(notes))
+
+
+def leave_out(splits: Splits, names: Sequence[str]) -> Splits:
+    """Returns the splits without the training images of these names; a note says which.
+
+    Raises UserError for a name that is not in the training set, and if no good image is left.
+    """
+    known = {record.name for record in splits.train}
+    if missing := [name for name in names if name not in known]:
+        raise UserError(
+            f"data.without {_named(missing)}: not among the {len(known)} training images: give "
+            f"names as images.json of the run has them"
+        )
+    kept = tuple(record for record in splits.train if record.name not in names)
+    if not any(record.label == 0 for record in kept):
+        raise UserError(f"data.without leaves no good training image of {len(known)}")
+    note = f"data.without: {len(splits.train) - len(kept)} left out: {_named(names)}"
+    return replace(splits, train=kept, notes=(*splits.notes, note))
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if names[NAMED:] else ""
+    return ", ".join(map(printable, names[:NAMED])) + more
