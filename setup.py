@@ -40,6 +40,7 @@ setup(
     package_data={
         "vtadl_jax.report": ["page.html", "page.css", "page.js"],
         "vtadl_jax.compiling": ["page.css"],
+        "vtadl_jax.comparing": ["page.css"],
         "vtadl_jax.serving": ["page.html", "page.css", "page.js"],
     },
     install_requires=[

@@ -1,15 +1,12 @@
 """Golden numbers of the pyramidal auto-encoder and of PIADE, if they are next to the checkout."""
 
 import functools
-import importlib.util
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from tests.golden import FOLDER
+from tests import golden
 from vtadl_jax.detectors.contract import Inputs
 from vtadl_jax.detectors.rgb_reconstruction import Network, compare
 from vtadl_jax.networks import perceptual
@@ -19,18 +16,10 @@ from vtadl_jax.networks.resnet import BackboneOptions
 LEAVES = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
-@functools.cache
-def _recipe():
-    spec = importlib.util.spec_from_file_location("make_params_ae", FOLDER / "make_params_ae.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@functools.cache
-def whole(stem: str):
-    """All sets of a golden file."""
-    return json.loads((FOLDER / f"{stem}.json").read_text())
+@functools.lru_cache(maxsize=1)
+def _parameters(stem: str, which: str):
+    """The recipe's parameters. Making them takes seconds; tests of a set follow each other."""
+    return dict(golden.recipe("make_params_ae").params(stem, which))
 
 
 def small_backbone():
@@ -42,26 +31,22 @@ class Golden:
     """A set of a golden file. stem: of the file; which: the set's name; prefix: of its arrays."""
 
     def __init__(self, stem: str, which: str, prefix: str = ""):
-        if not (FOLDER / f"{stem}.npz").is_file():
-            pytest.skip(f"no golden numbers {stem} beside the repository")
+        golden.skip_without(stem)
         self.stem, self.which, self.prefix = stem, which, prefix
-        self.numbers, self.specs = whole(stem)[which], whole(stem)["arrays"]
-
-    @functools.cached_property
-    def arrays(self):
-        return dict(np.load(FOLDER / f"{self.stem}.npz"))
+        facts = golden.facts(stem)
+        self.numbers, self.specs, self.arrays = facts[which], facts["arrays"], golden.numbers(stem)
 
     @functools.cached_property
     def images(self):
         """[B, H, W, 3] in [0, 1]."""
-        images = _recipe().images(self.stem, self.which).transpose(0, 2, 3, 1)
+        images = golden.recipe("make_params_ae").images(self.stem, self.which).transpose(0, 2, 3, 1)
         return np.broadcast_to(images, (*images.shape[:-1], 3))
 
     def variables(self, network: Network, dtype):
         """The recipe's parameters as variables of our network."""
         table = {**network.backbone.table(), **network.table, **perceptual.TABLE}
         found = {"params": {}, "stats": {}, "frozen": {"vgg": {}}}
-        for theirs, array in _recipe().params(self.stem, self.which).items():
+        for theirs, array in _parameters(self.stem, self.which).items():
             name, leaf = split_name(theirs)
             layer = table[name]
             ours = LEAVES[leaf]
@@ -79,12 +64,7 @@ class Golden:
     def check_array(self, name: str, full, tolerance: float):
         """Compares an array, whose layout is PyTorch's, with its stored samples."""
         name = f"{self.prefix}{name}"
-        stored, stride = self.arrays[name], self.specs[name]["stride"]
-        full = np.asarray(full, np.float64)
-        rows = full.reshape(len(stored), -1)[:, ::stride]
-        assert rows.shape == stored.shape, name
-        scale = np.abs(stored).max()
-        assert np.abs(rows - stored).max() <= tolerance * scale, name
+        golden.check_samples(name, full, self.arrays[name], self.specs[name]["stride"], tolerance)
 
 
 def split_name(theirs: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ NO_STEPS = {"num_train_steps": 0, "num_epochs": 0}
 FITTED = {**NO_STEPS, "model__filters__sigmas": (1, 2)}
 CASES = {
     "vtadl": {},
+    "vtadl_pretrained": {"model__filters__sigmas": (1, 2)},
     "official": None,  # exists at 512² only: tests/detectors/test_official.py
     "autoencoder": {"model__latent_dim": 8},
     "pyramid_ae": {

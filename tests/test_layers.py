@@ -21,9 +21,9 @@ ORDER = (
     ("predictor", "report", "export"),
     ("run", "sweep", "compiling", "serving"),
     ("plans", "selection"),
-    ("estimates", "dry_run"),
+    ("estimates", "dry_run", "comparing"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights", "serve"),
-    ("validate", "update"),
+    ("comparison", "update", "validate"),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),
@@ -127,8 +127,9 @@ def test_only_the_http_interface_imports_what_the_extra_serve_installs():
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.split(".")[0] in extra for name in names):
                 assert path.relative_to(PACKAGE).as_posix() in http
-    loaded = loaded_by("import vtadl_jax.serve")
-    assert not loaded & {"fastapi", "starlette", "uvicorn", "vtadl_jax.serving.app"}
+    command = ast.parse((PACKAGE / "serve.py").read_text(encoding="utf-8"))
+    own = {f"vtadl_jax.{name[:-3].replace('/', '.')}" for name in http}
+    assert not own & {node.module for node in command.body if isinstance(node, ast.ImportFrom)}
 
 
 def test_what_the_package_offers_is_there():

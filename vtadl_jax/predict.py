@@ -145,8 +145,8 @@ def _conclude(out: Path, found: Found, outcome: Outcome, regions: Regions | None
         say(f"and {len(outcome.unlike) - NAMED} more images: column unlike_training of the table")
     total = len(found.images) + len(found.left_out)
     decided = f"{outcome.defective} defective, {outcome.scored - outcome.defective} good"
-    table = printable(out / "predictions.csv")
-    say(f"{outcome.scored} of {total} images scored, {decided}: {table}")
+    where = printable(out / "predictions.csv")
+    say(f"{outcome.scored} of {total} images scored, {decided}: {where}")
 
 
 def _stop(*_: object) -> None:

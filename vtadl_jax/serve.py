@@ -26,6 +26,7 @@ from vtadl_jax.errors import UserError, printable
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 from vtadl_jax.serving.batching import Batcher
+from vtadl_jax.serving.drift import Drift
 from vtadl_jax.serving.limits import Limits
 from vtadl_jax.serving.logs import log
 from vtadl_jax.serving.models import open_models, parse_models
@@ -57,6 +58,7 @@ _MAX_PIXELS = _integer("max_pixels", 100_000_000, "Most pixels of an image.")
 _MAX_QUEUE = _integer("max_queue", 64, "Most images received and not answered at a time.")
 _TIMEOUT = _float("timeout_s", 30.0, "Most seconds from a request's first byte to its answer.")
 _MIN_AREA = _integer("min_area", 1, "Smallest region that is reported, in pixels.")
+_DRIFT = _bool("drift", True, "Tell when images stop to be like the good ones.")
 _THREADS = _integer("threads", 4, "Threads that decode images.", 1, 256)
 _WATCH = _string("watch", "", "Folder whose new images are scored.")
 _RESULTS = _string("results", "", "Folder for the results of --watch.")
@@ -124,10 +126,11 @@ def run() -> int:
             server, measured = _start_http(service) if _HTTP.value else (None, None)
             batcher = _open_batcher(paths, limits, measured)
             stop.starting = False
-            service.open(batcher)
+            drift = _drift_of(batcher, measured) if _DRIFT.value else None
+            service.open(batcher, drift)
             if watch is not None:
                 name = _WATCH_MODEL.value or next(iter(paths))
-                watch.score_with(batcher, name, limits, _WATCH_MAP.value)
+                watch.score_with(batcher, name, limits, _WATCH_MAP.value, drift)
             log("ready", models=list(paths))
             _work(stop, watch, server)
         except Stopped:
@@ -208,6 +211,10 @@ def _open_batcher(paths: dict[str, Path], limits: Limits, measured: "Measured | 
     for name, model in models.items():
         say(f"model {name}: {printable(paths[name])}, batches of {model.batch_size}")
     return batcher
+
+
+def _drift_of(batcher: Batcher, measured: "Measured | None") -> Drift:
+    return Drift(batcher.models) if measured is None else Drift(batcher.models, measured.drift)
 
 
 def _work(stop: Stop, watch: Watcher | None, server: "Server | None") -> None:

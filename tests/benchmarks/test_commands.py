@@ -12,6 +12,7 @@ from vtadl_jax.benchmarks import (
     input_pipeline,
     kernels,
     metrics,
+    networks,
     peer,
     peer_anomalib,
     service,
@@ -31,7 +32,7 @@ def test_help_tells_the_flags(command, capsys):
     assert "--json" in out
 
 
-@pytest.mark.parametrize("command", [kernels, peer, peer_anomalib, metrics])
+@pytest.mark.parametrize("command", [kernels, networks, peer, peer_anomalib, metrics])
 def test_help_of_commands_without_a_config(command, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

@@ -54,10 +54,13 @@ def test_figures_of_a_short_load(here, tmp_path, capsys):
     assert "overhead_p50_ms" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_service_that_does_not_start_is_told(tmp_path):
-    with pytest.raises(UserError, match="did not start: error: --model"):
-        service.served(tmp_path / "nowhere").__enter__()
+def test_a_service_that_does_not_start_is_told(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho loading >&2\necho error: no such run >&2\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(service.sys, "executable", str(program))
+    with pytest.raises(UserError, match="the service did not start: error: no such run"):
+        service.served(tmp_path).__enter__()
 
 
 def test_a_benchmark_of_nothing_is_refused(capsys):

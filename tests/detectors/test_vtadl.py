@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.factory import build_of, tiny_config, tiny_detector, with_fields
+from vtadl_jax.detectors.contract import Inputs
 from vtadl_jax.detectors.vtadl import build, build_decoder
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import base, make_detector, parse
@@ -215,7 +216,8 @@ def test_compute_options_change_the_numbers_little(tiny, fields):
 
 def reconstruct(sees, tokens):
     """Returns tokens of a 32×32 image, patches of 8, and a decoder of the tiny config, alone."""
-    decoder = build_of(build_decoder, tiny_config(model__decoder__sees=sees))
+    model = tiny_config(model__decoder__sees=sees).model
+    decoder = build_decoder(model.decoder, model.vit.patch_size, Inputs((32, 32)))
     variables = decoder.init(jax.random.key(0), tokens, False)
     return decoder.apply(variables, tokens, False)
 

@@ -91,14 +91,14 @@ def test_p_values_of_good_images_are_valid_and_fall_with_the_score():
 def test_runs_of_older_versions_have_no_p_value():
     calib = calibrate(("a",), np.arange(9.0)[:, None], None, weights=(1,))
     stored = calib.to_dict()
-    del stored["good_scores"]
+    del stored["good_scores"], stored["good_terms"]
     assert Calibration.from_dict(stored).p_value(0.0) is None
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     rng = np.random.default_rng(3)
     calib = calibrate(
-        ("a", "b"), rng.normal(size=(9, 2)), rng.normal(size=(9, 3, 3)), weights=(1, 2)
+        ("a", "b"), rng.normal(size=(9, 2)), rng.normal(size=(9, 3, 3)), weights=(1, 2), keep=("b",)
     )
     path = tmp_path / "calibration.json"
     dataclasses.replace(calib, step=7).save(path)
@@ -129,6 +129,9 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         ("num_images", 2.5),
         ("good_scores", [2.0, 1.0]),
         ("good_scores", 3),
+        ("good_terms", {"a": [2.0, 1.0]}),
+        ("good_terms", {"c": [1.0]}),
+        ("good_terms", [1.0]),
         ("colour", 1),
     ],
 )

@@ -40,7 +40,7 @@ def slow_regions(values, threshold, min_area=1):
     return sorted(found, key=lambda region: (-region.peak, region.peak_at))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     arrays(
         np.float32,

@@ -114,7 +114,7 @@ def test_a_fresh_process_needs_no_package_of_training(kind, request, tmp_path):
 @pytest.mark.slow
 def test_a_bare_module_names_its_outputs(workdir, tmp_path, capsys):
     path = tmp_path / "part.mlirbc"
-    arguments = (f"--workdir={workdir}", f"--output={path}", "--format=mlir", "--sides=40,56")
+    arguments = (f"--workdir={workdir}", f"--output={path}", "--format=mlir", "--image_size=40,56")
     done = run_main(capsys, "vtadl_jax.export.__main__", *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout + done.stderr
@@ -122,9 +122,9 @@ def test_a_bare_module_names_its_outputs(workdir, tmp_path, capsys):
     assert "output 0: anomaly_map float32 [1, 40, 56]" in lines
     assert path.read_bytes()[:4] == b"ML\xefR"
     path.unlink()
-    wrong = run_main(capsys, "vtadl_jax.export.__main__", *arguments[:3], "--sides=40")
+    wrong = run_main(capsys, "vtadl_jax.export.__main__", *arguments[:3], "--image_size=40")
     assert wrong.returncode == 2
-    assert "--sides=480,640" in wrong.stderr
+    assert "as 480,640" in wrong.stderr
     assert not path.exists()
 
 

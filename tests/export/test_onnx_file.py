@@ -122,14 +122,14 @@ def test_layers_may_be_rounded(made, tmp_path, precision, layers, tolerance, cap
 def test_images_of_a_camera_are_resized_by_the_file(made, tmp_path):
     workdir, _, _ = made
     path = tmp_path / "camera.onnx"
-    flags = [f"--workdir={workdir}", "--format=onnx", f"--output={path}", "--sides=50,70"]
+    flags = [f"--workdir={workdir}", "--format=onnx", f"--output={path}", "--image_size=50,70"]
     assert command.main(["", *flags]) == 0
     photograph = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     got, want = Predictor.from_file(path)(photograph), Predictor.from_workdir(workdir)(photograph)
     assert got.score == pytest.approx(want.score, rel=1e-3)
     assert got.anomaly_map.shape == (50, 70)
     np.testing.assert_allclose(got.anomaly_map, want.anomaly_map, rtol=1e-3, atol=1e-3)
-    with pytest.raises(UserError, match="50 × 70: export again with --sides=40,70"):
+    with pytest.raises(UserError, match="50 × 70: export again with --image_size=40,70"):
         Predictor.from_file(path)(photograph[:40])
 
 
@@ -143,7 +143,7 @@ def test_mistakes_are_told(made, tmp_path, capsys, monkeypatch):
         assert not list(tmp_path.glob("new*"))
         return capsys.readouterr().err
 
-    assert "give height and width" in says("--sides=9")
+    assert "give height,width" in says("--image_size=9")
     assert "is named NAME.onnx" in says(f"--output={tmp_path}/new.bin")
     assert "--precision is of --format=onnx" in says("--precision=int8", "--format=saved")
     monkeypatch.setattr(written, "MOST_BYTES", 1000)

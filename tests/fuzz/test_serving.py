@@ -39,7 +39,7 @@ def test_what_the_openapi_document_allows_is_answered(app):
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     for found in schema.get_all_operations():
 
-        @quick(15)
+        @quick(8)
         @given(found.ok().as_strategy())
         def check(case):
             case.validate_response(case.call(), checks=wanted)
@@ -48,12 +48,13 @@ def test_what_the_openapi_document_allows_is_answered(app):
 
 
 @pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_bytes_that_are_no_image_get_one_sentence(app):
     from fastapi.testclient import TestClient
 
     client = TestClient(app)
 
-    @quick(150)
+    @quick(50)
     @given(
         st.one_of(st.binary(max_size=200), damaged(EVERY)),
         st.sampled_from(
@@ -73,7 +74,7 @@ def test_bytes_that_are_no_image_get_one_sentence(app):
         answer = client.post(f"/score{query}", content=content, headers={"content-type": kind})
         check_answer(answer)
 
-    @quick(60)
+    @quick(20)
     @given(st.lists(st.one_of(st.binary(max_size=50), damaged(EVERY)), min_size=1, max_size=5))
     def check_files(contents):
         files = [("file", (f"{i}.png", content)) for i, content in enumerate(contents)]

@@ -1,13 +1,10 @@
 """Golden numbers of the CapsNet, if they are next to the checkout."""
 
 import functools
-import importlib.util
-import json
 
 import numpy as np
-import pytest
 
-from tests.golden import FOLDER
+from tests import golden
 from vtadl_jax.detectors.capsnet import CapsNetLossOptions, CapsNetOptions
 from vtadl_jax.networks.capsnet import NetworkOptions
 
@@ -16,16 +13,11 @@ SIZE, CHANNELS = (28, 28), 1
 
 
 def skip_without() -> None:
-    if not (FOLDER / f"{STEM}.npz").is_file():
-        pytest.skip("no golden numbers of the CapsNet beside the repository")
+    golden.skip_without(STEM)
 
 
-@functools.cache
 def _recipe():
-    spec = importlib.util.spec_from_file_location("make_params_ae", FOLDER / "make_params_ae.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return golden.recipe("make_params_ae")
 
 
 @functools.cache
@@ -39,29 +31,22 @@ def images() -> np.ndarray:
     return _recipe().images(STEM).transpose(0, 2, 3, 1)
 
 
-@functools.cache
-def _json() -> dict:
-    return json.loads((FOLDER / f"{STEM}.json").read_text())
-
-
 def numbers(layout: str) -> dict:
     """The numbers of a layout: 'channels' or 'flat'."""
-    return _json()["main" if layout == "channels" else "flat"]
+    return golden.facts(STEM)["main" if layout == "channels" else "flat"]
 
 
 def labels() -> np.ndarray:
-    return np.array(_json()["main"]["labels"])
+    return np.array(golden.facts(STEM)["main"]["labels"])
 
 
 def assert_array(name: str, full: np.ndarray, tolerance: float) -> None:
     """Compares full [B, …], in PyTorch's layout, with the stored values of the array, every
     stride-th of each image; tolerance: relative to the largest of them."""
-    want = np.load(FOLDER / f"{STEM}.npz")[name]
-    about = _json()["arrays"][name]
+    about = golden.facts(STEM)["arrays"][name]
     assert list(full.shape) == about["shape"]
-    found = np.asarray(full).reshape(len(full), -1)[:, :: about["stride"]]
-    difference = np.abs(found - want.reshape(found.shape)).max()
-    assert difference <= tolerance * np.abs(want).max(), (name, difference)
+    stored = golden.numbers(STEM)[name].reshape(len(full), -1)
+    golden.check_samples(name, full, stored, about["stride"], tolerance)
 
 
 def options(layout: str = "channels", **loss) -> CapsNetOptions:

@@ -1,13 +1,10 @@
 """Golden numbers of the segmentation networks, made by their authors' code, if they are there."""
 
 import functools
-import importlib.util
-import json
 
 import numpy as np
-import pytest
 
-from tests.golden import FOLDER
+from tests import golden
 from vtadl_jax.networks.segmentation import NETWORKS
 from vtadl_jax.networks.segmentation.layers import init
 from vtadl_jax.networks.segmentation.load import load
@@ -23,16 +20,11 @@ THEIRS = {  # name in the golden
 
 
 def skip_without_golden() -> None:
-    if not (FOLDER / f"{STEM}.npz").is_file():
-        pytest.skip("no golden numbers of the segmentation networks beside the repository")
+    golden.skip_without(STEM)
 
 
-@functools.cache
 def recipe():
-    spec = importlib.util.spec_from_file_location("features", FOLDER / "make_params_features.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return golden.recipe("make_params_features")
 
 
 def state_dict(name: str) -> dict[str, np.ndarray]:
@@ -57,9 +49,9 @@ def batch(dtype=np.float32):
 
 def numbers(name: str) -> dict[str, np.ndarray]:
     """Arrays of one network, without its prefix."""
-    stored, prefix = np.load(FOLDER / f"{STEM}.npz"), f"{THEIRS[name]}_"
+    stored, prefix = golden.numbers(STEM), f"{THEIRS[name]}_"
     return {k.removeprefix(prefix): stored[k] for k in stored if k.startswith(prefix)}
 
 
 def facts(name: str) -> dict:
-    return json.loads((FOLDER / f"{STEM}.json").read_text())["nets"][THEIRS[name]]
+    return golden.facts(STEM)["nets"][THEIRS[name]]

@@ -25,8 +25,23 @@ TOLERANCE = {np.float64: 1e-6, np.float32: 1e-4}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
 
 
+# Weights of the reconstruction, by the golden's name of the loss.
+LOSSES = {
+    "loss": {"reconstruction_weight": 0.392 / 784},
+    "loss_normal_only_reconstruction": {
+        "reconstruction_weight": 0.392 / 784,
+        "reconstruct_normal_only": True,
+    },
+    "loss_weight_0.0005_on_the_mean": {"reconstruction_weight": 0.0005 / 784},
+}
+
+
+@functools.cache
 def evaluate(layout, dtype):
-    """Returns all parts of the forward pass as numpy arrays, by name."""
+    """Returns all parts of the forward pass and all losses as numpy arrays, by name.
+
+    One program for both tests: the compiler merges their equal passes.
+    """
     options = golden.options(layout)
     params = capsnet.load(golden.state_dict(), golden.SIZE, golden.CHANNELS, options.network)
 
@@ -52,6 +67,10 @@ def evaluate(layout, dtype):
             "margin_per_image": margin_loss(vectors, label, options.loss),
             "terms": score_terms(outputs.vectors, error),
             "lengths": lengths(outputs.vectors),
+            "losses": {
+                name: objective(params, images, label, golden.options(layout, **loss), dtype)
+                for name, loss in LOSSES.items()
+            },
             "lengths_by_routing_iterations": [
                 lengths(route(primary, params["capsules"], n)[0]) for n in (1, 2, 3)
             ],
@@ -88,25 +107,15 @@ def test_outputs_match_the_golden_numbers(layout, dtype):
     close(extremes, want["c_extremes"])
 
 
-@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("layout", ["channels", "flat"])
 def test_losses_match_the_golden_numbers(layout, dtype):
     golden.skip_without()
-    want = golden.numbers(layout)
-    cases = {
-        "loss": {"reconstruction_weight": 0.392 / 784},
-        "loss_normal_only_reconstruction": {
-            "reconstruction_weight": 0.392 / 784,
-            "reconstruct_normal_only": True,
-        },
-        "loss_weight_0.0005_on_the_mean": {"reconstruction_weight": 0.0005 / 784},
-    }
-    with jax.enable_x64(dtype == np.float64):
-        for name, loss in cases.items():
-            total, terms = _objective(golden.options(layout, **loss), dtype)(*_inputs(dtype))
-            assert float(total) == pytest.approx(want[name], rel=TOLERANCE[dtype]), name
-            assert float(terms["margin"]) == pytest.approx(want["margin"], rel=TOLERANCE[dtype])
+    found, want = evaluate(layout, dtype)["losses"], golden.numbers(layout)
+    for name in LOSSES:
+        total, terms = found[name]
+        assert float(total) == pytest.approx(want[name], rel=TOLERANCE[dtype]), name
+        assert float(terms["margin"]) == pytest.approx(want["margin"], rel=TOLERANCE[dtype])
     assert golden.options().loss.reconstruction_weight * 784 == pytest.approx(0.392)
 
 
@@ -122,7 +131,7 @@ def _objective(options, dtype):
     def value(params, images):
         return objective(params, images, label, options, dtype)
 
-    return jax.jit(on_platform("cpu", value))
+    return on_platform("cpu", value)
 
 
 def _by_their_names(grads):
@@ -147,8 +156,7 @@ def test_gradients_match_the_golden_numbers(stopped, dtype):
     want = golden.numbers("channels")
     options = golden.options(stop_gradient=stopped)
     with jax.enable_x64(dtype == np.float64):
-        value = _objective(options, dtype)
-        grad = jax.jit(jax.value_and_grad(value, has_aux=True))
+        grad = jax.jit(jax.value_and_grad(_objective(options, dtype), has_aux=True))
         params, images = _inputs(dtype)
         _, grads = grad(params, images)
         found = _by_their_names(grads)
@@ -163,7 +171,7 @@ def test_gradients_match_the_golden_numbers(stopped, dtype):
             golden.assert_array(f"grad_{name}", found[name].reshape(1, -1), tolerance)
         tx = optax.adam(1e-3)
         updates, _ = tx.update(grads, tx.init(params))
-        after, _ = value(optax.apply_updates(params, updates), images)
+        (after, _), _ = grad(optax.apply_updates(params, updates), images)
         assert float(after) == pytest.approx(want["loss_after_adam_step"], rel=1e-3)
 
 

@@ -46,7 +46,7 @@ def test_upsampling_and_smoothing_of_a_non_square_map():
     np.testing.assert_allclose(resize.upsample_maps(x, (24, 60), 2.0), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 3, 2), (1, 3, 1, 3)])
+@pytest.mark.parametrize("shape", [(2, 2, 3, 2), (1, 3, 1, 3), (1, 5, 8, 1)])
 def test_doubling_with_aligned_corners_is_the_definition_with_its_gradient(shape):
     rng = np.random.default_rng(4)
     x, g = rng.normal(size=shape), rng.normal(size=(shape[0], 2 * shape[1], 2 * shape[2], shape[3]))
@@ -60,7 +60,9 @@ def test_doubling_with_aligned_corners_is_the_definition_with_its_gradient(shape
             jax.jit(functools.partial(both, function=f))(x, g)
             for f in (resize.double_aligned, resize.double_aligned_reference)
         )
-    for one, other in zip(found, wanted, strict=True):
+        products = jax.jit(functools.partial(both, function=resize.double_by_products))(x, g)
+    for one, other, product in zip(found, wanted, products, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-14)
+        np.testing.assert_allclose(product, other, atol=1e-14)
     np.testing.assert_array_equal(found[0][:, 0, 0], x[:, 0, 0])  # the corners
     np.testing.assert_allclose(found[0][:, -1, -1], x[:, -1, -1], atol=1e-14)

@@ -1,5 +1,6 @@
 """Squash and dynamic routing against their definitions, in value and gradient."""
 
+import functools
 import json
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests import golden
-from vtadl_jax.ops.routing import lengths, route, route_reference, squash
+from vtadl_jax.ops.routing import UNROLLED, lengths, route, route_reference, squash
 
 # images, input capsules, their length, output capsules, their length
 SHAPES = [(2, 5, 3, 2, 4), (1, 1, 1, 1, 1), (1, 4, 2, 3, 1)]
+MANY = UNROLLED + 1  # output capsules and values of one, too many for sums that are written out
 
 
 def drawn(shape, seed=0):
@@ -49,11 +51,38 @@ def test_value_and_gradients_match_the_definition(shape, options):
     with jax.enable_x64(True):
         arrays = [jnp.asarray(array) for array in drawn(shape)]
         want = value_and_gradients(route_reference, *arrays, **options)
-        wide = value_and_gradients(route, *arrays, **options)
+        kept = value_and_gradients(route, *arrays, **options)
+        never = value_and_gradients(route, *arrays, **options, kept_bytes=0)
     got = value_and_gradients(route, *(a.astype(np.float32) for a in drawn(shape)), **options)
-    for narrow, exact, wanted in zip(got, wide, want, strict=True):
-        np.testing.assert_allclose(exact, wanted, rtol=1e-10, atol=1e-12)
+    for narrow, *exact, wanted in zip(got, kept, never, want, strict=True):
+        for array in exact:
+            np.testing.assert_allclose(array, wanted, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(narrow, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_many_capsules_of_many_values_match_the_definition(stopped):
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(array) for array in drawn((1, 2, MANY, MANY, 2))]
+        want = value_and_gradients(route_reference, *arrays, stop_gradient=stopped)
+        for kept_bytes in (2**20, 0):
+            found = value_and_gradients(
+                route, *arrays, stop_gradient=stopped, kept_bytes=kept_bytes
+            )
+            for array, wanted in zip(found, want, strict=True):
+                np.testing.assert_allclose(array, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_large_predictions_are_never_in_memory():
+    inputs, weights, cotangent = (a.astype(np.float32) for a in drawn((64, 64, 2, 4, 32)))
+    size = 64 * 64 * 4 * 32 * 4
+
+    def temporary(kept_bytes):
+        step = functools.partial(value_and_gradients, route, kept_bytes=kept_bytes)
+        return jax.jit(step).lower(inputs, weights, cotangent).compile().memory_analysis()
+
+    assert temporary(size).temp_size_in_bytes > size
+    assert temporary(size - 1).temp_size_in_bytes < size / 2
 
 
 def test_coefficients_share_out_each_input_and_images_do_not_mix():

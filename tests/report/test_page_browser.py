@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.report.test_page import NASTY, make_card, make_report
+from vtadl_jax.report.disagreement import Opinion
 from vtadl_jax.report.page import Curve, encode_card, write_page
 
 pytestmark = pytest.mark.browser
@@ -317,3 +318,35 @@ def test_without_defective_images_what_only_they_have_is_not_shown(opened):
     assert driver.find_element("id", "fp").is_displayed()
     driver = opened(make_report([make_card("a", 1, 1.0)], threshold=3.0))
     assert all(e.is_displayed() for e in driver.find_elements("css selector", ".of-defective"))
+
+
+def test_disagreeing_experts_are_marked_and_shown(opened):
+    said = [
+        Opinion("left", 0.6, 3.0, 0.02, True, True),
+        Opinion("right", 0.4, 1.0, 0.5, False, True),
+    ]
+    maps = {one.name: np.eye(20, 30, dtype=np.float32) for one in said}
+    apart = make_card("apart", 1, 3.0, opinions=said, disagreement="left flags", expert_maps=maps)
+    agree = make_card("agree", 0, 1.0, opinions=said)
+    driver = opened(make_report([apart, agree], experts="In 1 of 2 images …"))
+    assert "In 1 of 2" in driver.find_element("id", "gallery").text
+    assert len(driver.find_elements("css selector", ".opinions")) == 2
+    choose(driver, "opinion", "disagree")
+    assert names(driver) == ["apart"]
+    card = driver.find_element("css selector", "#cards > li")
+    assert "left flags" in card.text
+    heat = card.find_element("css selector", ".stage .heat")
+    together = heat.get_attribute("src")
+    first, second = card.find_elements("css selector", ".experts button")
+    first.click()
+    assert heat.get_attribute("src") != together
+    second.click()
+    assert [b.get_attribute("aria-pressed") for b in (first, second)] == ["false", "true"]
+    second.click()
+    assert heat.get_attribute("src") == together
+
+
+def test_a_page_without_experts_has_none_of_their_controls(opened):
+    driver = opened(make_report(CARDS, threshold=THRESHOLD))
+    assert not driver.find_element("id", "opinion").is_displayed()
+    assert driver.find_elements("css selector", ".opinions, .experts, .disagreement") == []

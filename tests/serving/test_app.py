@@ -51,7 +51,7 @@ def send(client, content, address="/score", **options):
 def error_of(answer, status):
     assert answer.status_code == status, answer.text
     body = answer.json()
-    assert body.keys() <= {"error", "request"}
+    assert body.keys() == {"error", "request"}
     assert "\n" not in body["error"]
     assert "Traceback" not in answer.text
     return body["error"]

@@ -43,9 +43,12 @@ MOST_BARS = 16
 Figure = tuple[str, str, str]  # name, value, explanation
 
 
-def page(title: str, subtitle: str, parts: Sequence[str]) -> str:
-    """Returns the whole file. parts: HTML from the functions below."""
-    css = _css()
+def page(
+    title: str, subtitle: str, parts: Sequence[str], styles: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Returns the whole file. parts: HTML from the functions below. styles: (package, file) of more
+    styles."""
+    css = _css(styles)
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     # Style attributes set the width of bars; the policy lets no style load anything.
     csp = (
@@ -57,8 +60,8 @@ def page(title: str, subtitle: str, parts: Sequence[str]) -> str:
     )
 
 
-def _css() -> str:
-    files = (("vtadl_jax.report", "page.css"), ("vtadl_jax.compiling", "page.css"))
+def _css(more: Sequence[tuple[str, str]]) -> str:
+    files = (("vtadl_jax.report", "page.css"), ("vtadl_jax.compiling", "page.css"), *more)
     return "\n".join(
         resources.files(package).joinpath(name).read_text(encoding="utf-8")
         for package, name in files

@@ -119,8 +119,8 @@ def _compile(program: Program, target: Target, dump: Path | None) -> Reading:
         "fits": True,
         "seconds": seconds,
         **read_text(text, program.num_devices),
-        "work": _work(compiled),
-        "memory": _memory(compiled),
+        "work": work_of(compiled),
+        "memory": memory_of(compiled),
         "programs": len(compiled_programs),
     }
 
@@ -148,13 +148,14 @@ def read_text(text: str, num_devices: int) -> Reading:
     }
 
 
-def _work(compiled) -> dict[str, float | None]:
+def work_of(compiled) -> dict[str, float | None]:
+    """Returns FLOPs and bytes of a compiled program, None where the compiler does not tell."""
     analysis = compiled.cost_analysis() or {}
     flops, num_bytes = analysis.get("flops"), analysis.get("bytes accessed")
     return {"flops": flops, "bytes": num_bytes}
 
 
-def _memory(compiled) -> dict[str, int]:
+def memory_of(compiled) -> dict[str, int]:
     """Returns bytes per device. needed: state, batch, results and the program's own memory."""
     m = compiled.memory_analysis()
     if m is None:

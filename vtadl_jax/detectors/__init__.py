@@ -26,6 +26,7 @@ from vtadl_jax.detectors.spade import SpadeOptions, spade
 from vtadl_jax.detectors.subspace import SubspaceOptions, subspace
 from vtadl_jax.detectors.unet import UNetOptions, unet
 from vtadl_jax.detectors.vtadl import VTADLOptions, vtadl
+from vtadl_jax.detectors.vtadl_pretrained import VTADLPretrainedOptions, vtadl_pretrained
 from vtadl_jax.errors import UserError
 from vtadl_jax.options import nearest
 
@@ -39,6 +40,7 @@ class Method(NamedTuple):
 
 DETECTORS: dict[str, Method] = {
     "vtadl": Method(VTADLOptions, vtadl),
+    "vtadl_pretrained": Method(VTADLPretrainedOptions, vtadl_pretrained),
     "official": Method(OfficialOptions, official),
     "autoencoder": Method(AutoencoderOptions, autoencoder),
     "pyramid_ae": Method(PyramidOptions, pyramid_ae),

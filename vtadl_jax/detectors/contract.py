@@ -58,11 +58,14 @@ class Scores:
     terms: [B, T], one column per score term, larger is more anomalous, each on its own scale.
     anomaly_map: [B, H, W] at the input's size, larger is more anomalous; None for methods that do
     not localize. recon: [B, H, W, C] uint8, the reconstruction; None for methods without one.
+    expert_maps: map [B, H, W] of each of several detectors by name, all in one unit, of a method
+    that combines them; None for others.
     """
 
     terms: Array
     anomaly_map: Array | None = None
     recon: Array | None = None
+    expert_maps: Mapping[str, Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,14 @@ class Tails:
     num_defects: int = 0
 
 
+class Experts(NamedTuple):
+    """The detectors that a method combines. names: each has a score term of its name and a map in
+    `Scores.expert_maps`. weights: variables → how much each counts; they add up to 1."""
+
+    names: tuple[str, ...]
+    weights: Callable[[Variables], dict[str, float]]
+
+
 class Part(NamedTuple):
     """A part of a train step as a function: value(variables, *inputs) → scalar, and the shapes of
     its variables and inputs."""
@@ -148,6 +159,7 @@ class Detector:
     pretrained_notes: names of the arrays of the user's file, none without one → lines that a new
         run says: which pretrained parts it does not hold, so that they start from random values.
     parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
+    experts: the detectors that it combines, for reports of where they disagree.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -166,3 +178,4 @@ class Detector:
     steps_required: bool = False
     pretrained_notes: Callable[[Collection[str]], list[str]] | None = None
     parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)
+    experts: Experts | None = None

@@ -136,6 +136,10 @@ DESCRIPTIONS: dict[str, Description] = {
             ),
         ),
     ),
+    "vtadl_pretrained": Description(
+        "VT-ADL's decoder and density on a pretrained encoder's tokens, frozen or fine-tuned",
+        "configs/vtadl_pretrained.py",
+    ),
     "official": Description(
         "VT-ADL as in its authors' PyTorch code, for their checkpoints; 512 × 512 RGB images only",
         "configs/official.py",

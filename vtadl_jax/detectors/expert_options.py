@@ -139,6 +139,7 @@ def _at_size(detector: Detector, size: tuple[int, int], full: tuple[int, int]) -
 
     def reduce(images):
         shape = (images.shape[0], *size, images.shape[-1])
+        # Lanczos in place of linear is within the spread of fits (docs/experiments.md).
         smaller = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
         return jnp.clip(jnp.round(smaller), 0, 255).astype(jnp.uint8)
 

@@ -17,6 +17,7 @@ from vtadl_jax.detectors.contract import (
     CREDIT_LIMIT,
     Array,
     Detector,
+    Experts,
     Fit,
     Inputs,
     Scores,
@@ -32,6 +33,9 @@ from vtadl_jax.networks.verdict import expert_weights
 SAMPLES_PER_IMAGE = 4096  # values of each expert's map
 SAMPLES_PER_DEFECT = 256
 NUM_DEFECTS = 64  # drawn onto held-out images, of all
+# The image score: the experts' own scores, and a quarter of the highest twentieth of their map
+# (docs/experiments.md).
+MAP_WEIGHT, HIGHEST = 0.25, 0.05
 
 
 def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
@@ -138,27 +142,31 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         return {**variables, "stats": {**variables["stats"], "tails": tails}}
 
     def score(variables, images):
-        tails, maps, scores = variables["stats"]["tails"], [], {}
+        tails, maps, scores = variables["stats"]["tails"], {}, {}
         for name, (terms, found) in outputs(variables, images).items():
             own = tails[name]
-            maps.append(own["weight"] * tail(own["table"], found))
+            maps[name] = tail(own["table"], found)
             scores[name] = standard_score(terms, own, chosen[name].term_weights)
-        together = sum(maps)
+        together = sum(tails[name]["weight"] * maps[name] for name in chosen)
         verdict = sum(tails[name]["weight"] * scores[name] for name in chosen)
-        columns = [top_mean(together), verdict, *scores.values(), together.mean((1, 2))]
-        return Scores(jnp.stack(columns, -1), together)
+        columns = [top_mean(together, HIGHEST), verdict, *scores.values(), together.mean((1, 2))]
+        return Scores(jnp.stack(columns, -1), together, expert_maps=maps)
+
+    def weights(variables) -> dict[str, float]:
+        return {name: float(variables["stats"]["tails"][name]["weight"]) for name in chosen}
 
     return Detector(
         init,
         score,
         ("top", "verdict", *chosen, "level"),
-        (1.0, 1.0, *[0.0] * len(chosen), 0.0),
+        (MAP_WEIGHT, 1.0, *[0.0] * len(chosen), 0.0),
         loss if trained else None,
         Fit(gather, solve, reduce),
         Tails(gather_tails, solve_tails, NUM_DEFECTS if options.weigh == "drawn" else 0),
         load_pretrained=load_pretrained,
         pretrained_required=any(one.pretrained_required for one in chosen.values()),
         steps_required=bool(trained),
+        experts=Experts(tuple(chosen), weights),
     )
 
 

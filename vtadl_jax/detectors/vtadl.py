@@ -51,10 +51,18 @@ class VTADLOptions:
     )
 
 
+class GivenTokens(nn.Module):
+    """Encoder of what is encoded already: tokens [B, N, D] → same. It has no parameters."""
+
+    def __call__(self, tokens, parallel: Parallel = SINGLE_DEVICE):
+        del parallel
+        return tokens
+
+
 class VTADL(nn.Module):
     """Network: images [B, H, W, C] in [-1, 1] → (reconstruction [B, H, W, C], token nll [B, N])."""
 
-    encoder: PatchViT
+    encoder: PatchViT | GivenTokens
     decoder: Decoder | TokenDecoder
     mixture: MixtureDensity
     microbatches: int = 1  # as in `map_microbatches`, in training
@@ -83,17 +91,19 @@ def build(options: VTADLOptions, inputs: Inputs) -> VTADL:
     check(options, inputs)
     return VTADL(
         encoder=build_encoder(options.vit, dtype),
-        decoder=build_decoder(options, inputs),
+        decoder=build_decoder(options.decoder, options.vit.patch_size, inputs),
         mixture=build_mixture(options.mdn, dtype),
         microbatches=inputs.microbatches,
     )
 
 
-def build_decoder(options: VTADLOptions, inputs: Inputs) -> Decoder | TokenDecoder:
-    """Returns the decoder; call `check` on the options before."""
-    decoder, dtype = options.decoder, jnp.dtype(inputs.dtype)
+def build_decoder(
+    decoder: DecoderOptions, patch_size: int, inputs: Inputs
+) -> Decoder | TokenDecoder:
+    """Returns the decoder of tokens of patches; call `check_decoder` on its options before."""
+    dtype = jnp.dtype(inputs.dtype)
     if decoder.sees == "tokens":
-        return TokenDecoder(inputs.image_size, options.vit.patch_size, inputs.channels, dtype)
+        return TokenDecoder(inputs.image_size, patch_size, inputs.channels, dtype)
     return Decoder(
         shape=plan_decoder(inputs.image_size, decoder.vector_dim),
         features=decoder.features,
@@ -119,7 +129,7 @@ def check(options: VTADLOptions, inputs: Inputs) -> None:
 
 def vtadl(options: VTADLOptions, inputs: Inputs) -> Detector:
     """Returns the detector; `Detector` describes the arguments and results of its functions."""
-    network, weights = build(options, inputs), options.loss
+    network = build(options, inputs)
     grid = grid_of(options.vit, inputs.image_size)
 
     def init(key):
@@ -129,34 +139,12 @@ def vtadl(options: VTADLOptions, inputs: Inputs) -> Detector:
     def loss(variables, batch, keys, parallel=SINGLE_DEVICE):
         params = parallel.gather_params_except(("blocks", "vector"), variables["params"])
         images = to_unit_range(batch["image"])
-        (recon, nll), updates = network.apply(
-            {"params": params, "stats": variables["stats"]},
-            images,
-            keys,
-            parallel,
-            method="train",
-            mutable=["stats"],
-        )
-        compare = map_microbatches(reconstruction_terms, network.microbatches)
-        mse, dissimilarity = compare(images, recon)
-        terms = {"nll": nll.mean(), "mse": mse.mean(), "dissimilarity": dissimilarity.mean()}
-        total = (
-            weights.nll_weight * terms["nll"]
-            + weights.mse_weight * terms["mse"]
-            + weights.ssim_weight * terms["dissimilarity"]
-        )
-        return total, (terms, updates.get("stats", variables["stats"]))
+        own = {"params": params, "stats": variables["stats"]}
+        return network_loss(network, options.loss, own, images, images, keys, parallel)
 
     def score(variables, images):
         images = to_unit_range(images)
-        recon, nll = cast(tuple, network.apply(variables, images))
-        terms = jnp.stack([*reconstruction_terms(images, recon), nll.max(-1)], axis=-1)
-        nll_map = nll.reshape(-1, *grid)
-        return Scores(
-            terms=terms,
-            anomaly_map=upsample_maps(nll_map, inputs.image_size, inputs.map_sigma),
-            recon=to_uint8(recon),
-        )
+        return network_scores(network, variables, images, images, grid, inputs)
 
     def load_pretrained(variables, arrays):
         encoder = load_encoder(
@@ -176,6 +164,39 @@ def vtadl(options: VTADLOptions, inputs: Inputs) -> Detector:
         loss,
         load_pretrained=load_pretrained,
         parts=parts_of(network, options, inputs),
+    )
+
+
+def network_loss(network: VTADL, weights: LossOptions, variables, seen, images, keys, parallel):
+    """Returns the result of `Detector.loss`, with the network's new stats.
+
+    variables: of the network, parameters gathered. seen: what its encoder takes. images:
+    [B, H, W, C] in [-1, 1], to reconstruct.
+    """
+    (recon, nll), updates = network.apply(
+        variables, seen, keys, parallel, method="train", mutable=["stats"]
+    )
+    compare = map_microbatches(reconstruction_terms, network.microbatches)
+    mse, dissimilarity = compare(images, recon)
+    terms = {"nll": nll.mean(), "mse": mse.mean(), "dissimilarity": dissimilarity.mean()}
+    total = (
+        weights.nll_weight * terms["nll"]
+        + weights.mse_weight * terms["mse"]
+        + weights.ssim_weight * terms["dissimilarity"]
+    )
+    return total, (terms, updates.get("stats", variables["stats"]))
+
+
+def network_scores(
+    network: VTADL, variables, seen, images, grid: tuple[int, int], inputs: Inputs
+) -> Scores:
+    """Returns the scores of images [B, H, W, C] in [-1, 1]. seen, variables: as in `network_loss`.
+    grid: (rows, columns) of the tokens."""
+    recon, nll = cast(tuple, network.apply(variables, seen))
+    return Scores(
+        terms=jnp.stack([*reconstruction_terms(images, recon), nll.max(-1)], axis=-1),
+        anomaly_map=upsample_maps(nll.reshape(-1, *grid), inputs.image_size, inputs.map_sigma),
+        recon=to_uint8(recon),
     )
 
 

@@ -9,7 +9,7 @@ maps of a data set share one scale.
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Calibration:
     folds) or `COPIES` (of a single good image: num_images is 0, the thresholds guarantee nothing).
     good_statistics: the statistics of `novelty.STATISTICS` of good images, which new images are
     compared with (`evaluation/drift.py`); empty in runs of older versions.
+    good_terms: raw values of some terms on the calibration images, ascending, by name; those of the
+    experts of a detector that combines several.
     """
 
     step: int
@@ -59,6 +61,7 @@ class Calibration:
     calibrated_by: str = HELD_OUT
     num_folds: int = 0
     good_statistics: tuple[tuple[float, ...], ...] = ()
+    good_terms: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
@@ -87,16 +90,21 @@ class Calibration:
         about α if each was scored by a detector fitted without it; the least is 1 / (n + 1).
         NaN for a single good image and for runs of older versions, which did not keep the scores.
         """
-        good = np.asarray(self.good_scores, np.float64)
-        if not good.size:
-            return np.full(len(scores), np.nan)
-        above = good.size - np.searchsorted(good, np.asarray(scores, np.float64), side="left")
-        return (1 + above) / (good.size + 1)
+        return rarity(self.good_scores, scores)
 
     def p_value(self, score: float) -> float | None:
         """Returns the p-value of one score; None where `p_values` has NaN."""
         value = float(self.p_values(np.array([score]))[0])
         return None if math.isnan(value) else value
+
+    def term_p_values(self, terms: np.ndarray) -> dict[str, float]:
+        """Returns how rarely a good image has as high a term, for those of `good_terms`, from raw
+        terms [T]."""
+        values = self.by_name(terms)
+        return {
+            name: float(rarity(good, np.array([values[name]]))[0])
+            for name, good in self.good_terms.items()
+        }
 
     def unlike(self, descriptions: np.ndarray) -> np.ndarray:
         """Returns whether images are outside the range of good images, [N, D] → [N] bool."""
@@ -142,6 +150,10 @@ class Calibration:
             values["good_statistics"] = tuple(
                 tuple(row) if isinstance(row, list) else row for row in rows
             )
+        if isinstance(good := values.get("good_terms"), dict):
+            values["good_terms"] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in good.items()
+            }
         if values.get("novelty") is not None:
             values["novelty"] = Novelty.from_dict(values["novelty"])
         try:
@@ -178,10 +190,13 @@ class Calibration:
                 return f"{name} is {getattr(self, name)!r}"
         if self.credit_limit is not None and not _is_finite(self.credit_limit):
             return f"credit_limit is {self.credit_limit!r}"
-        good = self.good_scores
-        numbers_only = isinstance(good, tuple) and all(map(_is_finite, good))
-        if not numbers_only or list(good) != sorted(good):
-            return f"good_scores is {good!r:.60}: not numbers in ascending order"
+        if not isinstance(self.good_terms, dict) or not self.good_terms.keys() <= set(self.terms):
+            return f"good_terms is {self.good_terms!r:.60}"
+        kept = {f"good_terms of {name}": good for name, good in self.good_terms.items()}
+        for name, good in {"good_scores": self.good_scores, **kept}.items():
+            numbers_only = isinstance(good, tuple) and all(map(_is_finite, good))
+            if not numbers_only or list(good) != sorted(good):
+                return f"{name} is {good!r:.60}: not numbers in ascending order"
         rows = self.good_statistics
         if not isinstance(rows, tuple) or not all(
             isinstance(row, tuple) and len(row) == len(STATISTICS) and all(map(_is_finite, row))
@@ -210,6 +225,15 @@ def threshold_for(values: np.ndarray, false_alarm_rate: float) -> float:
     rank = min(math.ceil((values.size + 1) * (1 - false_alarm_rate)), values.size)
     reached = np.partition(values, rank - 1)[rank - 1]
     return float(np.nextafter(reached, np.asarray(np.inf, values.dtype)))
+
+
+def rarity(good: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """Returns the conformal p-value of each of N values, [N] float64: (1 + number of good ones that
+    are as large) / (n + 1). good: [n], ascending; NaN where n is 0."""
+    if not len(good):
+        return np.full(len(values), np.nan)
+    below = np.searchsorted(np.asarray(good, np.float64), np.asarray(values, np.float64), "left")
+    return (1 + len(good) - below) / (len(good) + 1)
 
 
 def _beyond_rounding(threshold: float) -> float:
@@ -255,12 +279,13 @@ def calibrate(
     copies: np.ndarray | None = None,
     calibrated_by: str = HELD_OUT,
     num_folds: int = 0,
+    keep: Sequence[str] = (),
 ) -> Calibration:
     """Returns the calibration from normal images, scored as if they were new.
 
     terms: [N, T]. maps: all values of their anomaly maps, any shape; None for a detector without
     maps. descriptions: [M, D] of `novelty.describe`, of these and of training images; copies: of
-    copies of them. calibrated_by, num_folds: as in `Calibration`.
+    copies of them. calibrated_by, num_folds: as in `Calibration`. keep: terms for `good_terms`.
     """
     terms = np.asarray(terms, np.float64)
     mean, spread = terms.mean(0), terms.std(0, ddof=min(1, len(terms) - 1))
@@ -270,6 +295,7 @@ def calibrate(
     standardised, weighted = (terms - mean) / spread, np.asarray(weights, np.float64)
     limited = np.where(weighted < 0, np.minimum(standardised, CREDIT_LIMIT), standardised)
     scores = limited @ weighted
+    values = {} if calibrated_by == COPIES else dict(zip(names, np.sort(terms, 0).T, strict=True))
     return Calibration(
         step=step,
         terms=tuple(names),
@@ -289,6 +315,7 @@ def calibrate(
         calibrated_by=calibrated_by,
         num_folds=num_folds,
         good_statistics=_statistics_of(descriptions),
+        good_terms={name: tuple(values[name].tolist()) for name in keep if name in values},
     )
 
 

@@ -37,6 +37,7 @@ class Prediction:
     unlike all training images, as "darker than the darkest …"; '' if nothing is. p_value: how
     rarely a good image scores as high (`Calibration.p_values`); None for runs of older versions.
     description: brightness, contrast and so on, [D] of `novelty.describe`, for `DriftMonitor`.
+    expert_p_values: the same by the score of each expert alone, of a detector with experts.
     """
 
     score: float
@@ -48,6 +49,7 @@ class Prediction:
     unlike_training: str = ""
     p_value: float | None = None
     description: np.ndarray | None = None
+    expert_p_values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +215,7 @@ class Predictor:
                 unlike_training=reason,
                 p_value=self.calibration.p_value(value),
                 description=descriptions[i],
+                expert_p_values=self.calibration.term_p_values(scores.terms[i]),
             )
 
 

@@ -38,7 +38,8 @@ class Results:
     that are too thin for the network's size, kept as lines of one pixel or in pieces.
     calibrated_by, num_folds: as in `Calibration`. num_unlike_training: test images outside the
     range of good training images (`novelty`), by label. num_train_images: all training images;
-    num_train_anomalous: the defective ones among them, by kind. seconds: of scoring and metrics.
+    num_train_anomalous: the defective ones among them, by kind. experts: of a detector that
+    combines several, where they disagree (`report.disagreement`). seconds: of scoring and metrics.
     format, versions: of the program that evaluated.
     """
 
@@ -63,6 +64,7 @@ class Results:
     num_unlike_training: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_train_images: int | None = None
     num_train_anomalous: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    experts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
     format: int = 1
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -222,7 +222,7 @@ class Evaluator:
         descriptions: [M, D] of good images; copies: of copies of them, which are as good. Raises
         TrainingDiverged if it is not finite.
         """
-        settings = self.config.eval
+        settings, experts = self.config.eval, self.detector.experts
         with np.errstate(all="ignore"):  # told below
             found = calibration.calibrate(
                 self.detector.score_terms,
@@ -236,6 +236,7 @@ class Evaluator:
                 copies=np.concatenate(copies) if len(copies) else None,
                 calibrated_by=calibrated_by,
                 num_folds=num_folds,
+                keep=experts.names if experts else (),
             )
         if fault := found.fault():
             raise TrainingDiverged(f"calibration: {fault}")

@@ -7,10 +7,10 @@ python -m vtadl_jax.export --format torch --workdir W --autoencoder VT_AE.pt --m
 
 'saved': weights, calibration, config and licences in one file, for `Predictor.from_file`, predict
 and serve. 'stablehlo': the program itself by jax.export, for cpu, cuda and tpu, that takes uint8
-images of any size. 'onnx': for ONNX Runtime, images of --sides or, resized by Python, of the
-network's; layers of encoders and decoders in float32, float16 or int8. 'mlir': a bare StableHLO
-module for compilers such as IREE, for images of --sides. All hold everything from the resize to the
-decision. 'torch' gives a run of the
+images of any size. 'mlir': a bare StableHLO module for compilers such as IREE, for one image of
+--image_size. 'onnx': for ONNX Runtime, images of one size (--image_size), which Python resizes to;
+layers of encoders and decoders in float32, float16 or int8. All hold everything from the resize to
+the decision. 'torch' gives a run of the
 detector 'official' back to the authors' PyTorch code, as two state dicts of the newest checkpoint;
 names ending in .safetensors are written without PyTorch.
 Exit codes: 0 done, 2 a mistake the user can fix, 130 interrupted.
@@ -30,7 +30,7 @@ from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
 from vtadl_jax.runtime.console import say
 
-FORMATS = ("saved", "stablehlo", "onnx", "mlir", "torch")
+FORMATS = ("saved", "stablehlo", "mlir", "onnx", "torch")
 FLAGS = flags.FlagValues()
 _define = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _FORMAT = flags.DEFINE_enum("format", "saved", FORMATS, "What to write.", flag_values=FLAGS)
@@ -46,11 +46,15 @@ _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "float16", "int8"],
-    "Of the layers of encoders and decoders (onnx).",
+    "Of the layers of encoders and decoders in an ONNX file.",
     flag_values=FLAGS,
 )
-_SIDES = flags.DEFINE_list(
-    "sides", [], "Height and width of the images of a module (mlir, onnx).", flag_values=FLAGS
+_IMAGE_SIZE = flags.DEFINE_list(
+    "image_size",
+    [],
+    "height,width of the images that an ONNX file or a module takes and resizes. Default: the "
+    "network's size.",
+    flag_values=FLAGS,
 )
 _AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes (torch).")
 _MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes (torch).")
@@ -74,17 +78,21 @@ def _torch(workdir: Path) -> int:
     return 0
 
 
-def _sides(default: tuple[int, int]) -> tuple[int, int]:
-    """Returns (height, width) that --sides gives, or the default."""
-    given = _SIDES.value or [str(side) for side in default]
-    if len(given) != 2 or not all(side.isdecimal() and int(side) > 0 for side in given):
-        raise UserError(f"--sides={','.join(given)}: give height and width, as --sides=480,640")
+def _image_size() -> tuple[int, int] | None:
+    given = _IMAGE_SIZE.value
+    if not given:
+        return None
+    if len(given) != 2 or not all(side.strip().isdigit() and int(side) for side in given):
+        raise UserError(f"--image_size={','.join(given)}: give height,width in pixels, as 480,640")
     return int(given[0]), int(given[1])
 
 
 def _file(workdir: Path) -> int:
-    if _PRECISION.present and _FORMAT.value != "onnx":
-        raise UserError(f"--precision is of --format=onnx, not {_FORMAT.value}: leave it out")
+    for flag, formats in ((_PRECISION, ("onnx",)), (_IMAGE_SIZE, ("onnx", "mlir"))):
+        if flag.present and _FORMAT.value not in formats:
+            known = " and ".join(formats)
+            raise UserError(f"--{flag.name} is of --format={known}, not {_FORMAT.value}: leave it")
+    image_size = _image_size()
     if not _OUTPUT.value:
         raise UserError(f"no --output: give the file to write, as part.{_FORMAT.value}")
     path = Path(_OUTPUT.value).expanduser()
@@ -100,17 +108,16 @@ def _file(workdir: Path) -> int:
         check_installed()
     found = load_run(workdir, sharding.make_mesh(1))
     calibration = load_calibration(found)
-    sides = _sides(found.config.image_size)
     if _FORMAT.value == "saved":
         from vtadl_jax.export.saved import save_run
 
         about = save_run(found, calibration, path)
+    elif _FORMAT.value == "mlir":
+        return _module(found, calibration, path, image_size)
     elif _FORMAT.value == "onnx":
         from vtadl_jax.export.onnx.written import export_run as export_onnx
 
-        about = export_onnx(found, calibration, path, _PRECISION.value, sides)
-    elif _FORMAT.value == "mlir":
-        return _module(found, calibration, path, sides)
+        about = export_onnx(found, calibration, path, _PRECISION.value, image_size)
     else:
         from vtadl_jax.export.stablehlo import export_run
 
@@ -123,9 +130,12 @@ def _file(workdir: Path) -> int:
     return 0
 
 
-def _module(found: Run, calibration: Calibration, path: Path, sides: tuple[int, int]) -> int:
+def _module(
+    found: Run, calibration: Calibration, path: Path, image_size: tuple[int, int] | None
+) -> int:
     from vtadl_jax.export.stablehlo import write_module
 
+    sides = image_size or found.config.image_size
     outputs = write_module(found, calibration, path, sides)
     say(f"input: uint8 [1, {sides[0]}, {sides[1]}, {found.config.data.channels}]")
     for number, output in enumerate(outputs):

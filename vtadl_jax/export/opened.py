@@ -88,6 +88,7 @@ class ExportedPredictor(Predictor):
             unlike_training=self.calibration.reason(outputs["description"][row]),
             p_value=None if math.isnan(p_value) else p_value,
             description=outputs["description"][row],
+            expert_p_values=self.calibration.term_p_values(outputs["terms"][row]),
         )
 
 

@@ -82,7 +82,8 @@ class MixtureDensity(nn.Module):
     The factor's diagonal is softplus + `scale_floor`, which bounds the density. fixed_features:
     project onto constant random orthonormal directions, which training cannot shrink to raise the
     density. learning: 'em' fits a shared mixture by `OnlineMixture`, which stores it under 'stats'.
-    noisy_features: compute y from the noisy token, not from the clean one.
+    noisy_features: compute y from the noisy token, not from the clean one. normalize: each token to
+    mean 0 and deviation 1; False for tokens that training cannot shrink.
     """
 
     num_components: int
@@ -95,6 +96,7 @@ class MixtureDensity(nn.Module):
     fixed_features: bool = False
     noisy_features: bool = False
     learning: str = "gradient"
+    normalize: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -106,9 +108,9 @@ class MixtureDensity(nn.Module):
         """
         batch, num_tokens, width = tokens.shape
         # Unit scale per token: otherwise the encoder could raise the density by shrinking tokens.
-        tokens = nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(
-            tokens.astype(jnp.float32)
-        )
+        tokens = tokens.astype(jnp.float32)
+        if self.normalize:
+            tokens = nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(tokens)
         if self.stop_gradient:
             tokens = jax.lax.stop_gradient(tokens)
         x = clean = tokens.reshape(-1, width)
@@ -190,7 +192,7 @@ def check_mixture(options: MdnOptions, parallel: str) -> None:
         )
 
 
-def build_mixture(options: MdnOptions, dtype: Any) -> MixtureDensity:
+def build_mixture(options: MdnOptions, dtype: Any, normalize: bool = True) -> MixtureDensity:
     """Returns the mixture density network of the options; dtype: of its matrix products."""
     fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    return MixtureDensity(**fields, dtype=dtype)
+    return MixtureDensity(**fields, normalize=normalize, dtype=dtype)

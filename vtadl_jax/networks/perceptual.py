@@ -13,6 +13,7 @@ import numpy as np
 
 from vtadl_jax.networks import named_layers
 from vtadl_jax.networks.named_layers import ForwardPass, Layer, Params
+from vtadl_jax.ops.pooling import max_pool
 
 PREFIX = "vgg."
 TABLE = {
@@ -36,10 +37,8 @@ def features(params: Params, images, dtype=jnp.float32):
     """Returns responses [B, H // 2, W // 2, 128] to images [B, H, W, 3] in [0, 1]."""
     forward = ForwardPass(params, {}, dtype)
     x = jax.nn.relu(forward.conv("vgg.features.0", images))
-    batch, height, width, channels = x.shape
-    rows, columns = height // 2, width // 2
-    x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
-    return forward.conv("vgg.features.3", x.max((2, 4)))
+    rows, columns = (side // 2 for side in x.shape[1:3])
+    return forward.conv("vgg.features.3", max_pool(x[:, : 2 * rows, : 2 * columns]))
 
 
 def perceptual_distance(params: Params, images, recon, dtype=jnp.float32):

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
+
 
 def bilinear_matrix(size_in: int, size_out: int, align_corners: bool = False) -> np.ndarray:
     """Returns the weights of linear interpolation, [size_out, size_in] float64.
@@ -66,12 +69,70 @@ def double_aligned(x) -> jax.Array:
 
     x: [B, h, w, C]. Returns [B, 2h, 2w, C] of the same type, as PyTorch's
     `Upsample(scale_factor=2, mode='bilinear', align_corners=True)`. `jax.image.resize` has no
-    aligned corners.
+    aligned corners. Products with matrices; on the CPU, whose products would cost as much as a
+    convolution, weighted sums of neighbours in one loop.
     """
+    return by_platform(x, cpu=double_by_neighbours, default=double_by_products)
+
+
+def double_by_products(x) -> jax.Array:
+    """Computes `double_aligned` by a product with a matrix along each axis."""
     rows, columns = (bilinear_matrix(n, 2 * n, True).astype(x.dtype) for n in x.shape[1:3])
     precision = jax.lax.Precision.HIGHEST
     x = jnp.einsum("uh,bhwc->buwc", rows, x, precision=precision)
     return jnp.einsum("vw,buwc->buvc", columns, x, precision=precision)
+
+
+@jax.custom_vjp
+def double_by_neighbours(x) -> jax.Array:
+    """Computes `double_aligned` from each pixel and the ones before and after it, axis by axis."""
+    return outlined(lambda x: _double(_double(x, 1), 2))(x)
+
+
+def _doubled(x):
+    return double_by_neighbours(x), None
+
+
+def _gradient_of_doubled(_, g):
+    return (outlined(lambda g: _halve(_halve(g, 2), 1))(g),)
+
+
+double_by_neighbours.defvjp(_doubled, _gradient_of_doubled)
+
+
+def _double(x, axis: int):
+    """Doubles an axis. Outputs 2k and 2k + 1 lie k / (2n - 1) before and (n - 1 - k) / (2n - 1)
+    after input k, in steps of the inputs."""
+    before, after = _shares(x, axis)
+    even = x + before * (_shifted(x, axis, -1) - x)
+    odd = x + after * (_shifted(x, axis, 1) - x)
+    sides = [*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :]]
+    return jnp.stack([even, odd], axis + 1).reshape(sides)
+
+
+def _halve(g, axis: int):
+    """Returns the gradient of `_double`'s input from that of its output."""
+    pairs = g.reshape(*g.shape[:axis], -1, 2, *g.shape[axis + 1 :])
+    even, odd = (jnp.take(pairs, i, axis + 1) for i in (0, 1))
+    before, after = _shares(even, axis)
+    kept = (1 - before) * even + (1 - after) * odd
+    return kept + _shifted(before * even, axis, 1) + _shifted(after * odd, axis, -1)
+
+
+def _shares(x, axis: int):
+    """Returns the weights of the pixels before and after, shaped to multiply x; 0 at the ends."""
+    n = x.shape[axis]
+    k = np.arange(n).reshape([n if i == axis else 1 for i in range(x.ndim)])
+    return (jnp.asarray(values / (2 * n - 1), x.dtype) for values in (k, n - 1 - k))
+
+
+def _shifted(x, axis: int, step: int):
+    """Returns x[k + step] at k, step 1 or -1, and 0 beyond the ends."""
+    n = x.shape[axis]
+    zeros = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+    if step == 1:
+        return jnp.concatenate([jax.lax.slice_in_dim(x, 1, n, axis=axis), zeros], axis)
+    return jnp.concatenate([zeros, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
 
 
 def double_aligned_reference(x) -> jax.Array:

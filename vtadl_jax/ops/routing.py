@@ -3,15 +3,27 @@
 A capsule is a vector; its length says how certain it is that its part is there. Every input capsule
 predicts every output capsule, and routing gives more weight to predictions that agree.
 
-`route` never computes the predictions [B, J, I, O]. A weighted sum of predictions is one matrix
-product of weighted inputs and the weights; an agreement is one product of the outputs and the
-weights. `route_reference` is the definition, a loop over images and capsules.
+Routing consists of two bilinear operations, weighted sums of predictions and agreements with them.
+`route` computes the predictions once where they take at most `KEPT_BYTES`, else never: a weighted
+sum is then one matrix product of weighted inputs and the weights, an agreement one of the outputs
+and the weights. Gradients are products of the second kind in both. `route_reference` is the
+definition, a loop over images and capsules.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
+
 EXACT = jax.lax.Precision.HIGHEST
+KEPT_BYTES = 64 * 2**20  # of all predictions, up to which they are kept
+# Sums over so few output capsules, or values of an input capsule, are written out: XLA's CPU
+# compiler takes up to ten times as long for a reduction over an axis that is not the last.
+UNROLLED = 16
+_einsum = functools.partial(jnp.einsum, precision=EXACT)
 
 
 def squash(vectors, offset: float = 1.0):
@@ -34,7 +46,14 @@ def _root(squared):
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-def route(inputs, weights, iterations: int = 3, stop_gradient: bool = True, offset: float = 1.0):
+def route(
+    inputs,
+    weights,
+    iterations: int = 3,
+    stop_gradient: bool = True,
+    offset: float = 1.0,
+    kept_bytes: int = KEPT_BYTES,
+):
     """Routes input capsules to output capsules; returns (outputs, coefficients).
 
     inputs: [B, I, D]. weights: [J, I, D, O]; input i predicts û_ji = inputs_i · weights_ji for
@@ -43,35 +62,135 @@ def route(inputs, weights, iterations: int = 3, stop_gradient: bool = True, offs
     and, but for the last, b_ji += û_ji · v_j. All of it is for each image by itself.
 
     stop_gradient: takes the coefficients as constants in the backward pass, which then has the cost
-    of one iteration; the outputs are the same. offset: of `squash`.
+    of one iteration; the outputs are the same. offset: of `squash`. kept_bytes: the size of the
+    predictions B·J·I·O up to which they are computed once and kept, which is faster.
     """
-    (batch, count, dim), num_outputs = inputs.shape, len(weights)
-    flat = weights.reshape(num_outputs, count * dim, -1)
-
-    def mean(inputs, flat):  # equal coefficients: softmax of 0
-        rows = inputs.reshape(batch, -1)
-        return jnp.einsum("bk,jko->jbo", rows, flat, precision=EXACT) / num_outputs
-
-    def weighted_sum(coefficients, inputs, flat):  # coefficients: [J, B, I]
-        weighted = (coefficients[..., None] * inputs).reshape(num_outputs, batch, -1)
-        return jnp.einsum("jbk,jko->jbo", weighted, flat, precision=EXACT)
-
-    def agreement(outputs, inputs, flat):  # outputs: [J, B, O]
-        back = jnp.einsum("jbo,jko->jbk", outputs, flat, precision=EXACT)
-        return (back.reshape(num_outputs, batch, count, dim) * inputs).sum(-1)
-
-    if iterations == 1:
-        coefficients = jnp.full((num_outputs, batch, count), 1 / num_outputs, flat.dtype)
-        outputs = squash(mean(inputs, flat), offset)
-        return outputs.swapaxes(0, 1), coefficients.swapaxes(0, 1)
-    early = jax.lax.stop_gradient((inputs, flat)) if stop_gradient else (inputs, flat)
-    logits = agreement(squash(mean(*early), offset), *early)
-    for _ in range(iterations - 2):
-        outputs = squash(weighted_sum(jax.nn.softmax(logits, 0), *early), offset)
-        logits = logits + agreement(outputs, *early)
-    coefficients = jax.nn.softmax(logits, 0)
-    outputs = squash(weighted_sum(coefficients, inputs, flat), offset)
+    early = jax.lax.stop_gradient((inputs, weights))
+    size = len(inputs) * weights.shape[0] * weights.shape[1] * weights.shape[3]
+    predictions = None
+    if size * jnp.result_type(inputs, weights).itemsize <= kept_bytes:
+        predictions = _boundary(_predict, *early)
+    operands = (*(early if stop_gradient else (inputs, weights)), predictions)
+    coefficients = jnp.full(
+        (len(weights), *inputs.shape[:2]), 1 / len(weights), jnp.result_type(inputs, weights)
+    )
+    logits = jnp.zeros((), coefficients.dtype)
+    for _ in range(iterations - 1):
+        logits = logits + agreements(
+            squash(weighted_sums(coefficients, *operands), offset), *operands
+        )
+        coefficients = _shares(logits)
+    outputs = squash(weighted_sums(coefficients, inputs, weights, predictions), offset)
     return outputs.swapaxes(0, 1), coefficients.swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def weighted_sums(coefficients, inputs, weights, predictions=None):
+    """Returns Σ_i c_ji û_ji, [J, B, O].
+
+    coefficients: [J, B, I]. inputs, weights: as in `route`. predictions: [J, B, I, O] of these
+    inputs and weights, or None; a constant, gradients go to inputs and weights.
+    """
+    if predictions is not None:
+        return _einsum("jbi,jbio->jbo", coefficients, predictions)
+    rows = _boundary(_weighted, coefficients, inputs)
+    return _einsum("jbk,jko->jbo", rows, _matrices(weights))
+
+
+@jax.custom_vjp
+def agreements(outputs, inputs, weights, predictions=None):
+    """Returns û_ji · v_j, [J, B, I]. outputs: [J, B, O]. The others: as of `weighted_sums`."""
+    if predictions is not None:
+        return _einsum("jbo,jbio->jbi", outputs, predictions)
+    return _boundary(_dot_inputs, _projected(outputs, weights, inputs), inputs)
+
+
+def _sums_fwd(*operands):
+    return weighted_sums(*operands), operands
+
+
+def _sums_bwd(operands, g):
+    coefficients, *rest = operands
+    return agreements(g, *rest), *_factor_gradients(coefficients, g, *rest)
+
+
+def _agreements_fwd(*operands):
+    return agreements(*operands), operands
+
+
+def _agreements_bwd(operands, g):
+    outputs, *rest = operands
+    return weighted_sums(g, *rest), *_factor_gradients(g, outputs, *rest)
+
+
+weighted_sums.defvjp(_sums_fwd, _sums_bwd)
+agreements.defvjp(_agreements_fwd, _agreements_bwd)
+
+
+def _factor_gradients(coefficients, vectors, inputs, weights, _):
+    """Returns the gradients of Σ_ji c_ji û_ji · v_j of inputs, weights and, none, predictions.
+
+    The weights' as [J, O, I·D], then transposed: XLA's CPU compiler takes five times as long to
+    write [J, I·D, O] at once.
+    """
+    rows = _boundary(_weighted, coefficients, inputs)
+    transposed = _boundary(lambda v, rows: _einsum("jbo,jbk->jok", v, rows), vectors, rows)
+    projected = _projected(vectors, weights, inputs)
+    grad_inputs = _sum_first(projected * coefficients[..., None])
+    return grad_inputs, transposed.swapaxes(1, 2).reshape(weights.shape), None
+
+
+def _shares(logits):
+    """Returns the softmax over the first axis of logits [J, B, I]."""
+    if len(logits) > UNROLLED:
+        return jax.nn.softmax(logits, 0)
+    largest = functools.reduce(jnp.maximum, jax.lax.stop_gradient(logits))
+    exponentials = jnp.exp(logits - largest)
+    return exponentials / _sum_first(exponentials)
+
+
+def _sum_first(x):
+    """Returns the sum over the first axis."""
+    return sum(x) if len(x) <= UNROLLED else x.sum(0)
+
+
+def _predict(inputs, weights):
+    """Returns the predictions [J, B, I, O]."""
+    dim = inputs.shape[-1]
+    if dim > UNROLLED:
+        return _einsum("bid,jido->jbio", inputs, weights)
+    terms = (inputs[None, :, :, d, None] * weights[:, None, :, d] for d in range(dim))
+    return sum(terms)
+
+
+def _weighted(coefficients, inputs):
+    """Returns c_ji · inputs_i in rows, [J, B, I·D]."""
+    rows = coefficients[..., None] * inputs
+    return rows.reshape(*rows.shape[:2], -1)
+
+
+def _projected(vectors, weights, inputs):
+    """Returns weights_ji · v_j, [J, B, I, D]. vectors: [J, B, O]. inputs: only their shape."""
+    rows = _einsum("jbo,jko->jbk", vectors, _matrices(weights))
+    return rows.reshape(len(weights), *inputs.shape)
+
+
+def _dot_inputs(projected, inputs):
+    """Returns the products over D of [J, B, I, D] and inputs, [J, B, I]."""
+    dim = inputs.shape[-1]
+    if dim > UNROLLED:
+        return (projected * inputs).sum(-1)
+    return sum(projected[..., d] * inputs[..., d] for d in range(dim))
+
+
+def _matrices(weights):
+    """Returns weights [J, I, D, O] as [J, I·D, O]."""
+    return weights.reshape(len(weights), -1, weights.shape[-1])
+
+
+def _boundary(function, *args):
+    """Calls a function; XLA's CPU compiler would compute its result anew for each reader."""
+    return by_platform(*args, cpu=outlined(function), default=function)
 
 
 def route_reference(

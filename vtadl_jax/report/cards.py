@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import io
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtadl_jax.report import colormap, marks
+from vtadl_jax.report.disagreement import Opinion
 
 SIDE_MAX = 384  # px; larger pictures are reduced until their longer side has this
 SIDE_MIN = 192  # px; smaller ones are enlarged by a whole factor until it has this
@@ -29,7 +31,9 @@ class Card:
     image: uint8 [H, W, 3]; anomaly_map: float32 [H, W], None for a detector without maps; mask:
     uint8 or bool [H, W], non-zero is defective, None without ground truth; recon: uint8 [H, W, 3],
     None for a detector without reconstruction. unlike: what is unlike all training images, or ''.
-    p_value: how rarely a good image scores as high; None if not known.
+    p_value: how rarely a good image scores as high; None if not known. opinions: of the experts of
+    a detector that combines several; disagreement: in which way they disagree, '' if they do not;
+    expert_maps: float32 [H, W] of each, by name, of an image in which they disagree.
     """
 
     name: str
@@ -43,6 +47,9 @@ class Card:
     recon: NDArray[np.uint8] | None
     unlike: str = ""
     p_value: float | None = None
+    opinions: Sequence[Opinion] = ()
+    disagreement: str = ""
+    expert_maps: Mapping[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,7 @@ class EncodedCard:
 
     heat: the coloured map, None without one. outline: transparent except for a line around each
     defect; None without a mask, or without a defect in it; has_truth distinguishes the two.
+    experts: the coloured map of each, where they disagree.
     """
 
     name: str
@@ -67,6 +75,9 @@ class EncodedCard:
     recon: str | None
     unlike: str = ""
     p_value: float | None = None
+    opinions: Sequence[Opinion] = ()
+    disagreement: str = ""
+    experts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def encode_card(
@@ -101,6 +112,12 @@ def encode_card(
         recon=None if card.recon is None else _photo(card.recon, size),
         unlike=card.unlike,
         p_value=card.p_value,
+        opinions=card.opinions,
+        disagreement=card.disagreement,
+        experts={
+            name: _webp(marks.heat(found, map_low, map_high, size))
+            for name, found in card.expert_maps.items()
+        },
     )
 
 

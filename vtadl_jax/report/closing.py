@@ -9,6 +9,7 @@ from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, HELD_OUT, largest_rate
 from vtadl_jax.evaluation.metric_table import METRICS
 from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results
+from vtadl_jax.report.disagreement import sentence
 from vtadl_jax.report.folder import PAGE, SCORES
 from vtadl_jax.runtime.console import format_duration
 from vtadl_jax.runtime.text_table import plural, table
@@ -191,6 +192,8 @@ def notes(results: Results) -> list[str]:
             f"note: {plural(results.num_without_mask, 'defective image')} without a mask, left out "
             f"of pixel metrics"
         )
+    if told := sentence(results.experts):
+        found.append(f"note: {told}")
     if results.num_thin_regions:
         are = "is" if results.num_thin_regions == 1 else "are"
         found.append(

@@ -1,6 +1,6 @@
 """Draws test images as they are scored: overlays, one contact sheet, cards of the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from vtadl_jax.detectors.contract import Scores
 from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.report.cards import Card, EncodedCard, encode_card
+from vtadl_jax.report.disagreement import Opinion, Panel
 from vtadl_jax.report.folder import OVERLAYS, OVERVIEW
 from vtadl_jax.report.names import file_names, flat_name
 from vtadl_jax.report.picture_files import save_picture
@@ -24,10 +25,18 @@ PAGE_CARDS = 2000  # images on the report page; of a larger set, some of every d
 class Gallery:
     """Collector of pictures: `add` every batch, then `finish`. out: a folder of `folder.draft`.
 
-    overlays: the file of each test image, '' for one without.
+    weights: of the experts of a detector that combines several. overlays: the file of each test
+    image, '' for one without. panel: counts where the experts disagree.
     """
 
-    def __init__(self, out: Path, test: Sequence[Record], calib: Calibration, config: Config):
+    def __init__(
+        self,
+        out: Path,
+        test: Sequence[Record],
+        calib: Calibration,
+        config: Config,
+        weights: Mapping[str, float] | None = None,
+    ):
         self._folder, self._out = out / OVERLAYS, out
         self._test, self._calib = test, calib
         limit = len(test) if config.eval.num_pictures < 0 else config.eval.num_pictures
@@ -39,6 +48,7 @@ class Gallery:
         self._rows: dict[int, Image.Image] = {}
         self._has_maps = False
         self.cards: list[EncodedCard] = []
+        self.panel = Panel(weights, calib) if weights else None
 
     def add(self, batch: dict[str, np.ndarray], scores: Scores) -> None:
         """Draws the images of a batch that were chosen for the page, the sheet or an overlay."""
@@ -78,6 +88,11 @@ class Gallery:
         self, record: Record, score: float, batch: dict[str, np.ndarray], scores: Scores, i: int
     ) -> Card:
         """Returns image `i` of a batch as a card of the page."""
+        opinions: list[Opinion] = []
+        disagreement, maps = "", {}
+        if self.panel is not None and scores.expert_maps is not None:
+            maps = {name: found[i] for name, found in scores.expert_maps.items()}
+            opinions, disagreement = self.panel.judge(scores.terms[i], maps, bool(record.label))
         return Card(
             name=printable(record.name.removeprefix("test/")),
             label=record.label,
@@ -90,6 +105,9 @@ class Gallery:
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),
             unlike=self._calib.reason(batch["description"][i]),
             p_value=self._calib.p_value(score),
+            opinions=opinions,
+            disagreement=disagreement,
+            expert_maps=maps if disagreement else {},
         )
 
 

@@ -231,6 +231,62 @@
     return views;
   }
 
+  // A row for each expert of a detector that combines several.
+  function makeOpinions(card) {
+    const table = make("table", "opinions");
+    const head = table.createTHead().insertRow();
+    for (const [text, title] of [["expert", ""], ["score", "In deviations of good images"], ["p-value", "How often a good image scores as high by this expert"]]) {
+      const cell = make("th", text === "expert" ? "" : "number", text);
+      cell.scope = "col";
+      if (title) cell.title = title;
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const one of card.opinions) {
+      const row = body.insertRow();
+      row.className = one.flags ? "flags" : "";
+      const name = make("th", "", one.name);
+      name.scope = "row";
+      if (one.flags) name.append(make("span", "flag", "flags"));
+      if (!one.counts) name.append(make("span", "faint", " left out"));
+      name.title = `weight ${one.weight.toFixed(2)}`;
+      row.append(name, make("td", "number", short(one.score === null ? null : Number(one.score))), make("td", "number", short(one.p_value)));
+    }
+    return table;
+  }
+
+  // The experts' maps side by side; one that is pressed replaces the map of all.
+  function makeExperts(item, card, pictures) {
+    const strip = make("div", "experts");
+    strip.setAttribute("role", "group");
+    strip.setAttribute("aria-label", `Maps of the experts for ${card.name}`);
+    const main = item.querySelector(".stage .heat");
+    const buttons = card.opinions.filter((one) => pictures.experts[one.name]).map((one) => {
+      const button = make("button", one.flags ? "flags" : "");
+      button.type = "button";
+      button.title = `Show the map of ${one.name} above`;
+      const layers = make("span", "layers");
+      layers.style.aspectRatio = `${card.width} / ${card.height}`;
+      for (const [name, source] of [["photo", pictures.image], ["heat", pictures.experts[one.name]]]) {
+        const image = make("img", name);
+        image.alt = "";
+        image.decoding = "async";
+        image.src = source;
+        layers.append(image);
+      }
+      button.append(layers, make("span", "", one.name.replaceAll("_", "_\u200b"))); // may break there
+      button.setAttribute("aria-pressed", false);
+      button.addEventListener("click", () => {
+        const shown = button.getAttribute("aria-pressed") !== "true";
+        for (const other of buttons) other.setAttribute("aria-pressed", shown && other === button);
+        if (main) main.src = shown ? pictures.experts[one.name] : pictures.heat;
+      });
+      return button;
+    });
+    strip.append(...buttons);
+    return strip;
+  }
+
   function makeCard(card) {
     const pictures = JSON.parse($(`card-${card.index}`).textContent);
     const item = make("li");
@@ -247,12 +303,20 @@
       rarity.title = "How often a good image scores as high";
       terms.append(rarity, make("dd", "", short(card.p_value)));
     }
+    const opinions = card.opinions || [];
     for (const [name, value] of Object.entries(card.terms)) {
+      if (opinions.some((one) => one.name === name)) continue;
       terms.append(make("dt", "", name), make("dd", "", short(value === null ? null : Number(value))));
     }
     item.append(makeStage(card, pictures), makeViews(item, card, pictures), make("div", "name", card.name), facts);
     if (card.unlike) item.append(make("div", "unlike", `unlike all training images: ${card.unlike}`));
+    if (card.disagreement) {
+      item.classList.add("disagrees");
+      item.append(make("div", "disagreement", card.disagreement));
+      if (pictures.experts) item.append(makeExperts(item, card, pictures));
+    }
     item.append(terms);
+    if (opinions.length) item.append(makeOpinions(card));
     made.set(card.index, item);
     return item;
   }
@@ -267,9 +331,10 @@
   };
 
   function chosen() {
-    const kind = $("kind").value, wanted = $("verdict").value;
+    const kind = $("kind").value, wanted = $("verdict").value, apart = $("opinion").value === "disagree";
     return cards.filter((card) => {
       if (kind === "good" ? card.label : kind === "defective" ? !card.label : kind !== "all" && (!card.label || `kind ${card.kind}` !== kind)) return false;
+      if (apart && !card.disagreement) return false;
       const said = verdict(card);
       return wanted === "any" || said === wanted || (wanted === "mistakes" && (said === "missed" || said === "false alarm"));
     }).sort(orders[$("order").value]);
@@ -311,7 +376,7 @@
     for (const kind of [...kinds.keys()].sort(collator.compare)) add(`kind ${kind}`, `– ${kind} (${kinds.get(kind)})`);
   }
 
-  for (const id of ["kind", "verdict", "order"]) {
+  for (const id of ["kind", "verdict", "opinion", "order"]) {
     $(id).addEventListener("change", () => { limit = PAGE; fillGallery(); });
   }
   $("more").addEventListener("click", () => {

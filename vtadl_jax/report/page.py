@@ -49,7 +49,8 @@ class Report:
     summary: (name, value, one line of explanation); map_low, map_high: the colour scale of the
     cards; threshold: images with score >= threshold are defective; threshold_note: its source;
     training: name → (steps [N], values [N]); tables: (title, header, rows). notice: what limits the
-    figures, above them; '' for nothing.
+    figures, above them; '' for nothing. experts: a sentence on where several experts disagree; ''
+    for a detector without any.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Report:
     config_text: str
     versions: Mapping[str, str]
     notice: str = ""
+    experts: str = ""
 
 
 def write_page(path: Path, report: Report) -> None:
@@ -90,6 +92,7 @@ def _write(f: IO[str], report: Report) -> None:
         "no_heat": all(card.heat is None for card in report.cards),
         "no_notice": not report.notice,
         "no_summary": not report.summary,
+        "no_experts": not report.experts,
         "no_curves": not report.curves,
         "no_training": not report.training,
     }
@@ -101,6 +104,7 @@ def _write(f: IO[str], report: Report) -> None:
         "title": escape(report.title),
         "subtitle": escape(report.subtitle),
         "notice": escape(report.notice),
+        "experts": escape(report.experts),
         "summary": "".join(_figure(*item) for item in report.summary),
         "threshold_note": escape(report.threshold_note),
         "curves": "".join(_curve(curve) for curve in report.curves),
@@ -120,6 +124,7 @@ def _write(f: IO[str], report: Report) -> None:
     f.write(_filled(head, values))
     for i, card in enumerate(report.cards):
         pictures = {k: getattr(card, k) for k in ("image", "heat", "outline", "recon")}
+        pictures |= {"experts": card.experts} if card.experts else {}
         f.write(f'<script type="application/json" id="card-{i}">{_json(pictures)}</script>\n')
     f.write(_filled(tail, values))
 
@@ -156,9 +161,18 @@ def _numbers(report: Report) -> dict[str, Any]:
                 "score": _number(card.score),
                 "terms": {k: _number(v) for k, v in card.terms.items()},
             }
+            | _opinions(card)
             for card in report.cards
         ],
     }
+
+
+def _opinions(card: EncodedCard) -> dict[str, Any]:
+    """Returns what the experts say about an image, nothing for a detector without any."""
+    if not card.opinions:
+        return {}
+    every = [dataclasses.asdict(one) | {"score": _number(one.score)} for one in card.opinions]
+    return {"opinions": every, "disagreement": card.disagreement}
 
 
 def _number(value: float) -> float | str | None:

@@ -133,7 +133,9 @@ def predict(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as tables:
-        writer, stream = tables.enter_context(table(out / "predictions.csv", COLUMNS))
+        experts = predictor.calibration.good_terms
+        columns = (*COLUMNS, *(cell(f"{COLUMNS[-1]}_{name}") for name in experts))
+        writer, stream = tables.enter_context(table(out / "predictions.csv", columns))
         if regions is not None:
             areas, _ = tables.enter_context(table(out / "regions.csv", regions.columns))
         whole = bool(located) or regions is not None  # maps have the image's own size
@@ -166,7 +168,8 @@ def _row(
     numbers = (f"{v:.9g}" for v in (prediction.score, prediction.threshold))
     rarity = "" if prediction.p_value is None else f"{prediction.p_value:.6g}"
     row = (cell(name), *numbers, decision, f"{seconds:.4f}", overlay, where)
-    return (*row, prediction.unlike_training, rarity)
+    each = (f"{p:.6g}" for p in prediction.expert_p_values.values())
+    return (*row, prediction.unlike_training, rarity, *each)
 
 
 @contextlib.contextmanager

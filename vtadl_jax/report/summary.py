@@ -21,6 +21,7 @@ from vtadl_jax.report.closing import (
     percent,
     without_it,
 )
+from vtadl_jax.report.disagreement import sentence
 from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.runtime.console import read_metrics
 from vtadl_jax.runtime.text_table import plural
@@ -57,7 +58,7 @@ def make_report(
     return Report(
         title=f"{category or config.data.source}: {config.detector}",
         subtitle=f"{images}{part}; {_training_images(results)}",
-        notice="" if tested else f"{NOT_A_TEST[0].upper()}{NOT_A_TEST[1:]}; {MORE_IMAGES}.",
+        notice="" if tested else _capital(f"{NOT_A_TEST}; {MORE_IMAGES}"),
         summary=_figures(results, decided),
         cards=cards,
         map_low=calib.map_low,
@@ -71,6 +72,7 @@ def make_report(
             f"{name} = {shown(name, value, config.data.root)!r}" for name, value in flatten(config)
         ),
         versions=results.versions,
+        experts=_capital(sentence(results.experts)),
     )
 
 
@@ -193,11 +195,29 @@ def _tables(results: Results) -> list[tuple[str, list[str], list[list[Any]]]]:
             rows.append([defect, str(row["num_images"]), str(row["detected"]), *map(_text, found)])
         titles = [TITLES[name] for name in ("image_auroc", *names)]
         tables.append(("By defect", ["defect", "images", "found", *titles], rows))
+    if every := results.experts.get("by_expert"):
+        alone = results.image_auroc_by_term
+        rows = [
+            [
+                name,
+                f"{one['weight']:.2f}",
+                _text(alone.get(name)),
+                *(str(one[key]) for key in ("flagged", "alone", "alone_defective")),
+            ]
+            for name, one in every.items()
+        ]
+        header = ["expert", "weight", TITLES["image_auroc"], "images flagged"]
+        tables.append(("Experts", [*header, "flagged alone", "of these defective"], rows))
     rows = [[name, _text(value)] for name, value in results.image_auroc_by_term.items()]
     header = ["term", TITLES["image_auroc"]]
     if any(value is not None for value in results.image_auroc_by_term.values()):
         tables.append(("Image AUROC of each term of the score", header, rows))
     return tables
+
+
+def _capital(text: str) -> str:
+    """Returns a note as a sentence; '' stays empty."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _text(value: float | None) -> str:

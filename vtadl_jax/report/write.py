@@ -67,7 +67,9 @@ def evaluate(
             calibration.save(out / CALIBRATION)
         return Results(step=calibration.step, **how_calibrated(calibration))
     with draft(out) if out else contextlib.nullcontext() as folder:
-        gallery = folder and Gallery(folder, test, calibration, evaluator.config)
+        experts = evaluator.detector.experts
+        weights = experts.weights(variables) if experts else {}
+        gallery = folder and Gallery(folder, test, calibration, evaluator.config, weights)
         show = gallery.add if gallery else None
         if left_out is not None and evaluated_on == ON_HOLDOUT:
             outputs = left_out.run(evaluator, "evaluate", show)
@@ -75,6 +77,8 @@ def evaluate(
             outputs = evaluator.run(variables, test, "evaluate", show)
         results = measure(outputs, test, calibration, evaluator.config, train, evaluated_on)
         results = dataclasses.replace(results, seconds=time.perf_counter() - start)
+        if gallery and gallery.panel:
+            results = dataclasses.replace(results, experts=gallery.panel.summary())
         if out and folder and gallery:
             gallery.finish()
             metrics_file = out / METRICS_FILE

@@ -187,7 +187,7 @@ class _One:
     ):
         assert service.batcher is not None, "it is ready"
         self._batcher: Batcher = service.batcher
-        self._limits, self._measured = service.limits, measured
+        self._limits, self._measured, self._drift = service.limits, measured, service.drift
         self._label, self._model = label, model
         self._map_format, self._seconds = map_format, seconds
 
@@ -216,7 +216,10 @@ class _One:
         limits, model = self._limits, self._model
 
         def finish(scored: Scored) -> tuple[dict[str, Any], Scored]:
-            return answer_of(name, scored, model, limits, self._map_format), scored
+            found = answer_of(name, scored, model, limits, self._map_format)
+            if self._drift is not None:
+                self._drift.add(self._label, scored.prediction)
+            return found, scored
 
         job = self._batcher.submit(self._label, lambda: take_in(model, content, limits), finish)
         found, scored = await asyncio.wrap_future(job)

@@ -74,12 +74,12 @@ class Envelope:
             self._check(scope, headers)
             await self._app(scope, body, sending)
         except Refused as refused:
-            await send_error(sending, refused)
+            await send_error(sending, refused, request_id.decode())
         except Exception as error:
             fault = {"error": type(error).__name__, "trace": traceback.format_exc()}
             if not status:
                 text = "the service failed at this request: its log says why, under the request id"
-                await send_error(sending, Refused(503, text))
+                await send_error(sending, Refused(503, text), request_id.decode())
         finally:
             seconds = time.perf_counter() - start
             self._log(scope, request_id.decode(), status, seconds, fault)
@@ -156,9 +156,9 @@ class _Body:
                     most -= len((await self()).get("body", b""))
 
 
-def error_body(text: str, request_id: str = "") -> bytes:
+def error_body(text: str, request_id: str) -> bytes:
     """Returns the JSON of an error."""
-    return json.dumps({"error": text} | ({"request": request_id} if request_id else {})).encode()
+    return json.dumps({"error": text, "request": request_id}).encode()
 
 
 def error_headers(refused: Refused) -> dict[str, str]:
@@ -171,9 +171,9 @@ def error_headers(refused: Refused) -> dict[str, str]:
     return found
 
 
-async def send_error(send: Send, refused: Refused) -> None:
+async def send_error(send: Send, refused: Refused, request_id: str) -> None:
     """Sends a whole response for a request that was refused."""
-    body = error_body(refused.text)
+    body = error_body(refused.text, request_id)
     headers = [(k.encode(), v.encode()) for k, v in error_headers(refused).items()]
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

@@ -42,6 +42,12 @@ class Measured:
             registry=registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         )
+        self._drift = prometheus.Counter(
+            "vtadl_drift_alarms",
+            "Quantities that changed.",
+            ["model", "quantity"],
+            registry=registry,
+        )
         self._ready = prometheus.Gauge("vtadl_ready", "1 if ready.", registry=registry)
         self._queue = prometheus.Gauge(
             "vtadl_queue_images", "Images received and not answered.", registry=registry
@@ -50,6 +56,10 @@ class Measured:
     def batch(self, size: int) -> None:
         """Counts a batch of that many images."""
         self._batches.observe(size)
+
+    def drift(self, model: str, quantity: str) -> None:
+        """Counts an alarm of a quantity that changed."""
+        self._drift.labels(model, quantity).inc()
 
     def image(self, model: str, decision: str, scored: Scored) -> None:
         """Counts an image that was scored."""

@@ -80,7 +80,7 @@ class Answer(BaseModel):
 
 class Error(BaseModel):
     error: str = Field(description="One sentence: what, where, what to do.")
-    request: str | None = None
+    request: str
     images: list[NoImage] | None = Field(None, description="Of a request with several images.")
 
 

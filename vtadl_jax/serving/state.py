@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from vtadl_jax.serving.batching import Batcher
+from vtadl_jax.serving.drift import Drift
 from vtadl_jax.serving.limits import Limits, Refused
 from vtadl_jax.serving.models import Model
 
@@ -16,7 +17,7 @@ class Service:
 
     state: 'starting' until all models are warm, then 'ready', then 'stopping'. batcher: None while
     starting. key: what clients must send; '' for none. local: whether only requests to a name of
-    this machine are answered.
+    this machine are answered. drift: follows the images; None for no.
     """
 
     def __init__(self, limits: Limits, key: str = "", local: bool = False):
@@ -26,10 +27,11 @@ class Service:
 
     state: str
     batcher: Batcher | None
+    drift: Drift | None = None
 
-    def open(self, batcher: Batcher) -> None:
+    def open(self, batcher: Batcher, drift: Drift | None = None) -> None:
         """Makes the service ready, unless it was told to stop meanwhile."""
-        self.batcher = batcher
+        self.batcher, self.drift = batcher, drift
         if self.state == STARTING:
             self.state = READY
 

@@ -27,6 +27,7 @@ from vtadl_jax.runtime.lock import locked
 from vtadl_jax.serving.answers import answer_of, encode_map, take_in
 from vtadl_jax.serving.arrivals import Arrival, Arrivals, Changed
 from vtadl_jax.serving.batching import Batcher, Scored, Stopping
+from vtadl_jax.serving.drift import Drift
 from vtadl_jax.serving.journal import JOURNAL, Journal
 from vtadl_jax.serving.limits import Limits, Refused
 from vtadl_jax.serving.logs import log
@@ -59,6 +60,7 @@ class Watcher:
     _model: str
     _limits: Limits
     _map: str
+    _drift: Drift | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -85,9 +87,17 @@ class Watcher:
             say(f"watching {printable(watch)}: {len(journal)} files were done before")
             yield cls(watch, results, journal, poll_s)
 
-    def score_with(self, batcher: Batcher, model: str, limits: Limits, map_format: str) -> None:
+    def score_with(
+        self,
+        batcher: Batcher,
+        model: str,
+        limits: Limits,
+        map_format: str,
+        drift: Drift | None = None,
+    ) -> None:
         """Sets what scores. map_format: of the maps beside the results, 'none' for none."""
         self._batcher, self._model, self._limits, self._map = batcher, model, limits, map_format
+        self._drift = drift
 
     @property
     def pause(self) -> float:
@@ -172,6 +182,8 @@ class Watcher:
                 stream.write(encode_map(anomaly_map, model, self._map))
             low, high = model.calibration.map_low, model.calibration.map_high
             found["map"] = {"file": file.name, "low": low, "high": high}
+        if self._drift is not None:
+            self._drift.add(self._model, scored.prediction)
         write_json(place, found)  # last: it says that all is there
         self._done(arrival, "scored", place)
         facts = {key: found[key] for key in ("decision", "score", "threshold")}

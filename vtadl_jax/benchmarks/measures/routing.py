@@ -40,6 +40,11 @@ def routing(
     ]
     candidates = [
         _jax("ours", lambda inputs, weights: route(inputs, weights, ITERATIONS)[0], arrays),
+        _jax(
+            "ours, without predictions",
+            lambda inputs, weights: route(inputs, weights, ITERATIONS, kept_bytes=0)[0],
+            arrays,
+        ),
         _jax("jax, predictions kept", keep_predictions, arrays),
         _jax("jax, loop over capsules", loop_over_capsules, arrays),
         _torch(arrays),

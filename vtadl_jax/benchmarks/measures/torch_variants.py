@@ -71,7 +71,7 @@ def _set_layout(network: Any, layout: str) -> None:
     """Stores the convolutions' kernels in a memory layout; other 4-D parameters keep theirs."""
     torch = require_torch()
     for module in network.modules():
-        if isinstance(module, torch.nn.ConvTranspose2d):
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.to(memory_format=getattr(torch, layout))
 
 
@@ -96,11 +96,13 @@ def compiler_cache() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def training_call(network: Any, function: Callable, images: Any) -> Callable[[], Any]:
+def training_call(
+    network: Any, function: Callable, images: Any, decay: float = 1e-4
+) -> Callable[[], Any]:
     """Returns a call of one step of Adam with L2 on the same images again and again."""
     torch = require_torch()
     # Fused: one pass over parameters, gradients and moments, the fastest that torch has.
-    adam = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=decay, fused=True)
 
     def call() -> Any:
         adam.zero_grad(set_to_none=True)
@@ -122,11 +124,11 @@ def scoring_call(_: Any, function: Callable, images: Any) -> Callable[[], Any]:
     return call
 
 
-def count_flops(network: Any, images: Any) -> float:
+def count_flops(network: Any, *inputs: Any) -> float:
     """Returns torch's FLOP count of the products and convolutions of loss and gradients."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        network(images)[0].backward()
+        network(*inputs)[0].backward()
     network.zero_grad(set_to_none=True)
     return float(counter.get_total_flops())

@@ -90,13 +90,17 @@ def squash(vectors: torch.Tensor) -> torch.Tensor:
     return vectors * squared.sqrt() / (1 + squared)
 
 
-def route(inputs: torch.Tensor, weights: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Routes capsules [B, I, D] by weights [J, I, D, O] to [B, J, O]; coefficients are constants
-    in the backward pass."""
+def route(
+    inputs: torch.Tensor, weights: torch.Tensor, iterations: int, stop_gradient: bool = True
+) -> torch.Tensor:
+    """Routes capsules [B, I, D] by weights [J, I, D, O] to [B, J, O].
+
+    stop_gradient: coefficients are constants in the backward pass.
+    """
     predictions = (inputs[:, None, :, None] @ weights[None]).squeeze(3)  # [B, J, I, O]
-    fixed = predictions.detach()
+    early = predictions.detach() if stop_gradient else predictions
     logits = predictions.new_zeros(predictions.shape[:3])
     for _ in range(iterations - 1):
-        vectors = squash((logits.softmax(1)[..., None] * fixed).sum(2))
-        logits = logits + (fixed * vectors[:, :, None]).sum(-1)
+        vectors = squash((logits.softmax(1)[..., None] * early).sum(2))
+        logits = logits + (early * vectors[:, :, None]).sum(-1)
     return squash((logits.softmax(1)[..., None] * predictions).sum(2))

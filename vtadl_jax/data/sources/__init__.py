@@ -16,7 +16,7 @@ from vtadl_jax.data.records import (
     move_anomalies,
     take_shots,
 )
-from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared
+from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared, published
 from vtadl_jax.data.sources.layouts import (
     BTAD,
     MVTEC,
@@ -81,6 +81,12 @@ def _elpv(config: Config) -> Splits:
     return elpv.elpv_splits(data.root, data.category, data.test_fraction, config.seed)
 
 
+def _published(config: Config) -> Splits:
+    data = config.data
+    reader = published.READERS[data.source]
+    return reader(data.root, data.category, config.seed, data.test_fraction)
+
+
 SOURCES: dict[str, Callable[[Config], Splits]] = {
     "folder": _folder,
     "mvtec_layout": lambda c: mvtec_layout(c.data.root, c.data.category),
@@ -89,6 +95,7 @@ SOURCES: dict[str, Callable[[Config], Splits]] = {
     **dict.fromkeys(CLASS_SETS, _one_class),
     "elpv": _elpv,
     "synthetic": _synthetic,
+    **dict.fromkeys(published.READERS, _published),
 }
 # Sources whose test images are in folders of their own: (config, whether to look into these).
 _FOLDERS: dict[str, Callable[[Config, bool], Splits]] = {
@@ -102,6 +109,7 @@ _CATEGORIES: dict[str, Callable[[Config], tuple[str, ...]]] = {
     "btad_layout": lambda c: list_categories(BTAD, c.data.root),
     "prepared": lambda c: prepared.list_categories(c.data.root),
     **dict.fromkeys(CLASS_SETS, lambda c: CLASS_SETS[c.data.source](c).classes),
+    **dict.fromkeys(published.READERS, lambda c: published.categories(c.data.source, c.data.root)),
 }
 
 

@@ -67,7 +67,7 @@ class OnnxPredictor(ExportedPredictor):
                 raise UserError(
                     f"image of {height} × {width} pixels: the ONNX file is for "
                     f"{self.image_size[0]} × {self.image_size[1]}: export again with "
-                    f"--sides={height},{width}, or without it for any size here"
+                    f"--image_size={height},{width}, or without it for any size here"
                 )
             whole = pixels if pixels.ndim == 3 else pixels[..., None]
             whole = np.repeat(whole, self.channels // whole.shape[2], axis=2)

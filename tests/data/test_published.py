@@ -1,0 +1,169 @@
+"""Published sets in the layouts of their archives, as small trees."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.factory import noise, write
+from tests.data.trees import block
+from tests.factory import tiny_config
+from vtadl_jax.data.decode import load_mask
+from vtadl_jax.data.sources import all_categories, load_splits
+from vtadl_jax.errors import UserError
+
+EMPTY = np.zeros((24, 32), np.uint8)
+SEEDS = iter(range(10_000))
+
+
+def image(path):
+    return write(path, noise((24, 32, 3), next(SEEDS)))
+
+
+def visa_tree(root):
+    rows = ["object,split,label,image,mask"]
+    for split, kind, count in (
+        ("train", "Normal", 4),
+        ("test", "Normal", 2),
+        ("test", "Anomaly", 3),
+    ):
+        for i in range(count):
+            place = f"pcb1/Data/Images/{kind}/{split}{i}.JPG"
+            image(root / place)
+            mask = f"pcb1/Data/Masks/Anomaly/{split}{i}.png" if kind == "Anomaly" else ""
+            if mask:
+                write(root / mask, block(i))
+            label = "anomaly" if kind == "Anomaly" else "normal"
+            rows.append(f"pcb1,{split},{label},{place},{mask}")
+    (root / "split_csv").mkdir()
+    (root / "split_csv" / "1cls.csv").write_text("\n".join(rows) + "\n")
+
+
+def ad2_tree(root):
+    base = root / "can"
+    for folder, count in (("train/good", 3), ("validation/good", 1), ("test_public/good", 2)):
+        for i in range(count):
+            image(base / folder / f"{i:03}_regular.png")
+    for i in range(3):
+        image(base / "test_public" / "bad" / f"{i:03}_regular.png")
+        write(base / "test_public/ground_truth/bad" / f"{i:03}_regular_mask.png", block(i))
+    image(base / "test_private" / "000.png")
+
+
+def loco_tree(root):
+    base = root / "breakfast_box"
+    for folder, count in (("train/good", 3), ("validation/good", 1), ("test/good", 2)):
+        for i in range(count):
+            image(base / folder / f"{i:03}.png")
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        for i in range(2 if kind[0] == "l" else 1):
+            image(base / "test" / kind / f"{i:03}.png")
+            for part in range(2):
+                write(base / "ground_truth" / kind / f"{i:03}" / f"{part:03}.png", block(4 * part))
+
+
+def iad_tree(root):
+    content = {"meta": {"prefix": "usb/", "normal_class": "OK", "pre_transform": False}}
+    for split, kinds in (("train", ["OK"] * 4), ("test", ["OK", "OK", "AK", "AK", "ZW"])):
+        content[split] = []
+        for i, kind in enumerate(kinds):
+            place = f"{kind}/S{i:04}/usb_{split}_{i}.jpg"
+            image(root / "realiad_512" / "usb" / place)
+            mask = None
+            if kind != "OK":
+                mask = place.replace(".jpg", ".png")
+                write(root / "realiad_512" / "usb" / mask, block(i))
+            item = {"category": "usb", "anomaly_class": kind, "image_path": place}
+            content[split].append({**item, "mask_path": mask})
+    (root / "realiad_jsons").mkdir()
+    (root / "realiad_jsons" / "usb.json").write_text(json.dumps(content))
+
+
+def sdd_tree(root):
+    for item in range(6):
+        for part in range(2):
+            folder = root / f"kos{item:02}"
+            image(folder / f"Part{part}.jpg")
+            bad = item < 2 and part == 1
+            write(folder / f"Part{part}_label.bmp", block(0) if bad else EMPTY)
+
+
+def sdd2_tree(root):
+    for folder, bad in (("train", (3,)), ("test", (2, 3))):
+        for i in range(5):
+            image(root / folder / f"{10000 + i}.png")
+            write(root / folder / f"{10000 + i}_GT.png", block(0) if i in bad else EMPTY)
+
+
+def dagm_tree(root):
+    for folder, bad in (("Train", (3,)), ("Test", (2, 3))):
+        for i in range(5):
+            image(root / "Class1" / folder / f"{i:04}.PNG")
+        for i in bad:
+            write(root / "Class1" / folder / "Label" / f"{i:04}_label.PNG", block(0))
+
+
+# source → tree, category, numbers of (training, good test, defective test) images
+CASES = {
+    "visa": (visa_tree, "pcb1", (4, 2, 3)),
+    "mvtec_ad2": (ad2_tree, "can", (4, 2, 3)),
+    "mvtec_loco": (loco_tree, "breakfast_box", (4, 2, 3)),
+    "real_iad": (iad_tree, "usb", (4, 2, 3)),
+    "kolektor_sdd": (sdd_tree, "", (4, 6, 2)),
+    "kolektor_sdd2": (sdd2_tree, "", (4, 3, 2)),
+    "dagm": (dagm_tree, "Class1", (4, 3, 2)),
+}
+
+
+def config_of(root, source, category, **fields):
+    return tiny_config(root, data__source=source, data__category=category, **fields)
+
+
+@pytest.mark.parametrize("source", CASES)
+def test_a_set_is_read_in_the_layout_of_its_archive(source, tmp_path, capsys):
+    tree, category, counts = CASES[source]
+    tree(tmp_path)
+    config = config_of(tmp_path, source, category)
+    assert all_categories(config) == (category,)
+    splits = load_splits(config)
+    good = [record for record in splits.test if not record.label]
+    bad = [record for record in splits.test if record.label]
+    assert (len(splits.train), len(good), len(bad)) == counts
+    assert not any(record.label or record.mask for record in [*splits.train, *good])
+    for record in bad:
+        assert load_mask(record.mask).any()
+    names = [record.name for record in [*splits.train, *splits.test]]
+    assert len(set(names)) == len(names)
+
+
+def test_several_masks_of_an_image_are_joined(tmp_path):
+    loco_tree(tmp_path)
+    splits = load_splits(config_of(tmp_path, "mvtec_loco", "breakfast_box"))
+    record = next(record for record in splits.test if record.label)
+    joined = (block(0) > 0) | (block(4) > 0)
+    np.testing.assert_array_equal(load_mask(record.mask), joined)
+
+
+def test_defective_training_images_are_named_in_a_note(tmp_path, capsys):
+    sdd2_tree(tmp_path)
+    load_splits(config_of(tmp_path, "kolektor_sdd2", ""))
+    assert "1 defective training images are not read" in "".join(capsys.readouterr())
+
+
+def test_no_item_is_on_both_sides(tmp_path):
+    sdd_tree(tmp_path)
+    splits = load_splits(config_of(tmp_path, "kolektor_sdd", "", data__test_fraction=0.5))
+    sides = [{record.name.split("/")[0] for record in side} for side in (splits.train, splits.test)]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 6
+
+
+@pytest.mark.parametrize("source", CASES)
+def test_another_folder_and_another_category_end_in_one_line(source, tmp_path):
+    tree, category, _ = CASES[source]
+    with pytest.raises(UserError, match="does not look like"):
+        load_splits(config_of(tmp_path, source, category))
+    if category:
+        tree(tmp_path)
+        with pytest.raises(UserError, match=category):
+            load_splits(config_of(tmp_path, source, "no_such"))
