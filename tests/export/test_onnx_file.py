@@ -102,8 +102,7 @@ def test_the_metadata_hold_manifest_and_calibration(made):
 
 @pytest.mark.parametrize(
     ("precision", "layers", "tolerance"),
-    # Four steps leave terms of tiny spread. int8 has no transposed convolutions.
-    [("float16", 15, 2e-2), ("int8", 13, 0.25)],
+    [("float16", 15, 2e-3), ("int8", 13, 0.05)],  # int8 has no transposed convolutions
 )
 def test_layers_may_be_rounded(made, tmp_path, precision, layers, tolerance, capsys):
     workdir, path, images = made
@@ -115,7 +114,9 @@ def test_layers_may_be_rounded(made, tmp_path, precision, layers, tolerance, cap
     assert small.stat().st_size < path.stat().st_size
     pairs = zip(Predictor.from_file(path)(images), Predictor.from_file(small)(images), strict=True)
     for one, other in pairs:
-        assert abs(one.score - other.score) <= tolerance * max(1, abs(one.score))
+        # Of maps: after four steps a term's spread is tiny, and scores are multiples of it.
+        apart = np.abs(one.anomaly_map - other.anomaly_map).max()
+        assert apart <= tolerance * np.abs(one.anomaly_map).max()
 
 
 def test_images_of_a_camera_are_resized_by_the_file(made, tmp_path):
@@ -142,7 +143,7 @@ def test_mistakes_are_told(made, tmp_path, capsys, monkeypatch):
         assert not list(tmp_path.glob("new*"))
         return capsys.readouterr().err
 
-    assert "give height,width in pixels" in says("--image_size=9")
+    assert "give height,width" in says("--image_size=9")
     assert "is named NAME.onnx" in says(f"--output={tmp_path}/new.bin")
     assert "--precision is of --format=onnx" in says("--precision=int8", "--format=saved")
     monkeypatch.setattr(written, "MOST_BYTES", 1000)

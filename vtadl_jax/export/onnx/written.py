@@ -40,11 +40,11 @@ def export_run(
     calibration: Calibration,
     path: Path,
     precision: str = "float32",
-    image_size: tuple[int, int] | None = None,
+    sides: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Writes a run as an ONNX file; returns what its manifest says of it.
 
-    precision: of the layers of encoders and decoders. image_size: (h, w) that images come in, which
+    precision: of the layers of encoders and decoders. sides: (h, w) that images come in, which
     the file resizes; by default they come in the network's size. Raises UserError for a method that
     ONNX can't hold, a model above 2 GiB, a precision that no layer can have, and for int8 if the
     run's good images can't be read.
@@ -52,7 +52,7 @@ def export_run(
     check_installed()
     from vtadl_jax.export.onnx import precision as lower
 
-    size = image_size or run.config.image_size
+    size = sides or run.config.image_size
     shape = (*size, run.config.data.channels)
     settings = settings_of(calibration, run.config.eval.image_threshold)
     variables = jax.device_get(run.variables)
