@@ -91,7 +91,7 @@ def vtadl_pretrained(options: VTADLPretrainedOptions, inputs: Inputs) -> Detecto
     def tokens_of(variables, images):
         found = features.responses(encoder_of(variables), images)
         found = whiten(variables["stats"]["whitening"], found)
-        return found.reshape(len(images), -1, features.dim)
+        return found.reshape(images.shape[0], -1, features.dim)
 
     def own(variables):
         """Returns the variables of decoder and mixture."""

@@ -66,9 +66,11 @@ def route(
     predictions B·J·I·O up to which they are computed once and kept, which is faster.
     """
     early = jax.lax.stop_gradient((inputs, weights))
-    size = len(inputs) * weights.shape[0] * weights.shape[1] * weights.shape[3]
-    predictions = None
-    if size * jnp.result_type(inputs, weights).itemsize <= kept_bytes:
+    count, predictions = inputs.shape[0], None
+    size = weights.shape[0] * weights.shape[1] * weights.shape[3]
+    size *= jnp.result_type(inputs, weights).itemsize
+    # The number of images is symbolic in programs that are exported for any.
+    if isinstance(count, int) and count * size <= kept_bytes:
         predictions = _boundary(_predict, *early)
     operands = (*(early if stop_gradient else (inputs, weights)), predictions)
     coefficients = jnp.full(
