@@ -26,6 +26,7 @@ from tests.test_notebooks import RESULTS as NOTEBOOKS
 from vtadl_jax import experiment
 from vtadl_jax import options as schema
 from vtadl_jax.compiling.topology import has_tpu_compiler
+from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.main import default_workdir
 from vtadl_jax.runtime.command import split_config
 
@@ -151,6 +152,20 @@ def predict(command: Command, bench: Bench) -> None:
     assert len((output / "predictions.csv").read_text().splitlines()) > 1
 
 
+def export_run(command: Command, bench: Bench) -> None:
+    """Exports the run that a command before it trained."""
+    output = Path(flag(command, "output"))
+    output.unlink(missing_ok=True)
+    assert called(command) == 0
+    assert output.stat().st_size > 1000
+
+
+def serve(command: Command, bench: Bench) -> None:
+    """Opens the file that a command before it exported; tests/serving starts the service."""
+    check(command)
+    assert Predictor.from_file(flag(command, "model")).warm_up().terms
+
+
 def prepare(command: Command, bench: Bench) -> None:
     """Checks or converts a folder; the drawn images have no faults."""
     assert called(command) == 0
@@ -244,6 +259,8 @@ RECIPES: dict[str, Callable[[Command, Bench], None]] = {
     r"\S*python3? -m vtadl_jax\.main ": train,
     r"\S*python3? -m vtadl_jax\.evaluate ": evaluate,
     r"\S*python3? -m vtadl_jax\.predict ": predict,
+    r"\S*python3? -m vtadl_jax\.export ": export_run,
+    r"\S*python3? -m vtadl_jax\.serve ": serve,
     r"\S*python3? -m vtadl_jax\.prepare ": prepare,
     r"\S*python3? -m vtadl_jax\.compile ": compile_step,
     r"\S*python3? -m venv ": make_environment,
