@@ -21,6 +21,15 @@ def test_matches_the_definition(shape, stride):
 
 
 @pytest.mark.slow
+def test_deviations_in_flat_bright_areas_are_exact():
+    images = 0.98 + 1e-3 * np.random.default_rng(0).normal(size=(2, 48, 48)).astype(np.float32)
+    images[:, 20:28, 20:28] = 0.1
+    got = np.asarray(filters.filter_bank(images, 8))
+    want = filters.filter_bank_reference(images, 8)
+    np.testing.assert_allclose(got[..., 4::5], want[..., 4::5], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_gradients_are_finite_on_a_flat_image():
     images = np.full((1, 32, 32), 0.5, np.float32)
     gradient = jax.grad(lambda x: filters.filter_bank(x, 8).sum())(images)

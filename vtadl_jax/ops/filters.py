@@ -71,15 +71,41 @@ def _scale(images, stride: int, sigma: int):
     cells = [average_matrix(n, stride // factor) for n in sides]
     pooled = [c @ s for c, s in zip(cells, smooth, strict=True)]
     base = separable(images, *smooth)
-    squares = separable(jnp.square(images), *smooth)
     maps = (
         jnp.abs(jnp.einsum("bhw,vw->bhv", base, first[1].astype(np.float32), precision=PRECISION)),
         jnp.abs(jnp.einsum("uh,bhw->buw", first[0].astype(np.float32), base, precision=PRECISION)),
         jnp.abs(_laplacian(base, second)),
-        jnp.sqrt(jnp.maximum(squares - jnp.square(base), 0) + VARIANCE_FLOOR),
+        jnp.sqrt(_variance(images, sigma) + VARIANCE_FLOOR),
     )
     responses = [separable(base, *cells), *(separable(m, *pooled) for m in maps)]
     return jnp.stack(responses, axis=-1)
+
+
+def _variance(images, sigma: int):
+    """Returns the variance in the Gaussian window of each pixel, [B, H, W] → [B, H, W] float32.
+
+    By differences from the pixel itself, first along rows, then along columns: the difference of
+    the window's mean square and the square of its mean is below float32's rounding in flat bright
+    areas, where the result would depend on the batch size and on the program.
+    """
+    mean, across = _moments(images, 2, sigma)
+    _, along = _moments(mean, 1, sigma)
+    rows = gaussian_matrix(images.shape[1], sigma).astype(np.float32)
+    return jnp.einsum("uh,bhw->buw", rows, across, precision=PRECISION) + along
+
+
+def _moments(images, axis: int, sigma: int):
+    """Returns mean and variance in a Gaussian window along an axis, both [B, H, W]."""
+    radius, count = int(4 * sigma + 0.5), images.shape[axis]
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    margins = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
+    wide = jnp.pad(images, margins, mode="symmetric")  # scipy's 'reflect'
+    first = second = jnp.zeros_like(images)
+    for k, weight in enumerate(taps):
+        offset = jax.lax.slice_in_dim(wide, k, k + count, axis=axis) - images
+        first, second = first + weight * offset, second + weight * jnp.square(offset)
+    return images + first, jnp.maximum(second - jnp.square(first), 0)
 
 
 def _laplacian(base, second):
