@@ -95,11 +95,13 @@ def updated(
             raise UserError(f"--steps {steps}: {config.detector!r} is fitted and has no steps")
         return options_lib.replace(config, fields)
     if config.detector == "experts":
+        if steps:
+            raise UserError(f"--steps {steps}: 'experts' is trained from the start: leave it out")
         say("note: the parts of 'experts' depend on each other: they are trained from the start")
         return options_lib.replace(config, fields)
     count = steps or max(load_run(old).step // SHARE, 1)
     say(f"{count} steps from the weights of {old}, on old and new images")
-    fields |= {"start_from": str(old.resolve()), "num_train_steps": count, "init_from": ""}
+    fields |= {"start_from": str(old.resolve()), "num_train_steps": count}
     return options_lib.replace(config, fields)
 
 

@@ -94,6 +94,8 @@ def test_weights_may_be_inside_the_program(workdir, program, tmp_path):
     image = images_of(32, 32, count=1)[0]
     both = [Predictor.from_file(file)(image).score for file in (path, program)]
     assert both[0] == pytest.approx(both[1], rel=1e-5)
+    with pytest.raises(UserError, match="is inside the program"):
+        Predictor.from_file(path, threshold=1.0)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.experiment import make_detector
 from vtadl_jax.export.about import about_run, preview
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
-from vtadl_jax.training.stored import make_geometry, read_config, stamp
+from vtadl_jax.training.stored import make_geometry, place_of, read_config, stamp
 
 if TYPE_CHECKING:  # it imports what an opened file does not need
     from vtadl_jax.evaluation.trained_run import Run
@@ -88,11 +88,6 @@ def _restore(bundle: Bundle, like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: arrays[place_of(keys)].astype(leaf.dtype), like
     )
-
-
-def place_of(keys: Any) -> str:
-    """Returns the name of a leaf from its keys in a tree."""
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
 
 
 def to_json(value: Any) -> bytes:

@@ -22,11 +22,12 @@ from vtadl_jax.export.about import about_run
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
 from vtadl_jax.export.deploy import deployed
 from vtadl_jax.export.opened import ExportedPredictor
-from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, place_of, to_json
+from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, to_json
 from vtadl_jax.export.settings import settings_of
 from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import replacing
+from vtadl_jax.training.stored import place_of
 
 if TYPE_CHECKING:  # it imports what an opened file does not need
     from vtadl_jax.evaluation.trained_run import Run
@@ -156,6 +157,11 @@ def open_program(
         raise UserError(
             f"{bundle.path} is for {', '.join(program.platforms)}, and this machine has {here}: "
             f"export the run with --platforms={here}"
+        )
+    if threshold is not None and bundle.manifest["weights_inside"]:
+        raise UserError(
+            f"threshold {threshold}: that of {bundle.path} is inside the program: export the run "
+            f"again without --weights_inside"
         )
     calibration = calibration_of(bundle)
     arrays = jax.tree.map(jax.numpy.asarray, bundle.arrays())

@@ -130,7 +130,7 @@ def save_frozen(workdir: Path, frozen: Any) -> None:
     path = workdir / FROZEN
     if path.is_file() or not jax.tree.leaves(frozen):
         return
-    arrays = {_name(keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(frozen)}
+    arrays = {place_of(keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(frozen)}
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -153,9 +153,9 @@ def load_frozen(workdir: Path, like: Any) -> Any:
         ) from e
 
     def leaf(keys, wanted):
-        array = arrays.get(_name(keys))
+        array = arrays.get(place_of(keys))
         if array is None or array.shape != wanted.shape:
-            raise UserError(f"{path} is from another network: {_name(keys)} does not fit")
+            raise UserError(f"{path} is from another network: {place_of(keys)} does not fit")
         sharding = getattr(wanted, "sharding", None)
         if sharding is None:
             return array.astype(wanted.dtype)
@@ -165,5 +165,6 @@ def load_frozen(workdir: Path, like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, like)
 
 
-def _name(keys) -> str:
+def place_of(keys: Any) -> str:
+    """Returns the name of a leaf from its keys in a tree, as 'params/vit/kernel'."""
     return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
