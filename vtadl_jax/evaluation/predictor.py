@@ -180,6 +180,12 @@ class Predictor:
             check_score(prediction.score)
         return found if many else found[0]
 
+    @property
+    def per_image(self) -> bool:
+        """Whether the run has a region for each image (`data.regions` is a folder)."""
+        regions = self._geometry.regions
+        return regions is not None and regions.area is None
+
     def warm_up(self) -> Prediction:
         """Compiles now, so that the first images are as fast as later ones.
 
