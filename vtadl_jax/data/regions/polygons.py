@@ -52,6 +52,11 @@ def read_polygons(path: Path) -> Drawn:
         raise UserError(f"data.regions {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"data.regions {path} can't be read ({error}): {FORMS}") from error
+    return of_json(path, found)
+
+
+def of_json(path: Path, found: Mapping[str, Any]) -> Drawn:
+    """Returns the polygons in the content of a JSON file. Raises UserError as `read_polygons`."""
     if "shapes" in found:
         size, shapes = _labelme(path, found)
     elif "annotations" in found and "images" in found:
