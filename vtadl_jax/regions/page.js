@@ -47,7 +47,7 @@ function close() {
 }
 
 function fit() {
-  const room = $("stage").clientWidth - 2, tall = Math.max(window.innerHeight * 0.72, 240);
+  const room = $("room").clientWidth - 2, tall = Math.max(window.innerHeight * 0.72, 240);
   const whole = Math.min(room / size.width, tall / size.height);
   scale = whole * Number($("zoom").value);
   const dense = window.devicePixelRatio || 1;
