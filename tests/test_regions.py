@@ -235,8 +235,18 @@ def test_each_image_may_have_a_file(dataset, tmp_path, capsys):
     everywhere = Predictor.from_workdir(tmp_path / "run")
     assert everywhere.per_image
     assert everywhere(images).score != found[0].score
+    moved = (tmp_path / "areas").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"has no file of data.regions.*--data_regions=DIR"):
+        evaluate_run(tmp_path / "run", {})
+    again = evaluate_run(tmp_path / "run", {}, data_regions=str(moved))
+    assert again["pixel_auroc"] == results["pixel_auroc"]
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["data"]["regions"] == str(tmp_path / "areas")
+
+
+def test_a_folder_of_regions_is_of_runs_with_a_region_for_each_image(made, tmp_path):
+    with pytest.raises(UserError, match="has no region for each image: leave it out"):
+        evaluate_run(made[0], {}, data_regions=str(tmp_path))
 
 
 def test_regions_at_prediction_are_of_runs_with_a_region_for_each_image(made, tmp_path):

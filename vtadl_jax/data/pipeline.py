@@ -101,7 +101,7 @@ def needed_example(
         example = load_example(record, geometry, channels)
         kept = ("image", "mask", "has_mask", *(("label",) if "label" in needs else ()))
         return {name: example[name] for name in kept}
-    area = area_of(record)
+    area = area_of(record, geometry)
     with loaded(record.image, channels, geometry.bits) as pixels:
         example = {"image": geometry.image(pixels, channels, area)}
     if "label" in needs:
@@ -201,7 +201,7 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
     A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
     False. Raises UserError naming the file.
     """
-    area = area_of(record)
+    area = area_of(record, geometry)
     with loaded(record.image, channels, geometry.bits) as pixels:
         image, size = geometry.image(pixels, channels, area), pixels.shape[:2]
     mask, num_thin = np.zeros(geometry.size, np.uint8), 0
@@ -230,9 +230,19 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
     return {**found, "inside": inside, "leaves": np.asarray(leaves, np.int32)}
 
 
-def area_of(record: Record) -> np.ndarray | None:
-    """Returns the record's own region, bool [h, w]; None if it has none."""
-    return None if record.region is None else read_area(record.region).pixels
+def area_of(record: Record, geometry: Geometry) -> np.ndarray | None:
+    """Returns the record's own region, bool [h, w]; None if one is for all images, or none is.
+
+    Raises UserError if each image has its own and this one has none, or it can't be read.
+    """
+    if geometry.regions is None or geometry.regions.area is not None:
+        return None
+    if record.region is None:
+        raise UserError(
+            f"image {record.name} has no file of data.regions, of which each image of this run has "
+            f"one: is the folder still there? If it moved, evaluate with --data_regions=DIR"
+        )
+    return read_area(record.region).pixels
 
 
 def inspected_pixels(

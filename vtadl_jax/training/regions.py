@@ -90,7 +90,7 @@ def colour_of(records: Sequence[Record], geometry: Geometry, config: Config) -> 
     found = []
     for record in records:
         pixels = load_image(record.image, config.data.channels, config.data.bits)
-        area, size = area_of(record), (pixels.shape[0], pixels.shape[1])
+        area, size = area_of(record, geometry), (pixels.shape[0], pixels.shape[1])
         image = geometry.image(pixels, config.data.channels, area)
         found.append(image[geometry.inside(size, area)])
     return tuple(int(v) for v in np.median(np.concatenate(found), axis=0))
