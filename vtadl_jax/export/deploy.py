@@ -17,7 +17,11 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Variables
 from vtadl_jax.evaluation.scorer import score_inside
 from vtadl_jax.export.settings import Settings, decide, describe_pixels
+from vtadl_jax.ops.components import strongest_components
 from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
+
+MOST_REGIONS = 16
+REGIONS = ("region_boxes", "region_areas", "region_peaks", "region_peaks_at", "region_means")
 
 Deployed = Callable[[Variables, Settings, jax.Array], dict[str, jax.Array]]
 
@@ -27,9 +31,12 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
 
     settings: of `settings_of`. Height and width may be symbolic dimensions of `jax.export`. The
     outputs are those of `decide`; 'terms' [B, T], the raw score terms; 'description' [B, D], see
-    `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], and
-    'defect_mask' bool [B, h, w], where the map reaches 'pixel_threshold'. C is that of the network.
-    With one region for all images, only what is inside counts; images must have its aspect.
+    `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], 'defect_mask'
+    bool [B, h, w], where the map reaches 'pixel_threshold', and the regions of that mask with the
+    highest peaks, R of them: 'num_regions' int32 [B] counts all, and the arrays of `Components`
+    are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
+    'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for all images,
+    only what is inside counts; images must have its aspect.
     """
 
     inside = _inside(geometry)
@@ -58,6 +65,7 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
                 found = _lowest_outside(found, seen, settings["pixel_threshold"])
                 marked = marked & seen
             outputs["anomaly_map"], outputs["defect_mask"] = found, marked
+            outputs |= _regions(found, marked)
         return outputs
 
     return deploy
@@ -74,6 +82,13 @@ def _lowest_outside(maps: jax.Array, inside: jax.Array, threshold: jax.Array) ->
     lowest = jnp.where(inside, maps, jnp.finfo(maps.dtype).max).min((1, 2), keepdims=True)
     below = threshold - 1e-5 * jnp.maximum(jnp.abs(threshold), 1)
     return jnp.where(inside, maps, jnp.minimum(lowest, below))
+
+
+def _regions(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
+    """Returns the strongest regions of maps [B, h, w] by the names of the outputs."""
+    found = jax.vmap(lambda values, mask: strongest_components(values, mask, MOST_REGIONS))
+    *arrays, total = found(maps, masks)
+    return {**dict(zip(REGIONS, arrays, strict=True)), "num_regions": total}
 
 
 def _value(side: Any) -> Any:
