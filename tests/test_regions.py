@@ -180,6 +180,38 @@ def test_a_deployed_function_and_a_saved_file_score_as_the_run(made, tmp_path):
         assert not outputs["defect_mask"][i][~area()].any()
 
 
+def test_images_of_other_sizes_of_the_aspect_are_deployed_as_the_predictor_sees_them(made):
+    found = load_run(made[0])
+    images, calibration = noise(6, 2, (48, 48)), load_calibration(found)
+    ours = Predictor.from_workdir(made[0])(images)
+    function = jax.jit(deployed(found.detector, found.geometry))
+    outputs = function(found.variables, settings_of(calibration), images)
+    for i, one in enumerate(ours):
+        assert float(outputs["score"][i]) == pytest.approx(one.score, rel=1e-4)
+        np.testing.assert_allclose(outputs["anomaly_map"][i], one.anomaly_map, rtol=1e-3, atol=1e-3)
+        outside = ~outputs["defect_mask"][i]
+        assert np.asarray(outside)[one.anomaly_map < calibration.pixel_threshold].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sides", [None, (64, 64)])
+def test_an_onnx_file_scores_as_the_run(made, tmp_path, sides):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from vtadl_jax.export.onnx.written import export_run
+
+    found = load_run(made[0])
+    export_run(found, load_calibration(found), tmp_path / "part.onnx", sides=sides)
+    theirs, ours = Predictor.from_file(tmp_path / "part.onnx"), Predictor.from_workdir(made[0])
+    images = noise(7, 2, (64, 64))
+    for one, two in zip(theirs(images), ours(images), strict=True):
+        assert one.score == pytest.approx(two.score, rel=1e-4)
+        np.testing.assert_allclose(one.anomaly_map, two.anomaly_map, rtol=1e-3, atol=1e-3)
+    if sides is None:
+        with pytest.raises(UserError, match="not of the same aspect"):
+            theirs(noise(7, 1, (64, 40))[0])
+
+
 def test_a_run_goes_on_with_its_own_regions_only(made, dataset, tmp_path):
     workdir, _, mask = made
     other = save(tmp_path / "other.png", ~area())
@@ -188,6 +220,9 @@ def test_a_run_goes_on_with_its_own_regions_only(made, dataset, tmp_path):
     with pytest.raises(UserError, match="holds a run with other regions"):
         run(config_of(dataset, ""), workdir)
     assert run(config_of(dataset, mask), workdir, report=False)["image_auroc"] is not None
+    away = mask.rename(tmp_path / "away.png")
+    assert run(config_of(dataset, mask), workdir, report=False)["image_auroc"] is not None
+    away.rename(mask)
     stored = (workdir / REGIONS).read_bytes()
     (workdir / REGIONS).write_bytes(stored[:99])
     with pytest.raises(UserError, match=REGIONS):
@@ -196,6 +231,11 @@ def test_a_run_goes_on_with_its_own_regions_only(made, dataset, tmp_path):
     with pytest.raises(UserError, match="is missing"):
         load_run(workdir)
     (workdir / REGIONS).write_bytes(stored)
+
+
+def test_a_file_that_cannot_be_read_is_told_before_images_are_read(tmp_path):
+    with pytest.raises(UserError, match=r"data.regions .*none.png: no such file"):
+        run(config_of(tmp_path / "no images", tmp_path / "none.png"), tmp_path / "run")
 
 
 def test_regions_of_another_aspect_are_refused_before_training(dataset, tmp_path):

@@ -269,11 +269,12 @@ class Predictor:
 
     def _whole_map(self, anomaly_map: np.ndarray, intake: Intake) -> np.ndarray:
         """Returns a map at the image's own size, the lowest value where it is not inspected."""
-        whole = self._geometry.invert(anomaly_map, intake.map_size)
         if intake.inside is None:
-            return whole
+            return self._geometry.invert(anomaly_map, intake.map_size)
+        limit = self.calibration.pixel_threshold
+        lowered = lowest_outside(anomaly_map, intake.inside, limit)
         inside = self._geometry.invert_inside(intake.inside, intake.map_size)
-        return lowest_outside(whole, inside, self.calibration.pixel_threshold)
+        return lowest_outside(self._geometry.invert(lowered, intake.map_size), inside, limit)
 
 
 def check_score(score: float) -> None:

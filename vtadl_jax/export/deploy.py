@@ -55,14 +55,15 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
         outputs = decide(settings, scores.terms, description)
         outputs |= {"terms": scores.terms, "description": description}
         if scores.anomaly_map is not None:
-            found = scores.anomaly_map
+            found, limit = scores.anomaly_map, settings["pixel_threshold"]
+            found = found if inside is None else _lowest_outside(found, inside, limit)
             found = found if forward is None else resize_maps(found, *back)
-            marked = found >= settings["pixel_threshold"]
+            marked = found >= limit
             if inside is not None:
                 seen = jnp.asarray(inside)
                 if forward is not None:
                     seen = resize_maps(jnp.asarray(inside, jnp.float32), *back) >= 0.5
-                found = _lowest_outside(found, seen, settings["pixel_threshold"])
+                found = _lowest_outside(found, seen, limit)
                 marked = marked & seen
             outputs["anomaly_map"], outputs["defect_mask"] = found, marked
             outputs |= _regions(found, marked)
@@ -77,7 +78,7 @@ def _inside(geometry: Geometry) -> np.ndarray | None:
     return None if area is None else geometry.inside((area.shape[0], area.shape[1]))[None]
 
 
-def _lowest_outside(maps: jax.Array, inside: jax.Array, threshold: jax.Array) -> jax.Array:
+def _lowest_outside(maps: jax.Array, inside: Any, threshold: jax.Array) -> jax.Array:
     """Returns maps [B, h, w] as `regions.region.lowest_outside`."""
     lowest = jnp.where(inside, maps, jnp.finfo(maps.dtype).max).min((1, 2), keepdims=True)
     below = threshold - 1e-5 * jnp.maximum(jnp.abs(threshold), 1)

@@ -33,7 +33,14 @@ def read_regions(config: Config, splits: Splits, workdir: Path) -> tuple[Regions
     started with other regions.
     """
     stored = load_regions(workdir)
-    started = (workdir / CONFIG).is_file()
+    started, place = (workdir / CONFIG).is_file(), Path(config.data.regions).expanduser()
+    if stored is not None and config.data.regions and not place.exists():
+        if stored.area is None:
+            raise UserError(
+                f"data.regions {config.data.regions}: this folder, with a file for each image, is "
+                f"not there: give where it is now"
+            )
+        return stored, [f"note: data.regions {place} is not there: the run goes on with its own"]
     found: Regions | None = None
     lines: list[str] = []
     if config.data.regions:
@@ -47,6 +54,13 @@ def read_regions(config: Config, splits: Splits, workdir: Path) -> tuple[Regions
             )
         return stored, lines
     return found, lines
+
+
+def check_regions(config: Config, workdir: Path) -> None:
+    """Raises UserError for a file of a new run that can't be read, before any image is."""
+    regions = config.data.regions
+    if regions and not is_per_image(regions) and load_regions(workdir) is None:
+        read_area(Path(regions).expanduser())
 
 
 def _read(config: Config, splits: Splits, stored: Regions | None) -> tuple[Regions, list[str]]:
@@ -67,6 +81,9 @@ def _read(config: Config, splits: Splits, stored: Regions | None) -> tuple[Regio
 
 def _check_sizes(path: Path, area: np.ndarray, records: Sequence[Record]) -> list[str]:
     """Returns a line if the region is scaled to images. Raises UserError for other aspects."""
+    stored = [r for r in records if not isinstance(r.image, Path)]  # decoded to know their size
+    records = [r for r in records if isinstance(r.image, Path)]
+    records += stored[:: max(len(stored) // LOOKED_AT, 1)]
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(lambda r: size_of(r.image), records))
     for record, size in zip(records, sizes, strict=True):
