@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.factory import tiny_config, with_fields
+from vtadl_jax.data.finding import Found
 from vtadl_jax.data.pipeline import load_example
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.regions.per_image import Folder
 from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.data.sources import load_splits
 from vtadl_jax.data.transforms import Geometry
@@ -22,6 +25,7 @@ from vtadl_jax.evaluation.trained_run import load_calibration, load_run
 from vtadl_jax.export.deploy import deployed
 from vtadl_jax.export.saved import save_run
 from vtadl_jax.export.settings import settings_of
+from vtadl_jax.predict import inspected_everywhere
 from vtadl_jax.report.closing import masks_outside
 from vtadl_jax.run import run
 from vtadl_jax.training.regions import REGIONS, load_regions
@@ -293,3 +297,21 @@ def test_regions_at_prediction_are_of_runs_with_a_region_for_each_image(made, tm
     save(tmp_path / "a.png", area())
     with pytest.raises(UserError, match="has one region for all images: leave them out"):
         Predictor.from_workdir(made[0], regions=tmp_path)
+
+
+def test_new_images_without_a_region_are_named(tmp_path):
+    save(tmp_path / "areas" / "a.png", area())
+    paths = [save(tmp_path / "new" / f"{name}.png", area()) for name in "abc"]
+    found = Found(tmp_path / "new", paths)
+    folder = Folder.of(tmp_path / "areas")
+
+    def said(per_image, files):
+        return inspected_everywhere(SimpleNamespace(per_image=per_image, folder=files), found)
+
+    assert said(False, None) == ""
+    assert "give --inspect=DIR" in said(True, None)
+    line = said(True, folder)
+    assert line.startswith("note: 2 of 3 images have no file in --inspect")
+    assert line.endswith("inspected everywhere: b.png, c.png")
+    found.images[1:] = []
+    assert said(True, folder) == ""
