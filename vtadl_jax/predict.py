@@ -162,7 +162,7 @@ def inspected_everywhere(predictor: Predictor, found: Found) -> str:
     more = f" and {len(without) - NAMED} more" if without[NAMED:] else ""
     return (
         f"note: {len(without)} of {len(found.images)} images have no file in --inspect "
-        f"{_INSPECT.value} and are inspected everywhere: {names}{more}"
+        f"{predictor.folder.root} and are inspected everywhere: {names}{more}"
     )
 
 
