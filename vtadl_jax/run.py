@@ -35,8 +35,9 @@ from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
 from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
-from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
+from vtadl_jax.training.known_images import IMAGES, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
+from vtadl_jax.training.regions import REGIONS
 from vtadl_jax.training.setup import RESULTS, Read, TrainSetup, check_workdir, make_setup
 from vtadl_jax.training.state import TrainState, with_variables
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
@@ -56,7 +57,7 @@ def run(
     reuse_host_buffers()
     setup = make_setup(config, workdir, read)
     with contextlib.ExitStack() as open_things:
-        open_things.enter_context(holding_workdir(workdir, setup.config, setup.marks))
+        open_things.enter_context(holding_workdir(setup))
         announce(setup)
         watch.lap("data")
         cache_use = open_things.enter_context(watching_cache())
@@ -79,7 +80,7 @@ def run(
 
 
 @contextlib.contextmanager
-def holding_workdir(workdir: Path, config: Config, marks: Marks) -> Iterator[None]:
+def holding_workdir(setup: TrainSetup) -> Iterator[None]:
     """Creates the folder of a run, and holds its lock; the main process does, the others wait.
 
     Raises UserError in all processes if it cannot be written or another run is in it.
@@ -88,7 +89,7 @@ def holding_workdir(workdir: Path, config: Config, marks: Marks) -> Iterator[Non
         problem = None
         if is_main():
             try:
-                open_workdir(workdir, config, marks, stack)
+                open_workdir(setup, stack)
             except UserError as error:
                 problem = str(error)
         if (problem := broadcast_from_main(problem)) is not None:
@@ -96,11 +97,13 @@ def holding_workdir(workdir: Path, config: Config, marks: Marks) -> Iterator[Non
         yield
 
 
-def open_workdir(workdir: Path, config: Config, marks: Marks, stack: contextlib.ExitStack) -> None:
-    """Creates the folder of a run, unless it is there, takes its lock and writes its config.
+def open_workdir(setup: TrainSetup, stack: contextlib.ExitStack) -> None:
+    """Creates the folder of a run, unless it is there, takes its lock and writes its config and
+    regions.
 
     Keeps the list of the images that an earlier process trained on.
     """
+    workdir, config, marks = setup.workdir, setup.config, setup.marks
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -108,7 +111,9 @@ def open_workdir(workdir: Path, config: Config, marks: Marks, stack: contextlib.
     stack.enter_context(locked(workdir))
     check_workdir(workdir, config)  # again: another run may have been in it meanwhile
     check_place(workdir)
-    check_places(workdir, (CONFIG, METRICS_FILE), ("checkpoints", BOARD, "profile"))
+    check_places(workdir, (CONFIG, METRICS_FILE, REGIONS), ("checkpoints", BOARD, "profile"))
+    if setup.geometry.regions is not None:
+        setup.geometry.regions.save(workdir / REGIONS)
     save_config(config, workdir / CONFIG)
     if not has_checkpoint(workdir) or not (workdir / IMAGES).is_file():
         save_marks(workdir, marks)

@@ -212,6 +212,11 @@ def _open_batcher(paths: dict[str, Path], limits: Limits, measured: "Measured | 
     batcher.start()
     for name, model in models.items():
         say(f"model {name}: {printable(paths[name])}, batches of {model.batch_size}")
+        if getattr(model, "per_image", False):
+            say(
+                f"note: {name} has a region for each image (data.regions), which requests do not "
+                f"bring: images are inspected everywhere"
+            )
     return batcher
 
 

@@ -17,7 +17,8 @@ from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
-from vtadl_jax.training.stored import load_config, make_geometry
+from vtadl_jax.training.regions import run_geometry
+from vtadl_jax.training.stored import load_config
 
 CALIBRATION = "calibration.json"
 
@@ -68,7 +69,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         workdir=workdir,
         config=config,
         detector=assembly.detector,
-        geometry=make_geometry(config),
+        geometry=run_geometry(workdir, config),
         variables=found.state.variables,
         step=found.step,
         calibration=found.about.get("calibration"),
