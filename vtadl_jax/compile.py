@@ -22,15 +22,24 @@ import jax
 from absl import flags
 
 from vtadl_jax import experiment
-from vtadl_jax.compiling import comparing, implementations, page, scaling, search, sections, writing
+from vtadl_jax.compiling import (
+    comparing,
+    every_method,
+    implementations,
+    page,
+    scaling,
+    sections,
+    writing,
+    xla_flags,
+)
+from vtadl_jax.compiling.largest import find_largest
 from vtadl_jax.compiling.program import step_names
 from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step
 from vtadl_jax.compiling.topology import LOCAL, Target, find_target
-from vtadl_jax.compiling.wording import mib
 from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say
-from vtadl_jax.runtime.files import write_json, write_text
+from vtadl_jax.runtime.versions import compiler_versions
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
@@ -78,6 +87,15 @@ _IMPLEMENTATIONS = flags.DEFINE_string(
     "Implementations of operations in place of the target's, as ops.ssim=cpu.",
     flag_values=FLAGS,
 )
+_XLA = flags.DEFINE_multi_string(
+    "xla", [], "A flag of the compiler, NAME=VALUE; may be repeated.", flag_values=FLAGS
+)
+_METHODS = flags.DEFINE_string(
+    "methods",
+    "",
+    "'all', or names of methods: their programs on --topology, as one table; without --config.",
+    flag_values=FLAGS,
+)
 _NAME = flags.DEFINE_string(
     "name", "", "Name of the report's files; '': the config's.", flag_values=FLAGS
 )
@@ -87,18 +105,23 @@ _OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.", fl
 def report(config: Config, name: str, target: Target, output: Path) -> Reading:
     """Compiles and reads a step, prints and writes its report. Returns the reading."""
     stem = output / file_name(name, _STEP.value, target.name)
-    reading = read_step(
-        config,
-        name,
-        target,
-        _STEP.value,
-        _IMAGES.value,
-        output / "programs",
-        stem if _DUMP.value else None,
-        implementations.parse(_IMPLEMENTATIONS.value),
-    )
+
+    def read(images: int, dump: Path | None = None) -> Reading:
+        return read_step(
+            config,
+            name,
+            target,
+            _STEP.value,
+            images,
+            output / "programs",
+            dump,
+            implementations.parse(_IMPLEMENTATIONS.value),
+            xla_flags.parse(_XLA.value),
+        )
+
+    reading = read(_IMAGES.value, stem if _DUMP.value else None)
     if _SEARCH.value:
-        reading["largest_batch"] = find_largest(config, name, target, reading, output)
+        reading["largest_batch"] = find_largest(read, reading, target, say)
     show(stem, reading)
     return reading
 
@@ -106,46 +129,9 @@ def report(config: Config, name: str, target: Target, output: Path) -> Reading:
 def show(stem: Path, reading: Reading) -> None:
     title, subtitle = sections.title(reading), sections.subtitle(reading)
     tables = sections.sections(reading, _TRAINING.value)
-    print(writing.terminal(title, subtitle, tables))
-    write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **reading})
-    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
     html = page.reading_page(title, subtitle, reading, tables, _TRAINING.value)
-    write_text(stem.with_suffix(".html"), html)
-    say(f"see {stem}.html, .md and .json")
-
-
-def find_largest(
-    config: Config, name: str, target: Target, reading: Reading, output: Path
-) -> dict | None:
-    """Returns the largest batch per device that fits, as data; None if its memory is unknown."""
-    if target.chip is None:
-        say("--search_batch: the memory size of these devices is unknown, no search")
-        return None
-
-    def fit(found: Reading, images: int) -> search.Fit:
-        return search.Fit(images, found["fits"], found["memory"]["needed"])
-
-    def measure(images: int) -> search.Fit:
-        say(f"trying {images} images per device")
-        found = read_step(
-            config,
-            name,
-            target,
-            _STEP.value,
-            images,
-            output / "programs",
-            implementations=implementations.parse(_IMPLEMENTATIONS.value),
-        )
-        say(f"  {'fits' if found['fits'] else 'does not fit'}: {mib(found['memory']['needed'])}")
-        return fit(found, images)
-
-    first = fit(reading, round(reading["program"]["images_per_device"]))
-    found = search.largest_batch(measure, first, target.chip.hbm_bytes)
-    return {
-        "images": found.images,
-        "too_many": found.too_many,
-        "tried": [vars(one) for one in found.tried],
-    }
+    data = {"schema": SCHEMA, **reading}
+    writing.write_study(stem, data, title, subtitle, tables, html=html)
 
 
 def load_other(text: str) -> Reading | Config:
@@ -158,23 +144,30 @@ def compare(reading: Reading, other: Reading | Config, target: Target, output: P
     """Prints and writes the differences from --against."""
     stem = Path(_AGAINST.value.partition(":")[0]).stem
     if isinstance(other, Config):
-        before = read_step(other, stem, target, _STEP.value, _IMAGES.value, output / "programs")
+        before = read_step(
+            other,
+            stem,
+            target,
+            _STEP.value,
+            _IMAGES.value,
+            output / "programs",
+            xla=xla_flags.parse(_XLA.value),
+        )
     else:
         before = other
-    for one in (before, reading):
+    name = file_name(reading["program"]["config"], _STEP.value, target.name)
+    write_comparison(output / f"{name}-against-{stem}", before, reading)
+
+
+def write_comparison(path: Path, before: Reading, after: Reading) -> None:
+    """Prints and writes the differences of two readings."""
+    for one in (before, after):
         if not one["fits"]:
             raise UserError(f"{sections.title(one)} does not fit: there is nothing to compare")
-    title = f"{sections.title(reading)} against {sections.title(before)}"
-    tables = comparing.comparison(before, reading)
-    subtitle = sections.subtitle(reading)
-    print("\n" + writing.terminal(title, subtitle, tables))
-    name = file_name(reading["program"]["config"], _STEP.value, target.name)
-    path = output / f"{name}-against-{stem}"
-    write_json(path.with_suffix(".json"), {"before": before, "after": reading})
-    write_text(path.with_suffix(".md"), writing.markdown(title, subtitle, tables))
-    html = page.page(title, subtitle, [page.table(t) for t in tables])
-    write_text(path.with_suffix(".html"), html)
-    say(f"see {path}.html, .md and .json")
+    title = f"{sections.title(after)} against {sections.title(before)}"
+    tables = comparing.comparison(before, after)
+    data = {"before": before, "after": after}
+    writing.write_study(path, data, title, sections.subtitle(after), tables)
 
 
 def sweep(config: Config, name: str, output: Path) -> None:
@@ -188,23 +181,39 @@ def sweep(config: Config, name: str, output: Path) -> None:
         images_in_all=_STRONG.value,
         cache=output / "programs",
         progress=say,
+        xla=xla_flags.parse(_XLA.value),
     )
     chip = shapes[0].partition(":")[0]
     title = f"{name}, {_STEP.value} step from {shapes[0]} to {shapes[-1]}"
     subtitle = sections.subtitle(found["weak"][-1])
-    tables = scaling.sections(found, _TRAINING.value)
-    print(writing.terminal(title, subtitle, tables))
-    stem = output / file_name(name, _STEP.value, f"{chip}-sweep")
-    write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **found})
-    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
     parts = [
         page.charts(f"{kind.capitalize()} scaling", scaling.curves(found[kind], _TRAINING.value))
         for kind in scaling.KINDS
         if any(r["fits"] for r in found[kind])
     ]
-    html = page.page(title, subtitle, [*parts, *(page.table(t) for t in tables)])
-    write_text(stem.with_suffix(".html"), html)
-    say(f"see {stem}.html, .md and .json")
+    tables = scaling.sections(found, _TRAINING.value)
+    stem = output / file_name(name, _STEP.value, f"{chip}-sweep")
+    writing.write_study(stem, {"schema": SCHEMA, **found}, title, subtitle, tables, parts)
+
+
+def every(overrides: Sequence[str], output: Path) -> None:
+    """Compiles methods for training, scoring and prediction; prints and writes the table."""
+    shapes = scaling.topologies(_TOPOLOGY.value)
+    rows = every_method.study(
+        every_method.chosen(_METHODS.value),
+        shapes,
+        overrides,
+        cache=output / "programs",
+        largest=_SEARCH.value,
+        progress=say,
+        xla=xla_flags.parse(_XLA.value),
+    )
+    title = f"{_METHODS.value if _METHODS.value != 'all' else 'every method'} on {','.join(shapes)}"
+    versions = ", ".join(f"{name} {value}" for name, value in compiler_versions().items())
+    subtitle = f"{' '.join(overrides) or 'each config as it is'}; {versions}"
+    stem = output / file_name("methods", "all", "-".join(shapes))
+    data = {"schema": SCHEMA, "rows": every_method.as_data(rows)}
+    writing.write_study(stem, data, title, subtitle, every_method.sections(rows))
 
 
 def file_name(name: str, step: str, topology: str) -> str:
@@ -230,6 +239,10 @@ def load_config(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
 
 def run(text: str, overrides: Sequence[str]) -> int:
     """Compiles the step that the command line names; returns 1 if it does not fit, else 0."""
+    if _METHODS.value:
+        if text:
+            raise UserError("--methods takes the configs of the methods: leave out --config")
+        return run_methods(overrides)
     if not text:
         raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
     config, name = load_config(text, overrides)
@@ -237,22 +250,41 @@ def run(text: str, overrides: Sequence[str]) -> int:
     if _STEP.value not in (known := step_names(config)):
         raise UserError(f"--step {_STEP.value}: use {', '.join(known)}")
     other = load_other(_AGAINST.value) if _AGAINST.value else None  # fails before the compilation
-    if (_SWEEP.value or _TOPOLOGY.value != LOCAL) and not jax.config.values["jax_platforms"]:
-        # Only the TPU's compiler is needed: without this, JAX looks for a TPU on this machine.
+    xla = xla_flags.parse(_XLA.value)
+    without_tpu(_SWEEP.value or _TOPOLOGY.value)
+    output = make_output()
+    if _SWEEP.value:
+        sweep(config, name, output)
+        return 0
+    target = find_target(_TOPOLOGY.value)
+    xla_flags.check(target, xla)
+    reading = report(config, name, target, output)
+    if other is not None:
+        compare(reading, other, target, output)
+    return 0 if reading["fits"] else 1
+
+
+def run_methods(overrides: Sequence[str]) -> int:
+    """Compiles the methods that --methods names."""
+    without_tpu(_TOPOLOGY.value)
+    every_method.chosen(_METHODS.value)  # fails before anything is written
+    every(overrides, make_output())
+    return 0
+
+
+def without_tpu(topology: str) -> None:
+    """Keeps JAX from looking for a TPU on this machine where only its compiler is needed."""
+    if topology != LOCAL and not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")
+
+
+def make_output() -> Path:
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--output {output}: {e.strerror}: give another folder") from e
-    if _SWEEP.value:
-        sweep(config, name, output)
-        return 0
-    target = find_target(_TOPOLOGY.value)
-    reading = report(config, name, target, output)
-    if other is not None:
-        compare(reading, other, target, output)
-    return 0 if reading["fits"] else 1
+    return output
 
 
 def main(argv: list[str]) -> int:

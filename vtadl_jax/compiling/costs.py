@@ -148,6 +148,39 @@ def most_expensive(origins: Origins, scheduled: list[Scheduled], count: int) -> 
     return found
 
 
+# Instructions that take no time of their own.
+_FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
+)
+
+
+def instructions(origins: Origins, scheduled: list[Scheduled]) -> list[dict]:
+    """Returns every instruction that takes time, in the order of the schedule.
+
+    Each with its name, opcode, module, direction, source line and operation; cycles: of one
+    execution, None without an estimate; times: its executions in a call.
+    """
+    found = []
+    for s in scheduled:
+        if s.instruction.opcode in _FREE:
+            continue
+        at = s.computation, s.instruction
+        named = origins.named(*at)
+        found.append(
+            {
+                "name": s.instruction.name,
+                "opcode": s.instruction.opcode,
+                "cycles": s.instruction.cycles,
+                "times": s.times,
+                "module": origins.module(*at),
+                "backward": origins.backward(*at),
+                "source": origins.source(*at),
+                "operation": named.op_name.rpartition("/")[2] if named else "",
+            }
+        )
+    return found
+
+
 def printed_shapes(instruction: Instruction, most: int = 3) -> str:
     shapes = [f"{t}[{','.join(map(str, sides))}]" for t, sides in instruction.arrays]
     return ", ".join(shapes[:most]) + (f" and {len(shapes) - most} more" * (len(shapes) > most))
