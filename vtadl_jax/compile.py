@@ -15,7 +15,7 @@ Exit codes: 0 done, 1 the program does not fit, 2 a mistake the user can fix, 13
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -25,15 +25,17 @@ from vtadl_jax import experiment
 from vtadl_jax.compiling import (
     comparing,
     every_method,
+    flag_search,
     implementations,
     page,
     scaling,
     sections,
+    versions,
     writing,
     xla_flags,
 )
 from vtadl_jax.compiling.largest import find_largest
-from vtadl_jax.compiling.program import step_names
+from vtadl_jax.compiling.program import lower_step, step_names
 from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step
 from vtadl_jax.compiling.topology import LOCAL, Target, find_target
 from vtadl_jax.config import Config
@@ -90,6 +92,23 @@ _IMPLEMENTATIONS = flags.DEFINE_string(
 _XLA = flags.DEFINE_multi_string(
     "xla", [], "A flag of the compiler, NAME=VALUE; may be repeated.", flag_values=FLAGS
 )
+_SEARCH_FLAGS = flags.DEFINE_enum(
+    "search_flags",
+    "",
+    ["", *flag_search.GOALS],
+    "Try documented flags of the compiler, alone and together, for the fewest cycles or the least "
+    "memory.",
+    flag_values=FLAGS,
+)
+_WITH_PYTHON = flags.DEFINE_string(
+    "with_python",
+    "",
+    "Interpreter of another environment: compiles the step there too, and compares.",
+    flag_values=FLAGS,
+)
+_RECORD = flags.DEFINE_bool(
+    "record", False, "Also keep the compiler's flags and passes in the JSON.", flag_values=FLAGS
+)
 _METHODS = flags.DEFINE_string(
     "methods",
     "",
@@ -117,6 +136,7 @@ def report(config: Config, name: str, target: Target, output: Path) -> Reading:
             dump,
             implementations.parse(_IMPLEMENTATIONS.value),
             xla_flags.parse(_XLA.value),
+            _RECORD.value or bool(_WITH_PYTHON.value),
         )
 
     reading = read(_IMAGES.value, stem if _DUMP.value else None)
@@ -165,9 +185,65 @@ def write_comparison(path: Path, before: Reading, after: Reading) -> None:
         if not one["fits"]:
             raise UserError(f"{sections.title(one)} does not fit: there is nothing to compare")
     title = f"{sections.title(after)} against {sections.title(before)}"
-    tables = comparing.comparison(before, after)
+    tables = [*comparing.comparison(before, after), *versions.sections(before, after)]
     data = {"before": before, "after": after}
     writing.write_study(path, data, title, sections.subtitle(after), tables)
+
+
+def search_flags(config: Config, name: str, target: Target, output: Path) -> None:
+    """Prints and writes what documented flags of the compiler do to the step."""
+    step = _STEP.value
+    chosen = implementations.parse(_IMPLEMENTATIONS.value)
+    known: list[xla_flags.Candidate] = []
+    unknown: list[xla_flags.Candidate] = []
+    for candidate in xla_flags.candidates(target):
+        (known if xla_flags.is_known(target, candidate.flags) else unknown).append(candidate)
+    program = lower_step(config, target, step, _IMAGES.value, chosen)
+
+    def read(flags: Mapping[str, xla_flags.Value]) -> Reading:
+        return read_step(
+            config,
+            name,
+            target,
+            step,
+            cache=output / "programs",
+            implementations=chosen,
+            xla=flags,
+            program=program,
+        )
+
+    goal = _SEARCH_FLAGS.value
+    found = flag_search.search(read, xla_flags.parse(_XLA.value), known, goal, say)
+    title = f"{name}, {step} step on {target.name}: flags of the compiler"
+    best = found.best.reading
+    assert best is not None
+    tables = flag_search.sections(found, target, goal, unknown)
+    stem = output / file_name(name, step, f"{target.name}-flags")
+    data = {"schema": SCHEMA, "goal": goal, "tried": flag_search.as_data(found)}
+    writing.write_study(stem, data, title, sections.subtitle(best), tables)
+
+
+def compile_elsewhere(text: str, overrides: Sequence[str], name: str, output: Path) -> Reading:
+    """Returns the reading of the step from the environment that --with_python names."""
+    python = Path(_WITH_PYTHON.value)
+    found = versions.versions_of(python)
+    told = ", ".join(f"{key} {value}" for key, value in found.items())
+    say(f"compiling with {python}: {told}")
+    folder = output / f"with-jax-{found['jax']}-libtpu-{found.get('libtpu', 'none')}"
+    values = {
+        "config": text,
+        "name": name,
+        "topology": _TOPOLOGY.value,
+        "step": _STEP.value,
+        "images_per_device": _IMAGES.value,
+        "implementations": _IMPLEMENTATIONS.value,
+        "output": folder,
+        "record": "true",
+    }
+    arguments = [f"--{key}={value}" for key, value in values.items() if value != ""]
+    arguments += [f"--xla={given}" for given in _XLA.value]
+    report = folder / f"{file_name(name, _STEP.value, _TOPOLOGY.value)}.json"
+    return versions.compile_with(python, [*arguments, *overrides], report)
 
 
 def sweep(config: Config, name: str, output: Path) -> None:
@@ -256,12 +332,26 @@ def run(text: str, overrides: Sequence[str]) -> int:
     if _SWEEP.value:
         sweep(config, name, output)
         return 0
+    # The TPU's compiler serves one process at a time: the other environment comes first.
+    before = compile_elsewhere(text, overrides, name, output) if _WITH_PYTHON.value else None
     target = find_target(_TOPOLOGY.value)
     xla_flags.check(target, xla)
+    if _SEARCH_FLAGS.value:
+        search_flags(config, name, target, output)
+        return 0
     reading = report(config, name, target, output)
+    if before is not None:
+        stem = file_name(name, _STEP.value, target.name)
+        write_comparison(output / f"{stem}-against-jax-{_version(before)}", before, reading)
     if other is not None:
         compare(reading, other, target, output)
     return 0 if reading["fits"] else 1
+
+
+def _version(reading: Reading) -> str:
+    versions_there = reading["program"]["versions"]
+    libtpu = versions_there.get("libtpu")
+    return versions_there["jax"] + (f"-libtpu-{libtpu}" if libtpu else "")
 
 
 def run_methods(overrides: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """Records what the compiler did: the values of its flags and the passes that it ran.
 
-XLA writes both into files if it is asked to. The TPU's compiler tells all of its flags and passes;
-XLA's CPU compiler tells no passes, and its flags are those of `XLA_FLAGS=--help`.
+XLA writes both into files if it is asked to. The TPU's compiler tells all of its flags and passes,
+XLA's compiler for CPUs none: `XLA_FLAGS=--help` prints its flags, but cuts the list.
 """
 
 import contextlib

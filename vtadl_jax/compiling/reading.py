@@ -51,23 +51,28 @@ def read_step(
     implementations: Mapping[str, str] | None = None,
     xla: Mapping[str, Any] | None = None,
     record: bool = False,
+    program: Program | None = None,
 ) -> Reading:
     """Lowers and compiles a step and returns its reading.
 
     cache: a folder of readings; a reading of the same program is reused, a new one is stored.
     dump: a prefix for files of the program's texts. xla: the compiler's flags. record: also keeps
-    the compiler's flags and passes (`compiler_record.py`). A reading with 'fits' False has only the
-    results of lowering and the memory that the program would need.
+    the compiler's flags and passes (`compiler_record.py`). program: the step if it is lowered
+    already. A reading with 'fits' False has only the results of lowering and the memory that the
+    program would need.
 
     Raises UserError if the compiler fails with the given flags.
     """
-    program = lower_step(config, target, step, images_per_device, implementations)
+    if program is None:
+        program = lower_step(config, target, step, images_per_device, implementations)
     stored = cache / f"{_key(program, target, xla or {}, record)}.json" if cache else None
     if stored and stored.is_file() and dump is None:
         reading = json.loads(stored.read_text(encoding="utf-8"))
     else:
         with began(stored if xla else None):
             reading = _compile(program, dump, xla or {}, record)
+        if record and reading["fits"] and not reading["compiler"]["flags"]:
+            reading["compiler"]["flags"] = xla_flags.taken(target)
         if stored:
             stored.parent.mkdir(parents=True, exist_ok=True)
             write_json(stored, reading)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from vtadl_jax.compiling import figures as figures_lib
 from vtadl_jax.compiling.reading import Reading
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
+from vtadl_jax.compiling.xla_flags import written
 
 Row = Sequence[str]
 
@@ -37,6 +38,7 @@ def subtitle(reading: Reading) -> str:
     p = reading["program"]
     versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items())
     chosen = "".join(f"; {name} as {form!r}" for name, form in p["implementations"].items())
+    chosen += f"; flags {written(p['xla'])}" if p.get("xla") else ""
     images = f"{p['images_per_device']:g} image{'s' * (p['images_per_device'] != 1)} a device"
     return (
         f"{p['num_devices']} × {p['device_kind']}, {images}, {p['images']} in all; {p['dtype']}; "

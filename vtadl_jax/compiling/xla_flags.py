@@ -84,6 +84,12 @@ def is_known(target: Target, flags: Mapping[str, Value]) -> bool:
     return True
 
 
+def taken(target: Target) -> dict[str, str]:
+    """Returns name → 'taken' of the documented flags that the target's compiler takes."""
+    flags = {name: value for c in candidates(target) for name, value in c.flags.items()}
+    return {name: "taken" for name, value in flags.items() if is_known(target, {name: value})}
+
+
 def _probe(target: Target) -> Any:
     mesh = Mesh(np.asarray(target.devices[:1]), ("x",))
     shape = jax.ShapeDtypeStruct((8,), np.float32, sharding=sharding.replicated(mesh))
@@ -182,13 +188,13 @@ CPU = (
         _XLA,
     ),
     Candidate(
-        {"xla_cpu_multi_thread_eigen": False},
-        "one thread for products and convolutions",
+        {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
+        "orders operations for little memory",
         _XLA,
     ),
     Candidate(
-        {"xla_backend_optimization_level": 1},
-        "fewer optimizations by LLVM: compiles faster",
+        {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_CONCURRENCY_OPTIMIZED"},
+        "orders operations so that more of them can run at once",
         _XLA,
     ),
     Candidate(
@@ -199,11 +205,6 @@ CPU = (
     Candidate(
         {"xla_cpu_copy_insertion_use_region_analysis": True},
         "looks for needless copies by regions",
-        _XLA,
-    ),
-    Candidate(
-        {"xla_cpu_prefer_vector_width": 512},
-        "vectors of 512 bits where the processor has them",
         _XLA,
     ),
 )
