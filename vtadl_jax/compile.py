@@ -21,13 +21,14 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from vtadl_jax import experiment
+from vtadl_jax import experiment, options
 from vtadl_jax.compiling import (
     comparing,
     every_method,
     flag_search,
     implementations,
     page,
+    pareto,
     scaling,
     sections,
     versions,
@@ -41,6 +42,7 @@ from vtadl_jax.compiling.topology import LOCAL, Target, find_target
 from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import say
+from vtadl_jax.runtime.sharding import num_slices
 from vtadl_jax.runtime.versions import compiler_versions
 
 FLAGS = flags.FlagValues()
@@ -108,6 +110,13 @@ _WITH_PYTHON = flags.DEFINE_string(
 )
 _RECORD = flags.DEFINE_bool(
     "record", False, "Also keep the compiler's flags and passes in the JSON.", flag_values=FLAGS
+)
+_PARETO = flags.DEFINE_string(
+    "pareto",
+    "",
+    "Images a device, as 4,8,16: memory against time for each of them, with and without "
+    "recomputation and with each sharding.",
+    flag_values=FLAGS,
 )
 _METHODS = flags.DEFINE_string(
     "methods",
@@ -223,6 +232,37 @@ def search_flags(config: Config, name: str, target: Target, output: Path) -> Non
     writing.write_study(stem, data, title, sections.subtitle(best), tables)
 
 
+def trade(
+    config: Config, text: str, overrides: Sequence[str], name: str, target: Target, output: Path
+) -> None:
+    """Prints and writes memory against time of the train step, for --pareto."""
+
+    def read(fields: pareto.Fields, images: int) -> Reading:
+        return read_step(
+            options.replace(config, fields),
+            name,
+            target,
+            "train",
+            images,
+            output / "programs",
+            implementations=implementations.parse(_IMPLEMENTATIONS.value),
+            xla=xla_flags.parse(_XLA.value),
+        )
+
+    combinations = pareto.settings(config, target.size // num_slices(target.devices))
+    points = pareto.study(read, combinations, pareto.parse_batches(_PARETO.value), say)
+    command = pareto.command_of(text, overrides, target.size)
+    title = f"{name}, train step on {target.name}: memory against time"
+    readings = [point.reading for point in points if point.reading is not None]
+    if not readings:
+        raise UserError(f"--pareto: no combination can be compiled: {points[0].trouble}")
+    data = {"schema": SCHEMA, "points": pareto.as_data(points, command)}
+    stem = output / file_name(name, "train", f"{target.name}-pareto")
+    table = pareto.section(points, command)
+    subtitle = sections.subtitle(readings[0])
+    writing.write_study(stem, data, title, subtitle, [table], [pareto.chart(points)])
+
+
 def compile_elsewhere(text: str, overrides: Sequence[str], name: str, output: Path) -> Reading:
     """Returns the reading of the step from the environment that --with_python names."""
     python = Path(_WITH_PYTHON.value)
@@ -327,6 +367,8 @@ def run(text: str, overrides: Sequence[str]) -> int:
         raise UserError(f"--step {_STEP.value}: use {', '.join(known)}")
     other = load_other(_AGAINST.value) if _AGAINST.value else None  # fails before the compilation
     xla = xla_flags.parse(_XLA.value)
+    if _PARETO.value:
+        pareto.parse_batches(_PARETO.value)
     without_tpu(_SWEEP.value or _TOPOLOGY.value)
     output = make_output()
     if _SWEEP.value:
@@ -336,6 +378,9 @@ def run(text: str, overrides: Sequence[str]) -> int:
     before = compile_elsewhere(text, overrides, name, output) if _WITH_PYTHON.value else None
     target = find_target(_TOPOLOGY.value)
     xla_flags.check(target, xla)
+    if _PARETO.value:
+        trade(config, text, overrides, name, target, output)
+        return 0
     if _SEARCH_FLAGS.value:
         search_flags(config, name, target, output)
         return 0

@@ -141,6 +141,9 @@ def _collectives(before: Reading, after: Reading) -> Section:
     rows += [
         _row(name.replace("_", " "), a[name], b[name], mib) for name in ("bytes", "wire_bytes")
     ]
+    left, right = before["between_slices"]["wire_bytes"], after["between_slices"]["wire_bytes"]
+    if left or right:
+        rows.append(_row("between slices", left, right, mib))
     kinds = sorted({c["kind"] for c in (*before["collectives"], *after["collectives"])})
     for kind in kinds:
         left, right = (

@@ -272,6 +272,29 @@ def _operands(s: Scheduled) -> Iterator[Instruction]:
             yield s.computation.by_name[name]
 
 
+def between_slices(scheduled: Iterable[Scheduled], num_slices: int) -> dict[str, float]:
+    """Counts what a device sends over the network between slices.
+
+    The compiler splits a collective of several slices: each slice has its own over its links, and
+    the rest is a transfer by the host. bytes: handed to the host in a call; wire_bytes: of a ring
+    over the slices, 2 (s - 1) / s of a sum's bytes, s - 1 times those of other transfers.
+    """
+    found = {"instructions": 0, "executed": 0, "bytes": 0, "wire_bytes": 0.0}
+    for s in scheduled:
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', s.instruction.rest)
+        if s.instruction.opcode != "send" or kind is None:
+            continue
+        # A send's result begins with the data.
+        size = array_bytes(*s.instruction.arrays[0]) * s.times
+        others = num_slices - 1
+        share = 2 * others / num_slices if kind.group(1) == "ALL_REDUCE" else others
+        found["instructions"] += 1
+        found["executed"] += s.times
+        found["bytes"] += size
+        found["wire_bytes"] += share * size
+    return found
+
+
 SMALL = 4096  # values; smaller arrays are no activations of a batch
 
 

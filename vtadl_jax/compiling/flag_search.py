@@ -152,12 +152,8 @@ def sections(
         notes.append(f"Not known to this compiler: {', '.join(c.text for c in unknown)}.")
     tables = [Section("Flags", HEADER, rows, " ".join(notes))]
     lines = launch_lines(target, found.best.flags)
-    told = (
-        "Set it where the run starts; the scripts in launch/ pass it on."
-        if lines
-        else f"No flag lowers {goal} by more than {100 * LEAST:g} %: nothing to set."
-    )
-    return [*tables, Section("For a run", ["shell"], [[lines]] if lines else [], told)]
+    told = lines or f"No flag lowers {goal} by more than {100 * LEAST:g} %: nothing to set."
+    return [*tables, Section("In the shell, or the launch script, of a run", [""], [], told)]
 
 
 def _row(tried: Tried, first: Reading, best: bool) -> list[str]:

@@ -22,6 +22,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
 from vtadl_jax.options import flatten
 from vtadl_jax.runtime.files import write_json, write_text
+from vtadl_jax.runtime.sharding import num_slices
 from vtadl_jax.runtime.versions import compiler_versions
 
 SCHEMA = 4
@@ -166,7 +167,7 @@ def _compile(program: Program, dump: Path | None, xla: Mapping[str, Any], record
     return {
         "fits": True,
         "seconds": seconds,
-        **read_text(text, program.num_devices),
+        **read_text(text, program.num_devices, num_slices(program.mesh.devices.flat)),
         "work": work_of(compiled),
         "memory": memory_of(compiled),
         "programs": len(compiled_programs),
@@ -174,7 +175,7 @@ def _compile(program: Program, dump: Path | None, xla: Mapping[str, Any], record
     }
 
 
-def read_text(text: str, num_devices: int) -> Reading:
+def read_text(text: str, num_devices: int, num_slices: int = 1) -> Reading:
     """Returns the part of a reading that comes from the optimized program's text."""
     module = hlo.parse(text)
     origins = Origins(module)
@@ -193,6 +194,7 @@ def read_text(text: str, num_devices: int) -> Reading:
             "bytes": sum(c["bytes"] for c in found),
             "wire_bytes": sum(c["wire_bytes"] for c in found),
         },
+        "between_slices": costs.between_slices(scheduled, num_slices),
         "counts": costs.counts(scheduled),
         "aliased_outputs": module.num_aliased,
     }

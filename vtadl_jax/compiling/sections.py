@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from vtadl_jax.compiling import figures as figures_lib
+from vtadl_jax.compiling.chips import Chip
 from vtadl_jax.compiling.reading import Reading
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
 from vtadl_jax.compiling.xla_flags import written
@@ -98,12 +99,23 @@ def _time(reading: Reading) -> Section:
                 "time on links",
                 duration(f.links),
                 f"{mib(reading['collective_totals']['wire_bytes'])} at "
-                f"{si(chip.ici_bandwidth, 'B/s')}; slices' own network not counted",
+                f"{si(chip.ici_bandwidth, 'B/s')}",
             ],
-            ["a call", duration(f.call), "both, as if nothing overlapped"],
+            *_between_slices(reading, f, chip),
+            ["a call", duration(f.call), "all together, as if nothing overlapped"],
             ["images a second", si(f.images_per_second), "on all devices"],
         ]
     return Section("Work and time of a device", ["", "value>", ""], rows)
+
+
+def _between_slices(reading: Reading, f: figures_lib.Figures, chip: Chip) -> list[list[str]]:
+    sent = reading["between_slices"]
+    if not sent["executed"]:
+        return []
+    told = f"{mib(sent['wire_bytes'])} in {thousands(sent['executed'])} transfers"
+    rate = chip.dcn_bandwidth
+    told += f" at {si(rate, 'B/s')}" if rate else "; its rate is not documented, not in a call"
+    return [["time between slices", duration(f.slices), told]]
 
 
 def _memory(reading: Reading) -> Section:

@@ -57,7 +57,7 @@ def find_target(name: str) -> Target:
     if not found or found.group(2) not in CHIPS:
         raise UserError(
             f"topology {name!r}: give {LOCAL}, or a chip ({', '.join(CHIPS)}) and the sides of a "
-            f"slice, as v5e:4x4 or v5p:2x2x1; 2*v5e:4x4 is two slices"
+            f"slice, as v5e:4x4, v5p:2x2x1 or tpu7x:2x2x1; 2*v5e:4x4 is two slices"
         )
     if not has_tpu_compiler():
         raise UserError(
