@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -27,6 +28,7 @@ from vtadl_jax.compiling import (
     every_method,
     flag_search,
     implementations,
+    measured,
     page,
     pareto,
     scaling,
@@ -118,6 +120,12 @@ _PARETO = flags.DEFINE_string(
     "recomputation and with each sharding.",
     flag_values=FLAGS,
 )
+_MEASURED = flags.DEFINE_string(
+    "measured",
+    "",
+    "A profile of this step: measured times beside the estimates, by module and instruction.",
+    flag_values=FLAGS,
+)
 _METHODS = flags.DEFINE_string(
     "methods",
     "",
@@ -130,7 +138,9 @@ _NAME = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.", flag_values=FLAGS)
 
 
-def report(config: Config, name: str, target: Target, output: Path) -> Reading:
+def report(
+    config: Config, name: str, target: Target, output: Path, trace: dict[str, Any] | None
+) -> Reading:
     """Compiles and reads a step, prints and writes its report. Returns the reading."""
     stem = output / file_name(name, _STEP.value, target.name)
 
@@ -151,6 +161,8 @@ def report(config: Config, name: str, target: Target, output: Path) -> Reading:
     reading = read(_IMAGES.value, stem if _DUMP.value else None)
     if _SEARCH.value:
         reading["largest_batch"] = find_largest(read, reading, target, say)
+    if trace is not None and reading["fits"]:
+        reading["measured"] = measured.beside(reading, trace)
     show(stem, reading)
     return reading
 
@@ -158,6 +170,8 @@ def report(config: Config, name: str, target: Target, output: Path) -> Reading:
 def show(stem: Path, reading: Reading) -> None:
     title, subtitle = sections.title(reading), sections.subtitle(reading)
     tables = sections.sections(reading, _TRAINING.value)
+    if "measured" in reading:
+        tables += measured.sections(reading["measured"])
     html = page.reading_page(title, subtitle, reading, tables, _TRAINING.value)
     data = {"schema": SCHEMA, **reading}
     writing.write_study(stem, data, title, subtitle, tables, html=html)
@@ -369,6 +383,9 @@ def run(text: str, overrides: Sequence[str]) -> int:
     xla = xla_flags.parse(_XLA.value)
     if _PARETO.value:
         pareto.parse_batches(_PARETO.value)
+    trace = None
+    if _MEASURED.value:
+        trace = measured.read_trace(measured.find_trace(Path(_MEASURED.value)))
     without_tpu(_SWEEP.value or _TOPOLOGY.value)
     output = make_output()
     if _SWEEP.value:
@@ -384,7 +401,7 @@ def run(text: str, overrides: Sequence[str]) -> int:
     if _SEARCH_FLAGS.value:
         search_flags(config, name, target, output)
         return 0
-    reading = report(config, name, target, output)
+    reading = report(config, name, target, output, trace)
     if before is not None:
         stem = file_name(name, _STEP.value, target.name)
         write_comparison(output / f"{stem}-against-jax-{_version(before)}", before, reading)
