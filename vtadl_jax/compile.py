@@ -9,43 +9,37 @@ and runs on any Linux machine. Writes a table to the terminal, and JSON, Markdow
 
   --against other.json | configs/other.py   differences from that report, or from that config
   --sweep v5e:1x1,2x2,4x4,8x8,16x16         the same step on growing slices
+  --search_flags cycles                     documented flags of the compiler, alone and together
+  --pareto 8,16,32                          memory against time: recomputation, batch, sharding
+  --with_python OTHER/bin/python            the step compiled by another environment
+  --measured RUN/profile                    measured times beside the estimates
+  --methods all                             every method, without --config
 
 Exit codes: 0 done, 1 the program does not fit, 2 a mistake the user can fix, 130 interrupted.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
 
-from vtadl_jax import experiment, options
+from vtadl_jax import experiment
 from vtadl_jax.compiling import (
-    comparing,
     every_method,
     flag_search,
     implementations,
     measured,
-    page,
     pareto,
     scaling,
-    sections,
-    versions,
-    writing,
+    studies,
     xla_flags,
 )
-from vtadl_jax.compiling.largest import find_largest
-from vtadl_jax.compiling.program import lower_step, step_names
-from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step
-from vtadl_jax.compiling.topology import LOCAL, Target, find_target
-from vtadl_jax.config import Config
+from vtadl_jax.compiling.program import step_names
+from vtadl_jax.compiling.topology import LOCAL, find_target
+from vtadl_jax.compiling.versions import name_of
 from vtadl_jax.errors import UserError
-from vtadl_jax.runtime.console import say
-from vtadl_jax.runtime.sharding import num_slices
-from vtadl_jax.runtime.versions import compiler_versions
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
@@ -138,299 +132,102 @@ _NAME = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.", flag_values=FLAGS)
 
 
-def report(
-    config: Config, name: str, target: Target, output: Path, trace: dict[str, Any] | None
-) -> Reading:
-    """Compiles and reads a step, prints and writes its report. Returns the reading."""
-    stem = output / file_name(name, _STEP.value, target.name)
-
-    def read(images: int, dump: Path | None = None) -> Reading:
-        return read_step(
-            config,
-            name,
-            target,
-            _STEP.value,
-            images,
-            output / "programs",
-            dump,
-            implementations.parse(_IMPLEMENTATIONS.value),
-            xla_flags.parse(_XLA.value),
-            _RECORD.value or bool(_WITH_PYTHON.value),
-        )
-
-    reading = read(_IMAGES.value, stem if _DUMP.value else None)
-    if _SEARCH.value:
-        reading["largest_batch"] = find_largest(read, reading, target, say)
-    if trace is not None and reading["fits"]:
-        reading["measured"] = measured.beside(reading, trace)
-    show(stem, reading)
-    return reading
-
-
-def show(stem: Path, reading: Reading) -> None:
-    title, subtitle = sections.title(reading), sections.subtitle(reading)
-    tables = sections.sections(reading, _TRAINING.value)
-    if "measured" in reading:
-        tables += measured.sections(reading["measured"])
-    html = page.reading_page(title, subtitle, reading, tables, _TRAINING.value)
-    data = {"schema": SCHEMA, **reading}
-    writing.write_study(stem, data, title, subtitle, tables, html=html)
-
-
-def load_other(text: str) -> Reading | Config:
-    """Returns what --against names: a written report, or a config to compile."""
-    path = Path(text.partition(":")[0])
-    return load_reading(path) if path.suffix == ".json" else load_config(text)[0]
-
-
-def compare(reading: Reading, other: Reading | Config, target: Target, output: Path) -> None:
-    """Prints and writes the differences from --against."""
-    stem = Path(_AGAINST.value.partition(":")[0]).stem
-    if isinstance(other, Config):
-        before = read_step(
-            other,
-            stem,
-            target,
-            _STEP.value,
-            _IMAGES.value,
-            output / "programs",
-            xla=xla_flags.parse(_XLA.value),
-        )
-    else:
-        before = other
-    name = file_name(reading["program"]["config"], _STEP.value, target.name)
-    write_comparison(output / f"{name}-against-{stem}", before, reading)
-
-
-def write_comparison(path: Path, before: Reading, after: Reading) -> None:
-    """Prints and writes the differences of two readings."""
-    for one in (before, after):
-        if not one["fits"]:
-            raise UserError(f"{sections.title(one)} does not fit: there is nothing to compare")
-    title = f"{sections.title(after)} against {sections.title(before)}"
-    tables = [*comparing.comparison(before, after), *versions.sections(before, after)]
-    data = {"before": before, "after": after}
-    writing.write_study(path, data, title, sections.subtitle(after), tables)
-
-
-def search_flags(config: Config, name: str, target: Target, output: Path) -> None:
-    """Prints and writes what documented flags of the compiler do to the step."""
-    step = _STEP.value
-    chosen = implementations.parse(_IMPLEMENTATIONS.value)
-    known: list[xla_flags.Candidate] = []
-    unknown: list[xla_flags.Candidate] = []
-    for candidate in xla_flags.candidates(target):
-        (known if xla_flags.is_known(target, candidate.flags) else unknown).append(candidate)
-    program = lower_step(config, target, step, _IMAGES.value, chosen)
-
-    def read(flags: Mapping[str, xla_flags.Value]) -> Reading:
-        return read_step(
-            config,
-            name,
-            target,
-            step,
-            cache=output / "programs",
-            implementations=chosen,
-            xla=flags,
-            program=program,
-        )
-
-    goal = _SEARCH_FLAGS.value
-    found = flag_search.search(read, xla_flags.parse(_XLA.value), known, goal, say)
-    title = f"{name}, {step} step on {target.name}: flags of the compiler"
-    best = found.best.reading
-    assert best is not None
-    tables = flag_search.sections(found, target, goal, unknown)
-    stem = output / file_name(name, step, f"{target.name}-flags")
-    data = {"schema": SCHEMA, "goal": goal, "tried": flag_search.as_data(found)}
-    writing.write_study(stem, data, title, sections.subtitle(best), tables)
-
-
-def trade(
-    config: Config, text: str, overrides: Sequence[str], name: str, target: Target, output: Path
-) -> None:
-    """Prints and writes memory against time of the train step, for --pareto."""
-
-    def read(fields: pareto.Fields, images: int) -> Reading:
-        return read_step(
-            options.replace(config, fields),
-            name,
-            target,
-            "train",
-            images,
-            output / "programs",
-            implementations=implementations.parse(_IMPLEMENTATIONS.value),
-            xla=xla_flags.parse(_XLA.value),
-        )
-
-    combinations = pareto.settings(config, target.size // num_slices(target.devices))
-    points = pareto.study(read, combinations, pareto.parse_batches(_PARETO.value), say)
-    command = pareto.command_of(text, overrides, target.size)
-    title = f"{name}, train step on {target.name}: memory against time"
-    readings = [point.reading for point in points if point.reading is not None]
-    if not readings:
-        raise UserError(f"--pareto: no combination can be compiled: {points[0].trouble}")
-    data = {"schema": SCHEMA, "points": pareto.as_data(points, command)}
-    stem = output / file_name(name, "train", f"{target.name}-pareto")
-    table = pareto.section(points, command)
-    subtitle = sections.subtitle(readings[0])
-    writing.write_study(stem, data, title, subtitle, [table], [pareto.chart(points)])
-
-
-def compile_elsewhere(text: str, overrides: Sequence[str], name: str, output: Path) -> Reading:
-    """Returns the reading of the step from the environment that --with_python names."""
-    python = Path(_WITH_PYTHON.value)
-    found = versions.versions_of(python)
-    told = ", ".join(f"{key} {value}" for key, value in found.items())
-    say(f"compiling with {python}: {told}")
-    folder = output / f"with-jax-{found['jax']}-libtpu-{found.get('libtpu', 'none')}"
-    values = {
-        "config": text,
-        "name": name,
-        "topology": _TOPOLOGY.value,
-        "step": _STEP.value,
-        "images_per_device": _IMAGES.value,
-        "implementations": _IMPLEMENTATIONS.value,
-        "output": folder,
-        "record": "true",
-    }
-    arguments = [f"--{key}={value}" for key, value in values.items() if value != ""]
-    arguments += [f"--xla={given}" for given in _XLA.value]
-    report = folder / f"{file_name(name, _STEP.value, _TOPOLOGY.value)}.json"
-    return versions.compile_with(python, [*arguments, *overrides], report)
-
-
-def sweep(config: Config, name: str, output: Path) -> None:
-    shapes = scaling.topologies(_SWEEP.value)
-    found = scaling.study(
-        config,
-        name,
-        shapes,
-        _STEP.value,
-        images_per_device=_IMAGES.value or config.batch_size,
-        images_in_all=_STRONG.value,
-        cache=output / "programs",
-        progress=say,
-        xla=xla_flags.parse(_XLA.value),
-    )
-    chip = shapes[0].partition(":")[0]
-    title = f"{name}, {_STEP.value} step from {shapes[0]} to {shapes[-1]}"
-    subtitle = sections.subtitle(found["weak"][-1])
-    parts = [
-        page.charts(f"{kind.capitalize()} scaling", scaling.curves(found[kind], _TRAINING.value))
-        for kind in scaling.KINDS
-        if any(r["fits"] for r in found[kind])
-    ]
-    tables = scaling.sections(found, _TRAINING.value)
-    stem = output / file_name(name, _STEP.value, f"{chip}-sweep")
-    writing.write_study(stem, {"schema": SCHEMA, **found}, title, subtitle, tables, parts)
-
-
-def every(overrides: Sequence[str], output: Path) -> None:
-    """Compiles methods for training, scoring and prediction; prints and writes the table."""
-    shapes = scaling.topologies(_TOPOLOGY.value)
-    rows = every_method.study(
-        every_method.chosen(_METHODS.value),
-        shapes,
-        overrides,
-        cache=output / "programs",
-        largest=_SEARCH.value,
-        progress=say,
-        xla=xla_flags.parse(_XLA.value),
-    )
-    title = f"{_METHODS.value if _METHODS.value != 'all' else 'every method'} on {','.join(shapes)}"
-    versions = ", ".join(f"{name} {value}" for name, value in compiler_versions().items())
-    subtitle = f"{' '.join(overrides) or 'each config as it is'}; {versions}"
-    stem = output / file_name("methods", "all", "-".join(shapes))
-    data = {"schema": SCHEMA, "rows": every_method.as_data(rows)}
-    writing.write_study(stem, data, title, subtitle, every_method.sections(rows))
-
-
-def file_name(name: str, step: str, topology: str) -> str:
-    return f"{name}-{step}-{topology}".replace(":", "-").replace("*", "x")
-
-
-def load_reading(path: Path) -> Reading:
-    """Reads a report's JSON. Raises UserError for other files and for reports of other versions."""
-    try:
-        reading = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"--against {path} can't be read ({e}): give a report's JSON") from e
-    if not isinstance(reading, dict) or reading.get("schema") != SCHEMA or "fits" not in reading:
-        raise UserError(f"--against {path} is not a report of this version: make it again")
-    return reading
-
-
-def load_config(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
-    """Returns the config of 'configs/mvtec.py:screw' and its name; unknown channels become RGB."""
-    config, name = experiment.load(text, overrides)
-    return experiment.assume_color(config), name
+# Studies of several programs, and what is of one program only.
+_STUDIES = (_SWEEP, _PARETO, _SEARCH_FLAGS, _METHODS)
+_OF_ONE = (_AGAINST, _WITH_PYTHON, _MEASURED, _DUMP, _RECORD)
 
 
 def run(text: str, overrides: Sequence[str]) -> int:
     """Compiles the step that the command line names; returns 1 if it does not fit, else 0."""
+    _check_flags(text)
+    xla = xla_flags.parse(_XLA.value)
     if _METHODS.value:
-        if text:
-            raise UserError("--methods takes the configs of the methods: leave out --config")
-        return run_methods(overrides)
-    if not text:
-        raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
-    config, name = load_config(text, overrides)
-    name = _NAME.value or name
+        return _run_methods(overrides, xla)
+    config, name = studies.load_config(text, overrides)
     if _STEP.value not in (known := step_names(config)):
         raise UserError(f"--step {_STEP.value}: use {', '.join(known)}")
-    other = load_other(_AGAINST.value) if _AGAINST.value else None  # fails before the compilation
-    xla = xla_flags.parse(_XLA.value)
-    if _PARETO.value:
-        pareto.parse_batches(_PARETO.value)
+    # All of these may fail, and do before the compilation.
+    other = studies.load_other(_AGAINST.value) if _AGAINST.value else None
+    batches = pareto.parse_batches(_PARETO.value) if _PARETO.value else []
     trace = None
     if _MEASURED.value:
         trace = measured.read_trace(measured.find_trace(Path(_MEASURED.value)))
-    without_tpu(_SWEEP.value or _TOPOLOGY.value)
-    output = make_output()
+    _without_tpu(_SWEEP.value or _TOPOLOGY.value)
+    request = studies.Request(
+        text=text,
+        overrides=overrides,
+        config=config,
+        name=_NAME.value or name,
+        step=_STEP.value,
+        images=_IMAGES.value,
+        implementations=implementations.parse(_IMPLEMENTATIONS.value),
+        xla=xla,
+        training_images=_TRAINING.value,
+        output=_make_output(),
+    )
     if _SWEEP.value:
-        sweep(config, name, output)
+        studies.sweep(request, _SWEEP.value, _STRONG.value)
         return 0
-    # The TPU's compiler serves one process at a time: the other environment comes first.
-    before = compile_elsewhere(text, overrides, name, output) if _WITH_PYTHON.value else None
+    before = None
+    if _WITH_PYTHON.value:  # first: the TPU's compiler serves one process at a time
+        python = Path(_WITH_PYTHON.value)
+        before = studies.compile_elsewhere(request, python, _TOPOLOGY.value)
     target = find_target(_TOPOLOGY.value)
     xla_flags.check(target, xla)
-    if _PARETO.value:
-        trade(config, text, overrides, name, target, output)
+    if batches:
+        studies.trade(request, target, batches)
         return 0
     if _SEARCH_FLAGS.value:
-        search_flags(config, name, target, output)
+        studies.search_flags(request, target, _SEARCH_FLAGS.value)
         return 0
-    reading = report(config, name, target, output, trace)
+    record = _RECORD.value or before is not None
+    reading = studies.report(
+        request, target, dump=_DUMP.value, record=record, largest=_SEARCH.value, trace=trace
+    )
     if before is not None:
-        stem = file_name(name, _STEP.value, target.name)
-        write_comparison(output / f"{stem}-against-jax-{_version(before)}", before, reading)
+        name = name_of(before["program"]["versions"])
+        studies.write_comparison(request, target, before, reading, name)
     if other is not None:
-        compare(reading, other, target, output)
+        studies.compare(request, target, reading, other, _AGAINST.value)
     return 0 if reading["fits"] else 1
 
 
-def _version(reading: Reading) -> str:
-    versions_there = reading["program"]["versions"]
-    libtpu = versions_there.get("libtpu")
-    return versions_there["jax"] + (f"-libtpu-{libtpu}" if libtpu else "")
+def _check_flags(text: str) -> None:
+    """Raises UserError for flags that would be ignored."""
+    chosen = [flag.name for flag in _STUDIES if flag.value]
+    if len(chosen) > 1:
+        raise UserError(f"--{chosen[0]} and --{chosen[1]} are two studies: give one")
+    given = [flag.name for flag in _OF_ONE if flag.value]
+    if chosen and given:
+        raise UserError(f"--{given[0]} is of one program: leave it out with --{chosen[0]}")
+    if _PARETO.value and _STEP.value != "train":
+        raise UserError(f"--step {_STEP.value}: --pareto is of the train step")
+    if _METHODS.value and text:
+        raise UserError("--methods takes the configs of the methods: leave out --config")
+    if not _METHODS.value and not text:
+        raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
 
 
-def run_methods(overrides: Sequence[str]) -> int:
-    """Compiles the methods that --methods names."""
-    without_tpu(_TOPOLOGY.value)
+def _run_methods(overrides: Sequence[str], xla: Mapping[str, xla_flags.Value]) -> int:
+    """Compiles the methods that --methods names, for all steps or for --step."""
     every_method.chosen(_METHODS.value)  # fails before anything is written
-    every(overrides, make_output())
+    shapes = scaling.topologies(_TOPOLOGY.value)
+    steps = (_STEP.value,) if _STEP.present else every_method.SHOWN
+    if steps[0] not in every_method.SHOWN:
+        raise UserError(f"--step {steps[0]}: use {', '.join(every_method.SHOWN)} with --methods")
+    _without_tpu(_TOPOLOGY.value)
+    output, largest = _make_output(), _SEARCH.value
+    studies.every(_METHODS.value, steps, shapes, overrides, output, largest=largest, xla=xla)
     return 0
 
 
-def without_tpu(topology: str) -> None:
+def _without_tpu(topology: str) -> None:
     """Keeps JAX from looking for a TPU on this machine where only its compiler is needed."""
     if topology != LOCAL and not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")
 
 
-def make_output() -> Path:
+def _make_output() -> Path:
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)

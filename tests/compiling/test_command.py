@@ -64,11 +64,14 @@ def test_reports_and_compares_with_another_config(folder):
         ("--with_python=nowhere", "--with_python nowhere does not run as a Python interpreter"),
         ("--pareto=0", "--pareto '0': give images a device"),
         ("--measured=nowhere", "--measured nowhere holds no *.trace.json.gz"),
+        ("--measured=x --sweep=v5e:1x1", "--measured is of one program: leave it out with --sweep"),
+        ("--pareto=8 --search_flags=memory", "--pareto and --search_flags are two studies"),
+        ("--pareto=8 --step=eval", "--step eval: --pareto is of the train step"),
         ("--methods=all", "--methods takes the configs of the methods: leave out --config"),
     ],
 )
 def test_errors_are_one_line(capsys, folder, argument, message):
-    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", argument)
+    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", *argument.split())
     done = run_main(capsys, "vtadl_jax.compile", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")

@@ -33,10 +33,6 @@ def study(monkeypatch, reading, tmp_path):
         found["fits"] = found["memory"]["needed"] <= 16 * 2**30
         return found
 
-    class Target:
-        name = "v5e:2x2"
-        chip = every_method.find_target("local").chip
-
     monkeypatch.setattr(every_method, "read_step", read)
 
     def run(methods, **more):
@@ -67,6 +63,13 @@ def test_the_cheapest_are_compiled_first_and_shown_by_method(study):
     assert "position_gaussian, train: no steps: it is fitted in one pass." in table.note
     data = every_method.as_data(rows)
     assert "instructions" not in data[0]["reading"]
+
+
+def test_one_step_can_be_chosen(study):
+    rows, calls, _ = study(["capsnet", "position_gaussian"], steps=("predict",))
+    assert [step for _, step, _ in calls] == ["predict", "predict"]
+    (table,) = every_method.sections(rows)
+    assert table.note.startswith("2 methods. Cycles")
 
 
 def test_what_the_compiler_refuses_has_a_row(study):

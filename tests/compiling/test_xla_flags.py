@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from vtadl_jax.compiling import flag_search, xla_flags
+from vtadl_jax.compiling import flag_search, writing, xla_flags
 from vtadl_jax.compiling.reading import began
 from vtadl_jax.compiling.topology import LOCAL, find_target
 from vtadl_jax.compiling.xla_flags import Candidate
@@ -116,6 +116,7 @@ def test_the_search_joins_the_flags_that_help(reading):
     assert marked[0][4] == "-28.0 %"
     assert "Not known to this compiler: c=true" in tables[0].note
     assert 'export XLA_FLAGS="--a=true --b=1"' in tables[1].note
+    assert 'export XLA_FLAGS="--a=true --b=1"' in writing.terminal("t", "s", tables)
     data = flag_search.as_data(found)
     assert [one["best"] for one in data] == [False] * 5 + [True]
     assert "instructions" not in data[0]["reading"]

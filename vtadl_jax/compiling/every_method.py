@@ -43,6 +43,7 @@ def study(
     topologies: Sequence[str],
     overrides: Sequence[str],
     *,
+    steps: Sequence[str] = SHOWN,
     cache: Path,
     largest: bool,
     progress: Callable[[str], None],
@@ -50,14 +51,15 @@ def study(
 ) -> list[Row]:
     """Returns a row for every method, topology and step, in the order of the table.
 
-    overrides: flags of fields, for every config. largest: also finds the largest batch of training
-    (of scoring for methods without steps). A method that the compiler refuses, or whose config the
-    overrides do not suit, has a row that says why.
+    overrides: flags of fields, for every config. steps: of SHOWN. largest: also finds the largest
+    batch of training (of scoring for methods without steps). A method that the compiler refuses, or
+    whose config the overrides do not suit, has a row that says why.
     """
     rows: dict[tuple[str, str, str], Row] = {}
     seconds: dict[tuple[str, str], float] = {}
-    number, count = 0, len(methods) * len(topologies) * len(ORDER)
-    for step in ORDER:
+    order = [step for step in ORDER if step in steps]
+    number, count = 0, len(methods) * len(topologies) * len(order)
+    for step in order:
         pairs = [(topology, method) for topology in topologies for method in methods]
         pairs.sort(key=lambda pair: seconds.get(pair, 0.0))  # stable: the first step as given
         for topology, method in pairs:
@@ -68,7 +70,7 @@ def study(
             rows[method, topology, step] = row
             if reading := row.get("reading"):
                 seconds[topology, method] = reading["seconds"]["compile"]
-    return [rows[m, t, s] for t in topologies for m in methods for s in SHOWN]
+    return [rows[m, t, s] for t in topologies for m in methods for s in SHOWN if s in steps]
 
 
 def _row(
@@ -154,8 +156,9 @@ def _table(topology: str, rows: Sequence[Row]) -> Section:
         cells.append([*start, *_figures(row)])
     with_steps = sum(row["step"] == "train" and "reading" in row for row in rows)
     methods = len({row["method"] for row in rows})
+    trained = f", {with_steps} of them with train steps" * any(r["step"] == "train" for r in rows)
     note = (
-        f"{methods} methods, {with_steps} of them with train steps. Cycles are those outside "
+        f"{methods} methods{trained}. Cycles are those outside "
         f"collectives; a call adds what a device sends, as if nothing overlapped. "
         f"{' '.join(notes)}"
     )

@@ -8,7 +8,7 @@ are the trace's. Times of one device overlap where it runs several instructions 
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _instructions(events: Sequence[dict]) -> Iterator[dict[str, Any]]:
         }
 
 
-def beside(reading: Reading, trace: dict[str, Any]) -> dict[str, Any]:
+def beside(reading: Reading, trace: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the measured times of one device and call, for the reading's instructions.
 
     rows: instructions with their seconds and, where the compiler estimates cycles and the clock is

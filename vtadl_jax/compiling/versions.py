@@ -7,7 +7,7 @@ JAX, XLA and the TPU's compiler are those of its environment.
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtadl_jax.compiling.reading import Reading
@@ -51,6 +51,11 @@ def versions_of(python: Path) -> dict[str, str]:
             f"dependencies there, as {python} -m pip install 'vtadl_jax[tpu]' jax==VERSION"
         )
     return found
+
+
+def name_of(found: Mapping[str, str]) -> str:
+    """Returns 'jax-0.12.0.1-libtpu-0.0.50.1' of an environment's versions, for names of files."""
+    return "-".join(f"{name}-{found[name]}" for name in ("jax", "libtpu") if name in found)
 
 
 def compile_with(python: Path, arguments: Sequence[str], report: Path) -> Reading:

@@ -49,6 +49,8 @@ def terminal(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 def _columns(section: Section) -> list[str]:
     rows = [[_short(cell) for cell in row] for row in (section.names, *section.rows)]
     rows = rows if any(rows[0]) else rows[1:]
+    if not rows:
+        return []
     widths = [max(len(row[i]) for row in rows) for i in range(len(section.header))]
     lines = []
     for row in rows:
