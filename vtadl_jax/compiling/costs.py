@@ -109,6 +109,18 @@ def cycles(scheduled: list[Scheduled]) -> dict[str, int | None]:
     }
 
 
+_LIBRARY = re.compile(r'custom_call_target="__(cudnn|cublas)')
+
+
+def library_calls(scheduled: Iterable[Scheduled]) -> int:
+    """Counts calls of a GPU's libraries, which have no estimate: most of the work may be there."""
+    return sum(
+        s.times
+        for s in scheduled
+        if s.instruction.opcode == "custom-call" and _LIBRARY.search(s.instruction.rest)
+    )
+
+
 def by_module(origins: Origins, scheduled: list[Scheduled]) -> dict[str, dict[str, int]]:
     """Returns module → cycles {forward, backward}, most expensive first."""
     found: dict[str, dict[str, int]] = {}

@@ -14,7 +14,7 @@ class Figures:
     roofline: the larger of the times of FLOPs and bytes at the chip's peaks; compute: summed cycles
     at its clock; links: bytes sent by collectives at the rate of all links of a chip; slices: bytes
     sent between slices at the rate of their network, 0 for one slice; call: compute, links and
-    slices, without overlap.
+    slices, without overlap; None if the program calls libraries, which have no estimate.
     """
 
     flops: float | None
@@ -59,7 +59,8 @@ def figures(reading: Reading) -> Figures:
         links = reading["collective_totals"]["wire_bytes"] / chip.ici_bandwidth
         sent = reading["between_slices"]["wire_bytes"]
         slices = 0.0 if not sent else sent / chip.dcn_bandwidth if chip.dcn_bandwidth else None
-        call = compute + links + (slices or 0.0)
+        if not reading["library_calls"]:
+            call = compute + links + (slices or 0.0)
     rate = program["images"] / call if call else None
     return Figures(flops, num_bytes, intensity, roofline, bound, compute, links, slices, call, rate)
 

@@ -71,7 +71,7 @@ def read_step(
         reading = json.loads(stored.read_text(encoding="utf-8"))
     else:
         with began(stored if xla else None):
-            reading = _compile(program, dump, xla or {}, record)
+            reading = _compile(program, target, dump, xla or {}, record)
         if record and reading["fits"] and not reading["compiler"]["flags"]:
             reading["compiler"]["flags"] = xla_flags.taken(target)
         if stored:
@@ -140,13 +140,15 @@ def _describe(program: Program, config: Config, name: str, target: Target) -> di
     }
 
 
-def _compile(program: Program, dump: Path | None, xla: Mapping[str, Any], record: bool) -> Reading:
+def _compile(
+    program: Program, target: Target, dump: Path | None, xla: Mapping[str, Any], record: bool
+) -> Reading:
     if dump is not None:
         _dump_lowered(program, dump)
     start = time.perf_counter()
     recorded: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        options = dict(xla)
+        options = {**target.options, **xla}
         if record:
             options |= stack.enter_context(compiler_record.recording(recorded))
         compiled_programs = stack.enter_context(_counting_programs())
@@ -161,6 +163,11 @@ def _compile(program: Program, dump: Path | None, xla: Mapping[str, Any], record
             seconds = {**program.seconds, "compile": time.perf_counter() - start}
             return {"fits": False, "memory": needed, "seconds": seconds}
     seconds = {**program.seconds, "compile": time.perf_counter() - start}
+    memory = memory_of(compiled)
+    if target.options and target.chip and memory["needed"] > target.chip.hbm_bytes:
+        # XLA's compiler for GPUs does not refuse it.
+        over = {"needed": memory["needed"], "limit": target.chip.hbm_bytes}
+        return {"fits": False, "memory": over, "seconds": seconds}
     text = compiled.as_text()
     if dump is not None:
         _write(dump, "after.hlo.txt", text)
@@ -169,7 +176,7 @@ def _compile(program: Program, dump: Path | None, xla: Mapping[str, Any], record
         "seconds": seconds,
         **read_text(text, program.num_devices, num_slices(program.mesh.devices.flat)),
         "work": work_of(compiled),
-        "memory": memory_of(compiled),
+        "memory": memory,
         "programs": len(compiled_programs),
         **({"compiler": recorded} if record else {}),
     }
@@ -184,6 +191,7 @@ def read_text(text: str, num_devices: int, num_slices: int = 1) -> Reading:
     return {
         "cycles": costs.cycles(scheduled),
         "loops_of_unknown_length": unknown,
+        "library_calls": costs.library_calls(scheduled),
         "modules": costs.by_module(origins, scheduled),
         "instructions": costs.instructions(origins, scheduled),
         "most_expensive": costs.most_expensive(origins, scheduled, NUM_MOST_EXPENSIVE),

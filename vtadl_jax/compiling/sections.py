@@ -92,6 +92,8 @@ def _time(reading: Reading) -> Section:
             once += f"; {reading['loops_of_unknown_length']} loops of unknown length count once"
         if missing := cycles["without_estimate"]:
             once += f"; {missing} fusions have no estimate"
+        if calls := reading["library_calls"]:
+            once += f"; {thousands(calls)} calls of cuDNN and cuBLAS are not in it"
         rows += [
             ["estimated cycles", thousands(cycles["total"]), once],
             ["their time", duration(f.compute), f"at {chip.clock / 1e9:g} GHz"],

@@ -70,7 +70,7 @@ def check(target: Target, flags: Mapping[str, Value]) -> None:
     if not flags:
         return
     try:
-        _probe(target).compile(compiler_options=dict(flags))
+        _probe(target).compile(compiler_options={**target.options, **flags})
     except jax.errors.JaxRuntimeError as e:
         raise UserError(f"--xla {written(flags)} on {target.name}: {one_line(e)}") from e
 
