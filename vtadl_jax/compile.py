@@ -38,7 +38,7 @@ from vtadl_jax.compiling import (
 )
 from vtadl_jax.compiling.program import step_names
 from vtadl_jax.compiling.topology import LOCAL, find_target
-from vtadl_jax.compiling.versions import name_of
+from vtadl_jax.compiling.versions import name_of, older_first
 from vtadl_jax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -168,10 +168,10 @@ def run(text: str, overrides: Sequence[str]) -> int:
     if _SWEEP.value:
         studies.sweep(request, _SWEEP.value, _STRONG.value)
         return 0
-    before = None
+    elsewhere = None
     if _WITH_PYTHON.value:  # first: the TPU's compiler serves one process at a time
         python = Path(_WITH_PYTHON.value)
-        before = studies.compile_elsewhere(request, python, _TOPOLOGY.value)
+        elsewhere = studies.compile_elsewhere(request, python, _TOPOLOGY.value)
     target = find_target(_TOPOLOGY.value)
     xla_flags.check(target, xla)
     if batches:
@@ -180,13 +180,13 @@ def run(text: str, overrides: Sequence[str]) -> int:
     if _SEARCH_FLAGS.value:
         studies.search_flags(request, target, _SEARCH_FLAGS.value)
         return 0
-    record = _RECORD.value or before is not None
+    record = _RECORD.value or elsewhere is not None
     reading = studies.report(
         request, target, dump=_DUMP.value, record=record, largest=_SEARCH.value, trace=trace
     )
-    if before is not None:
-        name = name_of(before["program"]["versions"])
-        studies.write_comparison(request, target, before, reading, name)
+    if elsewhere is not None:
+        name = name_of(elsewhere["program"]["versions"])
+        studies.write_comparison(request, target, *older_first(elsewhere, reading), name)
     if other is not None:
         studies.compare(request, target, reading, other, _AGAINST.value)
     return 0 if reading["fits"] else 1

@@ -112,3 +112,27 @@ def test_the_other_process_gives_a_reading_or_its_last_line(tmp_path):
     )
     with pytest.raises(UserError, match=r"can't compile this step: no such field$"):
         versions.compile_with(failing, [], report)
+
+
+def test_the_other_process_has_its_own_compiler(tmp_path, monkeypatch):
+    report = tmp_path / "r.json"
+    python = script(
+        tmp_path / "python", f"""echo "{{\\"libtpu\\": \\"$TPU_LIBRARY_PATH\\"}}" > {report}"""
+    )
+    monkeypatch.setenv("TPU_LIBRARY_PATH", f"{sys.prefix}/lib/libtpu.so")
+    assert versions.compile_with(python, [], report) == {"libtpu": ""}
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "/opt/libtpu.so")  # the user's own
+    assert versions.compile_with(python, [], report) == {"libtpu": "/opt/libtpu.so"}
+
+
+def test_the_older_compiler_comes_first():
+    def reading(**found):
+        return {"program": {"versions": found}}
+
+    old, new = reading(jax="0.9.2", libtpu="0.0.42.1"), reading(jax="0.10.0", libtpu="0.0.42.1")
+    assert versions.older_first(old, new) == (old, new)
+    assert versions.older_first(new, old) == (old, new)
+    newer = reading(jax="0.10.0", libtpu="0.0.50")
+    assert versions.older_first(newer, new) == (new, newer)
+    same = reading(jax="0.10.0", libtpu="0.0.42.1")
+    assert versions.older_first(same, new)[0] is same

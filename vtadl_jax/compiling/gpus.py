@@ -15,8 +15,9 @@ import importlib.util
 
 from vtadl_jax.compiling.chips import Chip
 
+OPTIONS = {"xla_gpu_autotune_level": 0}
 # Costs are collected into the program's text: cycles of each fusion by XLA's models.
-OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_collect_cost_model_stats": True}
+COSTS = {"xla_gpu_collect_cost_model_stats": True}
 MOST = 8  # GPUs of a host
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
@@ -25,7 +26,8 @@ PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 class Gpu:
     """A GPU: peak rates, and what XLA's compiler reads of it. Sizes are in bytes.
 
-    capability: CUDA's; cores: streaming multiprocessors; threads, shared: of each.
+    capability: CUDA's; cores: streaming multiprocessors; threads, shared: of each; modelled:
+    whether XLA's models of costs know it ("Cannot find key: sm_89").
     """
 
     chip: Chip
@@ -35,6 +37,12 @@ class Gpu:
     shared: int
     shared_block: int
     l2: int
+    modelled: bool = True
+
+    @property
+    def options(self) -> dict[str, bool | int]:
+        """Returns the compiler's flags for it."""
+        return {**OPTIONS, **(COSTS if self.modelled else {})}
 
     def target_config(self) -> str:
         """Returns XLA's description of the GPU, a GpuTargetConfigProto as text."""
@@ -89,7 +97,7 @@ GPUS = {
         ),
         Gpu(
             Chip("l4", "NVIDIA L4", 121e12, 300e9, 24_000_000_000, 32e9, 2.04e9, 1, _NVIDIA),
-            (8, 9), 58, 1536, 102_400, 101_376, 50_331_648,
+            (8, 9), 58, 1536, 102_400, 101_376, 50_331_648, modelled=False,
         ),
     )
 }  # fmt: skip

@@ -139,7 +139,7 @@ def compare(
 def write_comparison(
     request: Request, target: Target, before: Reading, after: Reading, name: str
 ) -> None:
-    """Prints and writes the differences of two readings. name: that of the first."""
+    """Prints and writes the differences of two readings. name: of the one that is not ours."""
     for one in (before, after):
         if not one["fits"]:
             raise UserError(f"{sections.title(one)} does not fit: there is nothing to compare")

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from vtadl_jax.compiling.chips import CHIPS, Chip, chip_of
-from vtadl_jax.compiling.gpus import GPUS, MOST, OPTIONS, Gpu, has_gpu_compiler
+from vtadl_jax.compiling.gpus import GPUS, MOST, Gpu, has_gpu_compiler
 from vtadl_jax.errors import UserError
 
 LOCAL = "local"
@@ -118,7 +118,7 @@ def _gpu_target(name: str, gpu: Gpu, count: int) -> Target:
         reason = " ".join(str(e).split())
         raise UserError(f"topology {name!r} is refused by the CUDA plugin: {reason}") from e
     devices: Sequence[Any] = described.devices
-    return Target(name, devices, gpu.chip, OPTIONS)
+    return Target(name, devices, gpu.chip, gpu.options)
 
 
 @contextlib.contextmanager

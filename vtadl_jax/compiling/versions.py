@@ -6,7 +6,9 @@ JAX, XLA and the TPU's compiler are those of its environment.
 
 import json
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ for name in ("jax", "jaxlib", "libtpu", "flax"):
         pass
 print(json.dumps(found))
 """
+_LIBTPU = "TPU_LIBRARY_PATH"
 MOST = 24  # names of new flags that are listed
 
 
@@ -58,16 +61,26 @@ def name_of(found: Mapping[str, str]) -> str:
     return "-".join(f"{name}-{found[name]}" for name in ("jax", "libtpu") if name in found)
 
 
+def older_first(other: Reading, own: Reading) -> tuple[Reading, Reading]:
+    """Returns the readings with the older JAX and compiler first; `other` if they are the same."""
+
+    def key(reading: Reading) -> list[list[int]]:
+        found = reading["program"]["versions"]
+        texts = [found.get(name, "0") for name in ("jax", "libtpu")]
+        return [[int(part) for part in re.findall(r"\d+", text)] for text in texts]
+
+    return (own, other) if key(own) < key(other) else (other, own)
+
+
 def compile_with(python: Path, arguments: Sequence[str], report: Path) -> Reading:
     """Runs this command with another interpreter and returns the reading that it writes.
 
     arguments: of `vtadl_jax.compile`; report: the JSON of its report. Raises UserError with the
     last line of the other process if it fails.
     """
-    path = [str(package_root().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [python, "-m", "vtadl_jax.compile", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -78,6 +91,16 @@ def compile_with(python: Path, arguments: Sequence[str], report: Path) -> Readin
         raise UserError(f"--with_python {python} can't compile this step: {told}")
     reading = json.loads(report.read_text(encoding="utf-8"))
     return {name: value for name, value in reading.items() if name != "schema"}
+
+
+def _environment() -> dict[str, str]:
+    """Returns the variables of the other process, which finds this code, but not this libtpu."""
+    path = [str(package_root().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    # JAX sets it to the compiler of this environment when it is imported.
+    if Path(found.get(_LIBTPU, "")).is_relative_to(sys.prefix):
+        del found[_LIBTPU]
+    return found
 
 
 def sections(before: Reading, after: Reading) -> list[Section]:
