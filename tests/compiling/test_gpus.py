@@ -46,7 +46,9 @@ def test_without_the_plugin_the_extra_is_named(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_gpu_compiler(), reason="needs the plugin of the extra cuda")
 def test_a_step_is_compiled_for_two_gpus():
-    reading = read_step(tiny_config(), "tiny", find_target("h100:2"), "train", 2)
+    # Triton's default tiles do not suit the tiny products.
+    flags = {"xla_gpu_enable_triton_gemm": False}
+    reading = read_step(tiny_config(), "tiny", find_target("h100:2"), "train", 2, xla=flags)
     assert reading["fits"]
     assert reading["program"]["device_kind"] == "NVIDIA H100 80GB HBM3"
     assert reading["cycles"]["total"] > 0

@@ -160,8 +160,10 @@ def _compile(
                 if xla:
                     raise UserError(f"--xla {xla_flags.written(xla)}: {one_line(e)}") from e
                 if target.options:
-                    told = f"{program.step} on {target.name}: the compiler fails"
-                    raise UserError(f"{told}: {one_line(e)}: try another GPU or step") from e
+                    raise UserError(
+                        f"{program.step} on {target.name}: the compiler fails: {one_line(e)}: try "
+                        f"--xla xla_gpu_enable_triton_gemm=false"
+                    ) from e
                 raise
             seconds = {**program.seconds, "compile": time.perf_counter() - start}
             return {"fits": False, "memory": needed, "seconds": seconds}
