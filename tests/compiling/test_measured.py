@@ -88,6 +88,7 @@ def test_a_trace_of_another_program_is_refused(tmp_path, reading):
         (gzip.compress(b"[1]"), "is no trace of jax.profiler"),
         (gzip.compress(b'{"traceEvents": []}'), "has no instruction of a device"),
     ],
+    ids=["no gzip", "no events", "a list", "none"],  # gzip writes the time
 )
 def test_files_that_are_no_traces_are_refused(tmp_path, content, message):
     path = tmp_path / "x.trace.json.gz"
