@@ -159,7 +159,7 @@ def section(points: Sequence[Point], command: Callable[[Point], str]) -> Section
     troubles = dict.fromkeys(p.trouble for p in points if p.trouble)
     if troubles:
         note += f" Not compiled: {'; '.join(troubles)}."
-    return Section("Memory against time", HEADER, rows, note)
+    return Section("Points", HEADER, rows, note)
 
 
 def _row(point: Point, mark: str, command: str) -> list[str]:
