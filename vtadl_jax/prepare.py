@@ -47,7 +47,7 @@ _SUSPECTS_COUNT = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _FEATURES = _define(
-    "features", "filters", "What --suspects ranks by: filters, or a frozen network (--init_from)."
+    "features", "filters", "A frozen network that --suspects ranks by, beside filters."
 )
 _INIT_FROM = _define("init_from", "", "File of the weights of --features (docs/weights.md).")
 

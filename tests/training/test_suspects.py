@@ -6,7 +6,15 @@ import pytest
 from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks import context_ridge
-from vtadl_jax.training.suspects import Ranking, image_scores, mirrored, rank_images
+from vtadl_jax.training.suspects import (
+    FILTERS,
+    Network,
+    Ranking,
+    image_scores,
+    mirrored,
+    rank_images,
+    resized,
+)
 
 SIZE = (64, 64)
 
@@ -56,6 +64,19 @@ def test_p_values_mirror_the_scores_below_the_median():
 def test_a_level_that_all_places_share_adds_nothing():
     maps = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(image_scores(maps + 5), image_scores(maps), atol=1e-4)
+
+
+def test_maps_of_another_grid_are_enlarged():
+    maps = np.arange(4.0).reshape(1, 2, 2)
+    want = np.repeat(np.repeat(maps, 2, 1), 2, 2)
+    np.testing.assert_array_equal(resized(maps, (4, 4)), want)
+    np.testing.assert_array_equal(resized(maps, (2, 2)), maps)
+
+
+def test_features_of_a_second_kind_are_added(records):
+    network = Network(FILTERS, {}, SIZE)
+    twice = rank_images(records, SIZE, num_threads=0, network=network, show=False)
+    assert {record.name for record in twice.first(2)} == {"03.png", "11.png"}
 
 
 def test_an_unreadable_image_is_named(records, tmp_path):

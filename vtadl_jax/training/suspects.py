@@ -76,6 +76,14 @@ def mirrored(scores: np.ndarray) -> np.ndarray:
     return np.where(scores > middle, (1 + farther) / (1 + len(below)), 1.0)
 
 
+class Network(NamedTuple):
+    """Features of a frozen network with its weights, and the (height, width) of its images."""
+
+    options: FeatureOptions
+    frozen: Any
+    image_size: tuple[int, int]
+
+
 def rank_images(
     records: Sequence[Record],
     image_size: tuple[int, int] = SIZE,
@@ -83,27 +91,49 @@ def rank_images(
     bits: int = 0,
     num_threads: int = 4,
     seed: int = 0,
-    options: FeatureOptions = FILTERS,
-    frozen: Any = None,
+    network: Network | None = None,
     show: bool = True,
 ) -> Ranking:
-    """Ranks images, at least two. options: the features, with `frozen` weights for those of a
-    network. Raises UserError for an image that can't be read.
+    """Ranks images, at least two, by fixed filters at `image_size`, and by a network as well.
+
+    The maps of both are added: both are in deviations. Raises UserError for an image that can't be
+    read.
     """
-    features = make_features(options, DIM, image_size, 3)
-    read = _Reader(features, frozen or {}, Geometry(image_size, bits=bits), num_threads)
+    sources = [Network(FILTERS, {}, image_size)] + ([network] if network else [])
     rng = np.random.default_rng(seed)
+    maps: list[np.ndarray] = []
+    for source in sources:
+        features = make_features(source.options, DIM, source.image_size, 3)
+        geometry = Geometry(source.image_size, bits=bits)
+        read = _Reader(features, source.frozen, geometry, num_threads)
+        found = novelty_maps(whitened(read, records, rng, show), rng)
+        maps.append(found if not maps else resized(found, maps[0].shape[1:]))
+    total = np.sum(maps, 0)
+    scores = image_scores(total)
+    return Ranking(tuple(records), scores, total, mirrored(scores))
+
+
+def whitened(
+    read: "_Reader", records: Sequence[Record], rng: np.random.Generator, show: bool
+) -> list[np.ndarray]:
+    """Returns the whitened features of each image, [1, h, w, d] float16."""
     few = np.linspace(0, len(records) - 1, min(WHITENED, len(records))).astype(int)
     sample = np.concatenate(list(read([records[i] for i in few.tolist()])))
     sample = sample.reshape(-1, sample.shape[-1])
     chosen = sample[rng.integers(0, len(sample), ROWS)].astype(np.float64)
-    whitening = {name: np.asarray(x, np.float32) for name, x in features.fit(chosen).items()}
+    whitening = {k: np.asarray(x, np.float32) for k, x in read.features.fit(chosen).items()}
     found: list[np.ndarray] = []
     for responses in read(records, "rank training images" if show else ""):
         found += list(whiten(whitening, responses).astype(np.float16)[:, None])
-    maps = novelty_maps(found, rng)
-    scores = image_scores(maps)
-    return Ranking(tuple(records), scores, maps, mirrored(scores))
+    return found
+
+
+def resized(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Returns maps [N, h, w] on another grid (rows, columns), by the nearest place."""
+    rows, columns = (
+        (np.arange(n) + 0.5) * m / n for n, m in zip(grid, maps.shape[1:], strict=True)
+    )
+    return maps[:, rows.astype(int)[:, None], columns.astype(int)]
 
 
 class _Reader(NamedTuple):

@@ -13,7 +13,7 @@ from vtadl_jax.errors import UserError, printable
 from vtadl_jax.networks.feature_options import FeatureOptions
 from vtadl_jax.networks.features import EXTRACTORS, make_features
 from vtadl_jax.runtime.text_table import plural
-from vtadl_jax.training.suspects import DIM, FILTERS, SIZE, Ranking, rank_images
+from vtadl_jax.training.suspects import DIM, FILTERS, SIZE, Network, Ranking, rank_images
 from vtadl_jax.weights.files import read_files
 
 SMALL = 128  # px; smaller images are not enlarged
@@ -35,8 +35,8 @@ def trim(
     """Returns the config with the names of the left-out images, the splits without them, and lines
     on which they are.
 
-    arrays: those of `init_from`; the detector's own frozen features then rank the images, fixed
-    filters otherwise. Only good training images are ranked. Raises UserError if there are too few.
+    arrays: those of `init_from`; the detector's own frozen features then rank the images beside
+    fixed filters. Only good training images are ranked. Raises UserError if there are too few.
     """
     good = tuple(record for record in splits.train if record.label == 0)
     count = round(config.data.trim * len(good))
@@ -60,34 +60,31 @@ def trim(
 def rank(
     config: Config, records: Sequence[Record], arrays: Mapping[str, np.ndarray] | None = None
 ) -> Ranking:
-    """Ranks images by the config's frozen features if it has any, by fixed filters otherwise."""
-    options, frozen = FILTERS, None
-    model, size = config.model, ranked_size(config.image_size)
+    """Ranks images by fixed filters, and by the config's frozen features if it has any."""
+    model, size, data = config.model, config.image_size, config.data
+    network = None
     if arrays is not None and isinstance(model, FeatureOptions) and model.features in EXTRACTORS:
-        frozen = frozen_weights(model, config.image_size, arrays)
-        options, size = model, config.image_size
-    data = config.data
+        network = Network(model, frozen_weights(model, size, arrays), size)
     return rank_images(
         records,
-        size,
+        ranked_size(size),
         bits=data.bits,
         num_threads=data.num_threads,
         seed=config.seed,
-        options=options,
-        frozen=frozen,
+        network=network,
     )
 
 
 def rank_by(records: Sequence[Record], features: str, file: str) -> Ranking:
-    """Ranks images at 256² by features of a name, with the weights in a file, '' for filters.
+    """Ranks images at 256² by filters, and by the network of a name with the weights in a file.
 
     Raises UserError for an unknown name and a file that does not fit.
     """
     if not file:
         return rank_images(records, SIZE)
     options = FeatureOptions(features=features)
-    frozen = frozen_weights(options, SIZE, read_files(file))
-    return rank_images(records, SIZE, options=options, frozen=frozen)
+    network = Network(options, frozen_weights(options, SIZE, read_files(file)), SIZE)
+    return rank_images(records, SIZE, network=network)
 
 
 def frozen_weights(
