@@ -20,7 +20,8 @@ RADII = (2, 6)  # of the rings, in places
 UNITS = 500  # random units of the context
 UNIT_SCALE = 1.5  # of their inputs; the features have unit scale
 LIMIT = 8.0  # sigma: contexts are clipped there
-RIDGE = 1e-4  # of the mean square of the regressors
+# Of the mean square of the regressors, from FEW rows for each of them; more where there are fewer.
+RIDGE, FEW = 1e-4, 20
 FLOOR = 0.5  # added to squared distances before the logarithm
 
 
@@ -60,7 +61,7 @@ def fit_ridge(rows: np.ndarray, targets: np.ndarray) -> Ridge:
     from scipy import linalg  # local: the import slows down every start
 
     gram = (rows.T @ rows).astype(np.float64)
-    gram[np.diag_indices(len(gram))] += RIDGE * np.trace(gram) / len(gram)
+    gram[np.diag_indices(len(gram))] += ridge_of(rows.shape) * np.trace(gram) / len(gram)
     factor = linalg.cho_factor(gram, overwrite_a=True)
 
     def solve(values: np.ndarray) -> np.ndarray:
@@ -75,6 +76,11 @@ def fit_ridge(rows: np.ndarray, targets: np.ndarray) -> Ridge:
     expected = solve(level.astype(np.float32))
     spread = np.asarray((level - rows @ expected).std() + 1e-6, np.float32)
     return Ridge(mean, precision, expected, spread)
+
+
+def ridge_of(shape: tuple[int, ...]) -> float:
+    """Returns the ridge for rows of a shape (N, U)."""
+    return RIDGE * max(1.0, FEW * shape[1] / shape[0]) ** 2
 
 
 @jax.jit
@@ -92,7 +98,7 @@ def fit_reference(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns `Ridge.mean` from the definition, in float64: least squares with added rows."""
     rows, targets = np.asarray(rows, np.float64), np.asarray(targets, np.float64)
     size = rows.shape[1]
-    ridge = np.sqrt(RIDGE * np.square(rows).sum() / size)
+    ridge = np.sqrt(ridge_of(rows.shape) * np.square(rows).sum() / size)
     added = np.concatenate([rows, ridge * np.eye(size)])
     padded = np.concatenate([targets, np.zeros((size, targets.shape[1]))])
     return np.linalg.lstsq(added, padded, rcond=None)[0]
