@@ -120,7 +120,7 @@ def test_the_check_lists_suspects_that_an_update_takes(mixed, tmp_path, capsys, 
     assert len(table) == 22
     assert table[1].split(",")[:2] == ["1", names[0]]
     page = (folder / "suspects.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/jpeg;base64,") == 3
     assert "http" not in page
 
 

@@ -60,9 +60,10 @@ def told(ranking: Ranking, category: str, count: int) -> str:
         lines.append(f"  {ranking.scores[i]:7.2f}  {ranking.p_values[i]:.4f}  {name}")
     if count > len(shown):
         lines.append(f"  … the first {min(count, len(ranking.records))} are in {NAMES}")
+    more = "image is" if ranking.num_above == 1 else "images are"
     lines.append(
-        f"  {ranking.num_above} are farther above the median than any image is below it; among "
-        f"good images that is as likely as not for a few"
+        f"  {ranking.num_above} {more} farther above the median than any is below it; of good "
+        f"images a few may be by chance: look at {PAGE}"
     )
     return "\n".join(lines)
 
@@ -86,7 +87,7 @@ def page_of(ranking: Ranking, count: int, listed: int) -> str:
         title = f"{rank}. {printable(ranking.records[i].name)}"
         numbers = f"novelty {ranking.scores[i]:.2f}   p {ranking.p_values[i]:.3g}"
         row = picture_of(ranking.records[i], ranking.maps[i], low, high, f"{title}   {numbers}")
-        rows.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{encoded(row)}">')
+        rows.append(f'<img alt="{html.escape(title)}" src="data:image/jpeg;base64,{encoded(row)}">')
     total = len(ranking.records)
     text = (
         f"The {count} of {total} training images that are most novel to the others. Novel is not "
@@ -119,7 +120,7 @@ def picture_of(
 
 
 def encoded(picture: Image.Image) -> str:
-    """Returns a picture as a PNG in base64."""
+    """Returns a picture as a JPEG in base64."""
     with io.BytesIO() as file:
-        picture.save(file, "PNG")
+        picture.save(file, "JPEG", quality=88)
         return base64.b64encode(file.getvalue()).decode()
