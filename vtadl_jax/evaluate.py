@@ -34,6 +34,7 @@ from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
@@ -106,6 +107,7 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
         raise UserError(with_own_flags(str(error))) from error
     compare_images(workdir, splits, config)
     division = divide(config, splits.train)
+    use_own_cache()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)

@@ -28,6 +28,7 @@ from vtadl_jax.report.names import cell
 from vtadl_jax.report.predictions import Outcome, predict, table
 from vtadl_jax.report.region_files import MOST, Regions
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import writing
 
@@ -126,6 +127,7 @@ def run() -> int:
 
 
 def _open(threshold: float | None) -> Predictor:
+    use_own_cache()
     if _MODEL.value:
         return Predictor.from_file(Path(_MODEL.value).expanduser(), threshold=threshold)
     return Predictor.from_workdir(Path(_WORKDIR.value).expanduser(), threshold=threshold)
