@@ -214,7 +214,12 @@ class Config:
 
 # Field → the value by which a run decides from its images; it stores its decision, if it has the
 # field: runs of earlier versions have not.
-FOUND = {"data.channels": 0, "data.orientations": "auto", "eval.cross_fit": "auto"}
+FOUND = {
+    "data.channels": 0,
+    "data.orientations": "auto",
+    "data.trimmed": (),
+    "eval.cross_fit": "auto",
+}
 
 
 def check_same_run(config: Config, stored: Config, workdir: Path) -> None:

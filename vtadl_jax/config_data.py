@@ -62,6 +62,17 @@ class DataOptions:
         resumable=True,
         compiled=False,
     )
+    trim: float = option(
+        0.0,
+        "share of the good training images that is left out: those most novel to the others, by a "
+        "ranking before the fit; for folders that may hold defective images",
+        at_least=0,
+        at_most=0.6,
+        compiled=False,
+    )
+    trimmed: tuple[str, ...] = option(
+        (), "names of those that a run left out, most novel first; written by it", compiled=False
+    )
     test_fraction: float = option(
         0.2,
         "share of the good images to test on, for data sets without a split",

@@ -4,6 +4,8 @@ python -m vtadl_jax.prepare --dataset mvtec_ad --source DIR_OR_ARCHIVE --data_di
 
 Rerunning continues: finished categories are verified and kept. With --check it writes no records
 and reports on --source, also a plain folder of good images, or verifies the records in --data_dir.
+With --check --suspects it also ranks the training images by how novel each is to the others, and
+writes suspects.csv, suspects.html with pictures and suspects.txt, a list for update --remove.
 Exit codes: 0 done, 2 a mistake or fault that can be fixed, 130 interrupted.
 """
 
@@ -33,6 +35,21 @@ _CHECK = flags.DEFINE_bool("check", False, "Report only; write no records.", fla
 _BAD = _define("bad", "", "With --check of a plain folder: folder of defective images.")
 _MASKS = _define("masks", "", "With --check of a plain folder: folder of the masks of --bad.")
 _JSON = _define("json", "", "With --check: also write the report to this file.")
+_SUSPECTS = flags.DEFINE_bool(
+    "suspects", False, "With --check: rank the training images by novelty.", flag_values=FLAGS
+)
+_SUSPECTS_DIR = _define("suspects_dir", "suspects", "Folder of what --suspects writes.")
+_SUSPECTS_COUNT = flags.DEFINE_integer(
+    "suspects_count",
+    0,
+    "Images that --suspects lists; 0: those of p <= 0.05, at least 10.",
+    0,
+    flag_values=FLAGS,
+)
+_FEATURES = _define(
+    "features", "filters", "A frozen network that --suspects ranks by, beside filters."
+)
+_INIT_FROM = _define("init_from", "", "File of the weights of --features (docs/weights.md).")
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
@@ -77,21 +94,61 @@ def run() -> int:
     builder = builder_of(_DATASET.value)
     size = parse_size(_IMAGE_SIZE.value)
     source, data_dir = (Path(v.value).expanduser() for v in (_SOURCE, _DATA_DIR))
+    check_suspects()
     if _CHECK.value and not _SOURCE.value and _DATA_DIR.value:
         return report(inspect.inspect_prepared(data_dir))
     if not _SOURCE.value:
         raise UserError(f"no --source: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     if _CHECK.value:
         plain = {"bad": _BAD.value, "masks": _MASKS.value}
-        return report(
-            inspect.inspect_source(builder, source, _CATEGORY.value, track, size, **plain)
-        )
+        found = inspect.inspect_source(builder, source, _CATEGORY.value, track, size, **plain)
+        code = report(found)
+        return code or (rank_suspects(found) if _SUSPECTS.value else 0)
     if _BAD.value or _MASKS.value:
         raise UserError("--bad and --masks are for --check: a plain folder cannot be prepared")
     if not _DATA_DIR.value:
         raise UserError("no --data_dir: give the folder for the records")
     folders = prepare(_DATASET.value, source, data_dir, size, _CATEGORY.value)
     say(f"{data_dir / builder.name} holds {', '.join(f.parent.name for f in folders)}")
+    return 0
+
+
+def check_suspects() -> None:
+    """Raises UserError for flags of --suspects that do not fit the others."""
+    if not _SUSPECTS.value:
+        for flag in (_SUSPECTS_DIR, _SUSPECTS_COUNT, _FEATURES, _INIT_FROM):
+            if flag.value != FLAGS[flag.name].default:
+                raise UserError(f"--{flag.name} {flag.value} is read with --check --suspects only")
+    elif not _CHECK.value or not _SOURCE.value:
+        raise UserError("--suspects ranks images of a folder: give --check and --source DIR, too")
+    elif bool(_INIT_FROM.value) != (_FEATURES.value != "filters"):
+        raise UserError(
+            f"--features {_FEATURES.value} and --init_from {_INIT_FROM.value!r}: a frozen network "
+            f"needs both, filters neither"
+        )
+
+
+def rank_suspects(found) -> int:
+    """Ranks the training images of every category of a report, and writes their files."""
+    from vtadl_jax.data.sources.layouts import folder_layout
+    from vtadl_jax.report.suspects import told, write_suspects
+    from vtadl_jax.training.trimming import LEAST, rank_by
+
+    place, folder = Path(found.where), Path(_SUSPECTS_DIR.value).expanduser()
+    for category in (c.category for c in found.categories):
+        inside = category if (place / category).is_dir() else ""
+        splits = folder_layout(place, inside, _BAD.value, _MASKS.value, test=False)
+        if len(splits.train) < LEAST:
+            raise UserError(
+                f"--suspects: {category} has {len(splits.train)} training images, and {LEAST} or "
+                f"more can be ranked"
+            )
+        ranking = rank_by(splits.train, _FEATURES.value, _INIT_FROM.value)
+        count = _SUSPECTS_COUNT.value or max(int((ranking.p_values <= 0.05).sum()), 10)
+        out = folder / category if len(found.categories) > 1 else folder
+        files = write_suspects(ranking, out, min(count, len(splits.train)))
+        print(told(ranking, category, count).encode(errors="backslashreplace").decode())
+        say(f"{category}: {', '.join(map(str, files))}")
     return 0
 
 

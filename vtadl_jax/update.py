@@ -88,6 +88,7 @@ def updated(
     fields: dict[str, Any] = {
         "data.more": (*config.data.more, *(str(Path(f).expanduser().resolve()) for f in good)),
         "data.without": (*config.data.without, *removed),
+        "data.trimmed": (),  # the new run ranks all its images
     }
     trained = config.num_train_steps or config.num_epochs
     if make_detector(config).loss is None or not trained:

@@ -86,10 +86,10 @@ class Bench:
                 f"detector {config.detector!r} is trained in steps: give a config of a fitted one, "
                 f"or --config.num_train_steps=0 --config.num_epochs=0"
             )
-        pretrained = read_pretrained(config, self.detector)
-        assembly = assemble(config, 1, self.detector, pretrained)
+        self.pretrained = read_pretrained(config, self.detector)
+        assembly = assemble(config, 1, self.detector, self.pretrained)
         self.initial: Variables = jax.device_get(assembly.make_state().variables)
-        self.category = splits.category
+        self.splits, self.category = splits, splits.category
         good = [record for record in splits.train if not record.label]
         self.good = in_memory(good, self.geometry, config)
         self.mesh = sharding.make_mesh(1)

@@ -54,6 +54,18 @@ def leave_out(splits: Splits, names: Sequence[str]) -> Splits:
     return replace(splits, train=kept, notes=(*splits.notes, note))
 
 
+def leave_out_trimmed(splits: Splits, names: Sequence[str]) -> Splits:
+    """Returns the splits without the good training images of these names, as far as they are there.
+
+    Raises UserError if no good image is left.
+    """
+    gone = set(names)
+    kept = tuple(record for record in splits.train if record.label or record.name not in gone)
+    if gone and not any(record.label == 0 for record in kept):
+        raise UserError(f"data.trimmed leaves no good training image of {len(splits.train)}")
+    return replace(splits, train=kept)
+
+
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if names[NAMED:] else ""
     return ", ".join(map(printable, names[:NAMED])) + more

@@ -40,6 +40,7 @@ def overlay_row(
     mask: NDArray[Any] | None = None,
     recon: NDArray[np.uint8] | None = None,
     title: str,
+    masks: bool = True,
 ) -> Image.Image:
     """Draws one image's panels side by side under a title, each with a caption.
 
@@ -50,6 +51,7 @@ def overlay_row(
       mask: uint8 or bool [H, W], non-zero is anomalous; None without ground truth.
       recon: uint8 [H, W, 3], the detector's reconstruction if it has one.
       title: one line; cut with an ellipsis if it is wider than the row.
+      masks: whether other rows may have a mask: without one there is a panel in its place.
 
     Raises:
       ValueError: different shapes, NaN in the map, or a scale that is not increasing.
@@ -61,7 +63,7 @@ def overlay_row(
     if mask is not None:
         caption = "ground truth" if np.any(mask) else "ground truth: normal"
         panels.append((caption, _outlined(photo, mask)))
-    elif anomaly_map is not None:  # keeps the maps of a sheet below each other
+    elif masks and anomaly_map is not None:  # keeps the maps of a sheet below each other
         panels.append(("no mask", photo))
     if anomaly_map is not None:
         panels.append(("anomaly map", _heated(photo, anomaly_map, low, high)))

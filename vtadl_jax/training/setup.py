@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vtadl_jax import config as config_lib
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
+from vtadl_jax.data.changes import leave_out_trimmed
 from vtadl_jax.data.decode import is_grey
 from vtadl_jax.data.depth import bits_warning
 from vtadl_jax.data.records import Record, Splits, repeat_anomalies
@@ -30,6 +31,7 @@ from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
 from vtadl_jax.training.regions import check_regions, read_regions
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
+from vtadl_jax.training.trimming import check_trim, trim
 from vtadl_jax.weights.files import read_files
 
 LOOKED_AT = 16  # number of images that decide between grey and colour
@@ -92,7 +94,14 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
         )
     check_regions(config, workdir)
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
+    config = with_trimmed(config, workdir)
     splits = read(config, detector.needs)
+    if config.data.trimmed:
+        splits = leave_out_trimmed(splits, config.data.trimmed)
+    elif config.data.trim:
+        config, splits, lines = trim(config, splits, pretrained)
+        for line in lines:
+            say(line)
     warning = bits_warning([record.image for record in splits.train], config.data.bits)
     if warning is not None:
         say(f"warning: {warning}")
@@ -148,6 +157,18 @@ def as_decided(config: Config, stored: Config) -> Config:
             before = getattr(getattr(stored, group), field)
             fields[name] = value if before == "auto" else before
     return options_lib.replace(config, fields)
+
+
+def with_trimmed(config: Config, workdir: Path) -> Config:
+    """Returns the config with the images that the run of the workdir, if it has one, left out.
+
+    Raises UserError for names without `data.trim`.
+    """
+    if config.data.trim and not config.data.trimmed and (workdir / CONFIG).exists():
+        stored = load_config(workdir)
+        return options_lib.replace(config, {"data.trimmed": stored.data.trimmed})
+    check_trim(config)
+    return config
 
 
 def read_pretrained(config: Config, detector: Detector) -> Mapping[str, np.ndarray] | None:

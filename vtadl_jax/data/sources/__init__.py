@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vtadl_jax.config import Config
-from vtadl_jax.data.changes import add_images, leave_out
+from vtadl_jax.data.changes import add_images, leave_out, leave_out_trimmed
 from vtadl_jax.data.folds import check_folds, fold_splits
 from vtadl_jax.data.records import (
     Splits,
@@ -146,9 +146,9 @@ def all_categories(config: Config) -> tuple[str, ...]:
 def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) -> Splits:
     """Returns the images of a config, after a check of every header and every mask's size.
 
-    `data.more` and `data.without` change the training images; `data.defects` keeps only the named
-    defects in the test set; `data.anomaly_fraction` moves some
-    of them to the training images, `data.folds` those of other folds, only those with a mask if
+    `data.more`, `data.without` and `data.trimmed` change the training images; `data.defects` keeps
+    only the named defects in the test set; `data.anomaly_fraction` moves some of them to the
+    training images, `data.folds` those of other folds, only those with a mask if
     `needs` has 'mask'; `data.shots` takes only so many of the good training images. Prints lines on
     what was read otherwise than it may seem. draw: whether source 'synthetic' may draw its images;
     if not, they must be there. Raises UserError for an unknown source or defect, and the errors of
@@ -191,10 +191,12 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
 
 
 def _changed(splits: Splits, config: Config) -> Splits:
-    """Returns the splits with `data.more` and without `data.without`."""
+    """Returns the splits with `data.more`, without `data.without` and `data.trimmed`."""
     if config.data.more:
         splits = add_images(splits, config.data.more)
-    return leave_out(splits, config.data.without) if config.data.without else splits
+    if config.data.without:
+        splits = leave_out(splits, config.data.without)
+    return leave_out_trimmed(splits, config.data.trimmed)
 
 
 def check_fold_fields(config: Config) -> None:
