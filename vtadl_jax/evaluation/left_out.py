@@ -75,6 +75,7 @@ class LeftOut:
         evaluator: Evaluator,
         what: str,
         on_batch: Callable[[dict, Scores], None] | None = None,
+        calibrated: Calibration | None = None,
     ) -> EvalOutputs:
         """Scores each image by the detector that does not know it; as `Evaluator.run`."""
         parts = []
@@ -85,7 +86,7 @@ class LeftOut:
                     on_batch({**batch, "index": positions[batch["index"]]}, scores)
 
             records = take(self.division.holdout, positions)
-            parts.append(evaluator.run(variables, records, what, told))
+            parts.append(evaluator.run(variables, records, what, told, calibrated))
         order = np.concatenate([positions for positions, _ in self.folds])
         return joined(parts, np.argsort(order))
 

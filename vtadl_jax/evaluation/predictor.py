@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from vtadl_jax.config_data import WindowOptions
 from vtadl_jax.data.decode import AnyImage, loaded
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation import windowed
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scorer import Scorer
@@ -54,7 +56,10 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Intake:
-    """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map."""
+    """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map.
+
+    The image has its own size where it is scored by windows, and where an export resizes it.
+    """
 
     image: np.ndarray
     map_size: tuple[int, int]
@@ -64,8 +69,10 @@ class Predictor:
     """Scorer of images of any size. Compiles once, in `warm_up` or at the first images.
 
     batch_size: number of images of the compiled program; smaller batches are padded with blank
-    images. mesh: devices that a batch is sharded over; by default the first device. Raises
-    UserError if the batch does not divide over them.
+    images. mesh: devices that a batch is sharded over; by default the first device. windows: those
+    that images are cut into, None or side 0 for none; the compiled program then takes `batch_size`
+    windows, and images are scored one by one. Raises UserError if the batch does not divide over
+    the devices.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Predictor:
         num_threads: int = 4,
         threshold: float | None = None,
         mesh: Mesh | None = None,
+        windows: WindowOptions | None = None,
     ):
         self.calibration, self.channels = calibration, channels
         self.batch_size, self.num_threads = batch_size, num_threads
@@ -89,6 +97,12 @@ class Predictor:
         self._geometry = geometry
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         sharding.check_batch("batch_size", batch_size, mesh)
+        self._windows = None
+        if windows is not None and windows.side:
+            self._windows = windows
+            windowed.check_calibration(calibration, windows)
+            detector = windowed.cells_detector(detector, windows)
+            self.batch_size = 1  # images at once
         self._scorer = Scorer(detector, (*geometry.size, channels), batch_size, mesh)
         self._variables = self._scorer.place(variables)
 
@@ -126,6 +140,7 @@ class Predictor:
             num_threads=config.data.num_threads,
             threshold=threshold,
             mesh=mesh,
+            windows=config.data.windows,
         )
 
     @classmethod
@@ -176,7 +191,10 @@ class Predictor:
         """
         with loaded(image, self.channels, self._geometry.bits) as pixels:
             height, width = pixels.shape[:2]
-            intake = Intake(self._geometry.image(pixels, self.channels), (height, width))
+            if self._windows is None:
+                intake = Intake(self._geometry.image(pixels, self.channels), (height, width))
+            else:
+                intake = Intake(pixels if pixels.ndim == 3 else pixels[..., None], (height, width))
             used = None if use is None else use(pixels)
             del pixels  # before another image has its turn
             return intake, used
@@ -196,27 +214,56 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[Intake]) -> Iterator[Prediction]:
         """Scores at most `batch_size` images; yields predictions, each with its map, one by one."""
+        if self._windows is not None:
+            for intake in images:
+                yield self._by_windows(intake, self._windows)
+            return
         batch = [intake.image for intake in images]
         blank = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
         scores = self._scorer(self._variables, np.stack(batch + blank))
         descriptions = describe(np.stack(batch))
         values = self.calibration.image_scores(scores.terms[: len(batch)], descriptions)
         for i, (intake, value) in enumerate(zip(images, values, strict=True)):
-            anomaly_map, reason = None, self.calibration.reason(descriptions[i])
+            anomaly_map = None
             if scores.anomaly_map is not None:
                 anomaly_map = self._geometry.invert(scores.anomaly_map[i], intake.map_size)
-            yield Prediction(
-                score=float(value),
-                threshold=float(self.threshold),
-                is_defective=bool(value >= self.threshold or reason),
-                anomaly_map=anomaly_map,
-                terms=self.calibration.by_name(scores.terms[i]),
-                recon=None if scores.recon is None else scores.recon[i],
-                unlike_training=reason,
-                p_value=self.calibration.p_value(value),
-                description=descriptions[i],
-                expert_p_values=self.calibration.term_p_values(scores.terms[i]),
-            )
+            recon = None if scores.recon is None else scores.recon[i]
+            yield self._made(value, scores.terms[i], descriptions[i], anomaly_map, recon)
+
+    def _by_windows(self, intake: Intake, windows: WindowOptions) -> Prediction:
+        """Scores an image of its own size by its windows."""
+        here = windows, self._geometry, self.channels
+        seen = windowed.look(self._scorer, self._variables, intake.image, *here)
+        scores = windowed.whole_scores(seen, self.calibration)
+        description = describe(self._geometry.image(intake.image, self.channels)[None])
+        value = self.calibration.image_scores(scores.terms, description)[0]
+        anomaly_map = None
+        if scores.anomaly_map is not None:
+            found = scores.anomaly_map[0]
+            anomaly_map = Geometry(found.shape).invert(found, intake.map_size)
+        return self._made(value, scores.terms[0], description[0], anomaly_map, None)
+
+    def _made(
+        self,
+        value: float,
+        terms: np.ndarray,
+        description: np.ndarray,
+        anomaly_map: np.ndarray | None,
+        recon: np.ndarray | None,
+    ) -> Prediction:
+        reason = self.calibration.reason(description)
+        return Prediction(
+            score=float(value),
+            threshold=float(self.threshold),
+            is_defective=bool(value >= self.threshold or reason),
+            anomaly_map=anomaly_map,
+            terms=self.calibration.by_name(terms),
+            recon=recon,
+            unlike_training=reason,
+            p_value=self.calibration.p_value(value),
+            description=description,
+            expert_p_values=self.calibration.term_p_values(terms),
+        )
 
 
 def check_score(score: float) -> None:
