@@ -39,7 +39,7 @@ def windows_map(pixels, grid: Grid) -> np.ndarray:
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.8])
 @pytest.mark.parametrize("length", [3, 32, 33, 64, 257])
 def test_windows_cover_an_axis(length, overlap):
-    first = starts(length, 32, 32 * (1 - overlap), 4)
+    first = starts(length, 32, round(32 * (1 - overlap)), 4)
     assert first[0] == 0
     assert (first % 4 == 0).all()
     assert first[-1] + 32 == max(-(-length // 4) * 4, 32)

@@ -7,7 +7,9 @@ by the other windows that hold them. No network here.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,12 +20,13 @@ from vtadl_jax.data.transforms import scale as resize
 MOST_WINDOWS = 10**6  # of one image at one scale
 
 
-def scaled_side(side, factor: float):
-    """Returns the side of an image that is scaled, an int (or a symbolic dimension), at least 1
-    for factors that leave a pixel: side · factor rounded, halves up."""
+def scaled_side(side: Any, factor: float) -> Any:
+    """Returns the side of an image that is scaled: side · factor, rounded up.
+
+    An int, or a symbolic dimension of `jax.export` for a symbolic side.
+    """
     ratio = Fraction(factor).limit_denominator(10**4)
-    found = (2 * side * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
-    return max(found, 1) if isinstance(found, int) else found
+    return -(-side * ratio.numerator // ratio.denominator)
 
 
 def scaled(pixels: np.ndarray, factor: float) -> np.ndarray:
@@ -47,15 +50,32 @@ def cut(pixels: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     return pixels[rows[:, None], columns]
 
 
-def starts(length: int, side: int, step: float, cell: int = 1) -> np.ndarray:
-    """Returns where windows start along an axis: int [n], multiples of `cell`, from 0.
+def step_of(options: WindowOptions) -> int:
+    """Returns how far apart windows are at most, in pixels of the scaled image."""
+    return max(round(options.side * (1 - options.overlap)), options.map_stride)
 
-    length: of the axis. Windows are evenly spread, at most `step` (and a cell) apart; the last one
-    ends at the end of the last cell. One window for a shorter axis.
+
+def count_along(length: Any, side: int, step: int, cell: int, most: Callable = max) -> Any:
+    """Returns (number of windows along an axis, pixels from the first one to the last).
+
+    length: of the axis, an int, or a traced scalar with `most` its maximum.
     """
-    room = max(-(-length // cell) * cell - side, 0)
-    gaps = max(int(np.ceil(room / max(step, cell) - 1e-9)), 1) if room else 0
-    return np.rint(np.arange(gaps + 1) * room / max(gaps, 1) / cell).astype(int) * cell
+    room = most(-(-length // cell) * cell - side, 0)
+    return -(-room // step) + 1, room
+
+
+def start_of(number: Any, count: Any, room: Any, cell: int, most: Callable = max) -> Any:
+    """Returns where windows start along an axis, for what `count_along` returns: evenly spread
+    multiples of `cell`, from 0; the last window ends at the end of the last cell."""
+    whole = most(count - 1, 1) * cell
+    return (2 * number * room + whole) // (2 * whole) * cell
+
+
+def starts(length: int, side: int, step: int, cell: int = 1) -> np.ndarray:
+    """Returns where windows start along an axis of `length`, int [n]: at most `step` and a cell
+    apart. One window for a shorter axis."""
+    count, room = count_along(length, side, step, cell)
+    return start_of(np.arange(count), count, room, cell)
 
 
 def taper(side: int) -> np.ndarray:
@@ -95,8 +115,7 @@ class Grid:
         """Returns the grid of an image of size (h, w) before it is scaled by the factor."""
         side, cell = options.side, options.map_stride
         height, width = (scaled_side(length, factor) for length in size)
-        step = side * (1 - options.overlap)
-        first = (starts(length, side, step, cell) for length in (height, width))
+        first = (starts(length, side, step_of(options), cell) for length in (height, width))
         return cls(height, width, side, cell, *first)
 
     def __len__(self) -> int:

@@ -30,8 +30,8 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
     """
 
     def deploy(variables: Variables, settings: Settings, images: jax.Array):
-        height, width = (_value(side) for side in images.shape[1:3])
-        forward, back = _resamplings(geometry, height, width, images.shape[1:3])
+        height, width = (value_of(side) for side in images.shape[1:3])
+        forward, back = resamplings(geometry, height, width, images.shape[1:3])
         pixels = images if forward is None else resize_pixels(images, *forward)
         scores = detector.score(variables, pixels)
         description = describe_pixels(pixels)
@@ -47,12 +47,12 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
     return deploy
 
 
-def _value(side: Any) -> Any:
+def value_of(side: Any) -> Any:
     """Returns a side of the images: an int, or a traced scalar for a symbolic dimension."""
     return side if isinstance(side, int) else jnp.asarray(side, jnp.int32)
 
 
-def _resamplings(geometry: Geometry, height: Any, width: Any, lengths: tuple[Any, ...]):
+def resamplings(geometry: Geometry, height: Any, width: Any, lengths: tuple[Any, ...]) -> Any:
     """Returns the resamplings (rows, columns) of an image to the network's size, and of a map back.
 
     (None, None) if the image has the network's size already.
