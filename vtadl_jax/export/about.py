@@ -41,9 +41,7 @@ def about_run(run: "Run", calibration: Calibration) -> dict[str, Any]:
             "fit": config.data.fit,
             "bits": config.data.bits,
             "channels": config.data.channels,
-            "windows": dataclasses.asdict(config.data.windows)
-            if config.data.windows.side
-            else None,
+            "windows": dataclasses.asdict(windows) if windows.side else None,
         },
         "decision": {
             "threshold": calibration.image_threshold if threshold is None else threshold,
