@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vtadl_jax.config_data import WindowOptions
-from vtadl_jax.data.decode import ImageRef, load_image, load_mask, size_of
+from vtadl_jax.data.decode import ImageRef, Stored, load_image, load_mask, size_of
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.windows import Grid, cut, scaled, scaled_side
@@ -51,8 +51,11 @@ class Crop:
     def read(self) -> np.ndarray:
         """Returns uint8 [side, side] or [side, side, 3]. Raises UserError."""
         decode = self._mask if self.is_mask else self._image
-        key = (_key(self.original), self.factor, self.bits, self.is_mask)
-        pixels = decode() if isinstance(self.original, np.ndarray) else _KEPT.get(key, decode)
+        if isinstance(self.original, np.ndarray):
+            pixels = decode()
+        else:
+            key = (*_key(self.original), self.factor, self.bits, self.is_mask)
+            pixels = _KEPT.get(key, decode)
         return np.ascontiguousarray(cut(pixels, self.top, self.left, self.side))
 
     def _image(self) -> np.ndarray:
@@ -96,12 +99,11 @@ def _name(ref: ImageRef) -> str:
     return "an array" if isinstance(ref, np.ndarray) else str(ref)
 
 
-def _key(ref: ImageRef) -> tuple:
+def _key(ref: Path | Stored) -> tuple:
     """Returns what tells the contents of files and stored images apart."""
     if isinstance(ref, Path):
         about = ref.stat() if ref.exists() else None
         return str(ref), about and about.st_mtime_ns, about and about.st_size
-    assert not isinstance(ref, np.ndarray), "arrays are not kept"
     return type(ref).__name__, str(ref), ref.mark
 
 
