@@ -103,7 +103,9 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
 
 
 def fit_batch(setup: TrainSetup) -> int:
-    """Returns the number of images that the fit reads at once."""
+    """Returns the number of images, or of windows, that the fit reads at once."""
+    if setup.config.data.windows.side:
+        return setup.config.eval.batch_size
     return min(setup.config.eval.batch_size, len(setup.fitted))
 
 
