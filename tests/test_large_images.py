@@ -46,7 +46,7 @@ def test_a_run_by_windows_scores_alike_everywhere(parts, tmp_path, way, capsys):
     assert "windows of 48×48 pixels at scale 1, 0.5" in told
     assert ("positions are those within a window" in told) == (way == "experts")
     if way == "trained":
-        assert "training reads 22 crops of 144×144 pixels" in told
+        assert "training reads 20 crops of 144×144 pixels of 10 images" in told
     with (tmp_path / "run/scores.csv").open() as file:
         rows = {row["name"]: float(row["score"]) for row in csv.DictReader(file)}
     predictor = Predictor.from_workdir(tmp_path / "run")
@@ -56,7 +56,7 @@ def test_a_run_by_windows_scores_alike_everywhere(parts, tmp_path, way, capsys):
     for name in list(rows)[:3]:
         path = parts / "gear" / name
         prediction = predictor(path)
-        assert prediction.score == pytest.approx(rows[name], rel=1e-6)
+        assert prediction.score == pytest.approx(rows[name], rel=1e-5)
         assert saved(path).score == prediction.score
     again = evaluate_run(tmp_path / "run", {})
     assert again["aupro"] == pytest.approx(results["aupro"])
