@@ -230,3 +230,33 @@ def test_a_method_of_positions_is_refused_and_parts_are_told():
     with pytest.raises(UserError, match="labels of whole images"):
         check_detector(config, dataclasses.replace(toy(), needs=frozenset({"label"})))
     assert WindowOptions().side == 0
+
+
+def test_tails_are_of_some_windows_of_each_image_in_folds_of_any_size():
+    import jax
+
+    from vtadl_jax.detectors.contract import Tails
+    from vtadl_jax.evaluation.held_out import WINDOWS_PER_IMAGE, tail_rows, with_tails
+
+    def gather(variables, images, drawn, masks, key):
+        return {"level": images.astype(jnp.float32).mean((1, 2, 3)), "visible": masks.any((2, 3))}
+
+    def solve(variables, rows, rng):
+        return {
+            **variables,
+            "stats": {"level": rows["level"].max(), "shape": rows["visible"].shape},
+        }
+
+    detector = dataclasses.replace(toy(), tails=Tails(gather, solve, 64))
+    config, images = config_of(), images_of([(64, 80)] * 3)
+    records = records_of([image + np.uint8(30 * i) for i, image in enumerate(images)])
+    parts = [
+        tail_rows(detector, {}, some, Geometry((16, 16)), config, fewest=1)
+        for some in (records[:2], records[2:])
+    ]
+    rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    assert rows.rows["level"].shape == (3, WINDOWS_PER_IMAGE)
+    found = with_tails(detector, {}, rows, 0, np.array([0, 1]))["stats"]
+    assert found["level"] == rows.rows["level"][1].max()
+    assert found["shape"] == (2 * WINDOWS_PER_IMAGE, 2)
+    assert with_tails(detector, {}, rows, 0)["stats"]["level"] == rows.rows["level"][2].max()

@@ -41,21 +41,26 @@ def tail_rows(
     records: Sequence[Record],
     geometry: Geometry,
     config: Config,
+    fewest: int = 0,
 ) -> Any:
     """Returns what `Tails.gather` finds: a tree of arrays with a row for each image.
 
-    Every process reads all images and finds the same. Of large images, `WindowRows`.
+    fewest: images of the smallest of several folds, whose rows then have as many drawn defects as
+    those of these; 0: these are all. Every process reads all images and finds the same. Of large
+    images, `WindowRows`.
     """
+    fewest = fewest or len(records)
     tails = detector.tails
     if config.data.windows.side:
         whole = options_lib.replace(config, {"data.windows.side": 0})
         some = _some_windows(records, config)
-        found = tail_rows(detector, variables, some, geometry, whole)
+        fewest *= WINDOWS_PER_IMAGE
+        found = tail_rows(detector, variables, some, geometry, whole, fewest)
         shape = (len(records), WINDOWS_PER_IMAGE)
         return WindowRows(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found))
     assert tails is not None, "this detector has no tails"
     data, size = config.data, min(config.eval.batch_size, len(records))
-    count = defects_per_image(tails, len(records))
+    count = defects_per_image(tails, fewest)
     gather = jit_gather(tails.gather)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     found = []

@@ -55,8 +55,9 @@ class LeftOut:
             folds = fit_folds(detector, initial, division, geometry, config, show)
         if detector.tails is None:
             return cls(division, folds, fitted)
+        fewest = min(len(positions) for positions, _ in folds)
         rows = [
-            evaluator.tail_rows(variables, take(division.holdout, positions))
+            evaluator.tail_rows(variables, take(division.holdout, positions), fewest)
             for positions, variables in folds
         ]
         every = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)

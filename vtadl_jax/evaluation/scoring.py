@@ -195,12 +195,15 @@ class Evaluator:
         geometry = self.geometry if self.windows is None else Geometry(anomaly_map.shape)
         return geometry.invert(anomaly_map, (height, width)), mask
 
-    def tail_rows(self, variables: Variables, holdout: Sequence[Record]) -> Any:
-        """Returns what the detector's tails are fitted to, in numpy; None if it has no tails."""
+    def tail_rows(self, variables: Variables, holdout: Sequence[Record], fewest: int = 0) -> Any:
+        """Returns what the detector's tails are fitted to, in numpy; None if it has no tails.
+
+        fewest: images of the smallest fold, if the images are one of several.
+        """
         if self.detector.tails is None:
             return None
         placed = self.scorer.place(variables)
-        return tail_rows(self.detector, placed, holdout, self.geometry, self.config)
+        return tail_rows(self.detector, placed, holdout, self.geometry, self.config, fewest)
 
     def fit_tails(self, variables: Variables, rows: Any) -> Variables:
         """Returns variables with the detector's tails, if it has any. rows: of `tail_rows`."""
