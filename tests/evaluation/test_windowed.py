@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from tests.factory import tiny_config
 from vtadl_jax.config_data import WindowOptions
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.detectors.contract import Detector, Scores
+from vtadl_jax.detectors.contract import Detector, Scores, Tails
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation import held_out
 from vtadl_jax.evaluation.calibration import Calibration, calibrate
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.scoring import Evaluator
@@ -232,11 +234,8 @@ def test_a_method_of_positions_is_refused_and_parts_are_told():
     assert WindowOptions().side == 0
 
 
-def test_tails_are_of_some_windows_of_each_image_in_folds_of_any_size():
-    import jax
-
-    from vtadl_jax.detectors.contract import Tails
-    from vtadl_jax.evaluation.held_out import WINDOWS_PER_IMAGE, tail_rows, with_tails
+def test_tails_are_of_some_windows_of_each_image_in_folds_of_any_size(monkeypatch):
+    monkeypatch.setattr(held_out, "WINDOWS_PER_IMAGE", 4)
 
     def gather(variables, images, drawn, masks, key):
         return {"level": images.astype(jnp.float32).mean((1, 2, 3)), "visible": masks.any((2, 3))}
@@ -247,16 +246,18 @@ def test_tails_are_of_some_windows_of_each_image_in_folds_of_any_size():
             "stats": {"level": rows["level"].max(), "shape": rows["visible"].shape},
         }
 
-    detector = dataclasses.replace(toy(), tails=Tails(gather, solve, 64))
+    detector = dataclasses.replace(toy(), tails=Tails(gather, solve, 8))
     config, images = config_of(), images_of([(64, 80)] * 3)
     records = records_of([image + np.uint8(30 * i) for i, image in enumerate(images)])
     parts = [
-        tail_rows(detector, {}, some, Geometry((16, 16)), config, fewest=1)
+        held_out.tail_rows(detector, {}, some, Geometry((16, 16)), config, fewest=1)
         for some in (records[:2], records[2:])
     ]
     rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    assert rows.rows["level"].shape == (3, WINDOWS_PER_IMAGE)
-    found = with_tails(detector, {}, rows, 0, np.array([0, 1]))["stats"]
+    assert rows.rows["level"].shape == (3, 4)
+    found = held_out.with_tails(detector, {}, rows, 0, np.array([0, 1]))["stats"]
     assert found["level"] == rows.rows["level"][1].max()
-    assert found["shape"] == (2 * WINDOWS_PER_IMAGE, 2)
-    assert with_tails(detector, {}, rows, 0)["stats"]["level"] == rows.rows["level"][2].max()
+    assert found["shape"] == (2 * 4, 2)
+    assert (
+        held_out.with_tails(detector, {}, rows, 0)["stats"]["level"] == rows.rows["level"][2].max()
+    )
