@@ -17,7 +17,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.windows import count_along, scaled_side, start_of, step_of, taper
 from vtadl_jax.detectors.contract import Detector, Variables
 from vtadl_jax.evaluation.windowed import cells_detector
-from vtadl_jax.export.deploy import Deployed, resamplings, value_of
+from vtadl_jax.export.deploy import Deployed, map_outputs, resamplings, value_of
 from vtadl_jax.export.settings import Settings, decide, describe_pixels, weighted
 from vtadl_jax.networks.tails import tail
 from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
@@ -74,8 +74,7 @@ def deployed_windows(
                 whole = sum(rare) / len(rare)
             sides = zip((height, width), whole.shape[1:3], images.shape[1:3], strict=True)
             back = [Resampling(value_of(n), side, 0, length) for side, n, length in sides]
-            outputs["anomaly_map"] = resize_maps(whole, *back)
-            outputs["defect_mask"] = outputs["anomaly_map"] >= settings["pixel_threshold"]
+            outputs |= map_outputs(resize_maps(whole, *back), settings)
         return outputs
 
     def at_scale(variables, settings, images, number: int, factor: float, best):
