@@ -6,6 +6,7 @@ options (`Config.model`) are a dataclass beside the detector. What can be done w
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.options import fields_of, option
 
 LARGEST_BATCH = 2**20  # images
+MOST_SCALES = 8  # of windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +248,49 @@ def differences(config: Config, stored: Config) -> list[tuple[str, Any, Any]]:
         and FOUND.get(name, ...) not in (value, there.get(name))
         and (name not in there or there[name] != value)
     ]
+
+
+def check_windows(config: Config) -> None:
+    """Raises UserError for windows that do not fit the other fields; without windows, never."""
+    windows, data, size = config.data.windows, config.data, config.image_size
+    if not windows.side:
+        return
+    side, where = windows.side, f"data.windows.side {windows.side}"
+    if size[0] != size[1]:
+        raise UserError(
+            f"{where}: windows are square and image_size {size} is not: use "
+            f"--config.image_size={min(size)},{min(size)}"
+        )
+    if side < size[0]:
+        raise UserError(
+            f"{where}: windows are smaller than image_size {size} and would be enlarged: use "
+            f"{size[0]} or more, or a smaller image_size"
+        )
+    if data.regions:
+        raise UserError(
+            f"data.regions {data.regions}: is of whole images, and {where} cuts them into windows: "
+            f"leave one of them out"
+        )
+    if side % windows.map_stride:
+        raise UserError(
+            f"data.windows.map_stride {windows.map_stride} does not divide {where}: use a divisor, "
+            f"as {math.gcd(side, windows.map_stride)}"
+        )
+    if windows.map_stride > side // 8:
+        raise UserError(
+            f"data.windows.map_stride {windows.map_stride}: a window of {side} pixels has fewer "
+            f"than 8 values a side: use {side // 8} or less"
+        )
+    if len(set(windows.scales)) != len(windows.scales) or len(windows.scales) > MOST_SCALES:
+        raise UserError(
+            f"data.windows.scales {windows.scales}: give up to {MOST_SCALES} different factors"
+        )
+    if data.resize or data.fit != "stretch":
+        name = "data.resize" if data.resize else "data.fit"
+        raise UserError(
+            f"{name} scales whole images, and {where} cuts them into windows: leave it at its "
+            f"default, or use data.windows.scales"
+        )
 
 
 def schedule_of(config: Config) -> dict[str, int]:

@@ -26,6 +26,34 @@ class AugmentOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class WindowOptions:
+    """Overlapping windows of large images, each scored at the network's size."""
+
+    side: int = option(
+        0,
+        "side of the square windows that images are cut into, at each scale; 0: no windows, the "
+        "whole image is resized",
+        unit="px",
+        at_least=0,
+        limit=LARGEST_SIDE,
+    )
+    overlap: float = option(
+        0.5, "part of a window that the next one covers, too", at_least=0, below=1
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,),
+        "factors that the image is scaled by before it is cut, as 1,0.25; their maps are combined",
+        above=0,
+        at_most=1,
+        filled=True,
+    )
+    map_stride: int = option(
+        4, "pixels of the scaled image per value of the map, along each side", at_least=1,
+        limit=LARGEST_SIDE, compiled=False,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class DataOptions:
     """Source of the images and how they are resized to the network's size."""
 
@@ -170,3 +198,4 @@ class DataOptions:
         16, "batches decoded ahead", at_least=0, limit=4096, resumable=True, compiled=False
     )
     augment: AugmentOptions = AugmentOptions()
+    windows: WindowOptions = WindowOptions()

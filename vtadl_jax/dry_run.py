@@ -14,6 +14,7 @@ from vtadl_jax.runtime.console import format_duration, say
 from vtadl_jax.runtime.distributed import is_main
 from vtadl_jax.runtime.text_table import paragraph, plural, table
 from vtadl_jax.sweep import each_category
+from vtadl_jax.training.large_images import crops_to_train
 from vtadl_jax.training.setup import TrainSetup
 from vtadl_jax.training.stored import CONFIG
 
@@ -90,7 +91,7 @@ def training_line(found: Estimate) -> str:
     setup, size = found.setup, found.setup.config.batch_size
     if not setup.num_steps:
         return "fitted in one pass over the images, no steps"
-    epochs = setup.num_steps * size / len(setup.records)
+    epochs = setup.num_steps * size / len(crops_to_train(setup.config, setup.records))
     left = f"; {plural(found.steps_left, 'step is', 'steps are')} left" if found.done else ""
     return (
         f"{plural(setup.num_steps, 'step')} of {plural(size, 'image')}, {epochs:.1f} epochs{left}"
@@ -106,11 +107,12 @@ def fit_rows(found: Estimate) -> list[tuple[str, str]]:
         again = f"; to calibrate, fitted again in {folds} folds" if folds > 1 else ""
         return [("fit", f"done{again}")]
     again = f", once and for each of {folds} folds," if folds > 1 else ""
+    windows = f" of about {found.windows_each} windows" if found.windows_each else ""
     return [
         (
             "fit",
             f"about {seconds(found.fitting)} to gather features of "
-            f"{plural(len(found.setup.fitted), 'image')} (mean of "
+            f"{plural(len(found.setup.fitted), 'image')}{windows} (mean of "
             f"{plural(cost.count, 'batch', 'batches')}: {seconds(cost.seconds)}); solving on the "
             f"host comes after it{again} and is not included",
         )

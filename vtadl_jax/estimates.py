@@ -5,6 +5,7 @@ Images that the program would draw are drawn into a temporary folder, which is r
 
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 import time
@@ -16,11 +17,14 @@ import numpy as np
 
 from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
+from vtadl_jax.data.crops import windows_of
+from vtadl_jax.data.decode import size_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.synthetic.dataset import missing_images
+from vtadl_jax.data.windows import count_windows
 from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.held_out import defects_per_image
+from vtadl_jax.evaluation.held_out import WINDOWS_PER_IMAGE, defects_per_image
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.report.folder import check_place
@@ -72,7 +76,8 @@ class Estimate:
         if self.measured.fit is None:
             return 0.0
         passes = (self.done is None) + (self.setup.division.num_folds > 1)
-        batches = -(-len(self.setup.fitted) // fit_batch(self.setup))
+        count = len(self.setup.fitted) * max(self.windows_each, 1)
+        batches = -(-count // fit_batch(self.setup))
         return passes * self.measured.fit.seconds * batches
 
     @property
@@ -91,13 +96,27 @@ class Estimate:
 
         evaluated = times(config.eval_every_steps) | {last}
         calibrated = times(config.checkpoint_every_steps) | evaluated
-        passes, tails = 1, self.setup.assembly.detector.tails
-        if tails is not None and self.setup.holdout:  # with drawn defects; then scores
-            passes = 2 + defects_per_image(tails, len(self.setup.holdout))
-        batches = len(evaluated) * -(-len(self.setup.test) // size)
+        tails = self.setup.assembly.detector.tails
+        batches = len(evaluated) * self._batches(len(self.setup.test))
         holdout, folds = len(self.setup.holdout), max(self.setup.division.num_folds, 1)
         each_fold = -(-holdout // folds)
-        return batches + passes * len(calibrated) * folds * -(-each_fold // size)
+        once = self._batches(each_fold)
+        if tails is not None and holdout:  # with drawn defects; then scores
+            shown = holdout * (WINDOWS_PER_IMAGE if self.windows_each else 1)
+            passes = 1 + defects_per_image(tails, shown)
+            once += passes * -(-each_fold * shown // holdout // size)
+        return batches + len(calibrated) * folds * once
+
+    @functools.cached_property
+    def windows_each(self) -> int:
+        """Windows of an image, of the first one that is fitted to; 0 for whole images."""
+        windows = self.setup.config.data.windows
+        return count_windows(size_of(self.setup.fitted[0].image), windows) if windows.side else 0
+
+    def _batches(self, count: int) -> int:
+        """Returns the batches that scoring takes for images: of images, or of windows of each."""
+        size, each = self.setup.config.eval.batch_size, self.windows_each
+        return count * -(-each // size) if each else -(-count // size)
 
     @property
     def scoring(self) -> float:
@@ -184,6 +203,8 @@ def measure_scoring(setup: TrainSetup, variables: Variables) -> Cost:
     evaluator = Evaluator(config, setup.assembly.detector, setup.geometry, setup.mesh)
     size = config.eval.batch_size
     records = (setup.test or setup.holdout or setup.records)[:size]
+    if config.data.windows.side:
+        records = windows_of(records[:1], config.data.windows, config.data.bits)[:size]
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     variables = evaluator.scorer.place(variables)
     start = time.perf_counter()

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vtadl_jax import configs, legacy
 from vtadl_jax import options as schema
-from vtadl_jax.config import Config
+from vtadl_jax.config import Config, check_windows
 from vtadl_jax.detectors import find_method
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.errors import UserError
@@ -40,7 +40,9 @@ def parse(values: Mapping[str, Any]) -> Config:
     if not isinstance(name, str):
         raise UserError(f"detector {name!r}: give the name of a detector")
     method = find_method(name)
-    return schema.read(Config, values, model=method.options)
+    config = schema.read(Config, values, model=method.options)
+    check_windows(config)
+    return config
 
 
 def inputs_of(config: Config) -> Inputs:

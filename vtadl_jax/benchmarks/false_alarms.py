@@ -109,7 +109,8 @@ class Bench:
         variables, calibration = fit_and_calibrate(
             evaluator, self.detector, self.initial, ordered[:count], self.geometry
         )
-        outputs = evaluator.run(variables, ordered[count : count + most], "")
+        new = ordered[count : count + most]
+        outputs = evaluator.run(variables, new, "", calibrated=calibration)
         scores = calibration.image_scores(outputs.terms, outputs.descriptions)
         unlike = calibration.unlike(outputs.descriptions)
         by_terms = calibration.image_scores(outputs.terms) >= calibration.image_threshold

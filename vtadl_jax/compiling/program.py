@@ -19,7 +19,7 @@ from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.feed import batch_shapes
-from vtadl_jax.training.stored import make_geometry
+from vtadl_jax.training.stored import make_feed_geometry, make_geometry, needs_of
 
 STEPS = ("train", "eval", "predict")
 
@@ -122,7 +122,8 @@ def _train(config: Config, mesh: Mesh, images: int):
         raise UserError(f"step 'train': detector {config.detector!r} is fitted and has no steps")
     state = assembly.state_shapes(mesh)
     step = assembly.make_step(mesh, state)
-    shapes = example_shapes(make_geometry(config), config.data.channels, assembly.detector.needs)
+    needs = needs_of(config, assembly.detector)
+    shapes = example_shapes(make_feed_geometry(config), config.data.channels, needs)
     return step.trace(state, batch_shapes(mesh, images, shapes)), state.variables
 
 

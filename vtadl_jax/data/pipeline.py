@@ -13,12 +13,14 @@ from typing import Any
 import grain
 import numpy as np
 
+from vtadl_jax.data.crops import Crop
 from vtadl_jax.data.decode import load_mask, loaded
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.regions.area import at_size, read_area
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 
+EXTENT = "extent"  # in a batch: the part of a crop that is inside its image, int32 [B, 2]
 Batch = dict[str, np.ndarray]
 Loader = Callable[[np.ndarray], Batch]
 # Epochs. grain's endless repeat has length sys.maxsize, which overflows in its batch(1).
@@ -80,7 +82,8 @@ def decoding_loader(
 ) -> Loader:
     """Returns a loader that decodes images on demand, in `num_threads` threads (0: in the caller).
 
-    It returns 'image' uint8 [B, H, W, C] and the fields of `Batch` for `needs` ('label', 'mask').
+    It returns 'image' uint8 [B, H, W, C] and the fields of `Batch` for `needs` ('label', 'mask',
+    and 'extent' for crops of large images).
     """
     parallel_map = _mapper(num_threads)
 
@@ -97,15 +100,20 @@ def needed_example(
     record: Record, geometry: Geometry, channels: int, needs: Collection[str]
 ) -> dict[str, np.ndarray]:
     """Returns the fields of a record that a step needs; reads masks only if they are needed."""
+    example: dict[str, np.ndarray]
     if "mask" in needs:
-        example = load_example(record, geometry, channels)
-        kept = ("image", "mask", "has_mask", *(("label",) if "label" in needs else ()))
-        return {name: example[name] for name in kept}
-    area = area_of(record, geometry)
-    with loaded(record.image, channels, geometry.bits) as pixels:
-        example = {"image": geometry.image(pixels, channels, area)}
+        whole = load_example(record, geometry, channels)
+        example = {name: whole[name] for name in ("image", "mask", "has_mask")}
+    else:
+        area = area_of(record, geometry)
+        with loaded(record.image, channels, geometry.bits) as pixels:
+            example = {"image": geometry.image(pixels, channels, area)}
     if "label" in needs:
         example["label"] = np.asarray(record.label, np.int32)
+    if EXTENT in needs:
+        assert isinstance(record.image, Crop), "whole images have no extent"
+        inside = np.array(record.image.extent) * geometry.size // record.image.side
+        example[EXTENT] = inside.astype(np.int32)
     return example
 
 
@@ -154,6 +162,8 @@ def example_shapes(
         shapes |= {"mask": (geometry.size, np.uint8), "has_mask": ((), np.bool_)}
     if "label" in needs:
         shapes["label"] = ((), np.int32)
+    if EXTENT in needs:
+        shapes[EXTENT] = ((2,), np.int32)
     return shapes
 
 

@@ -267,6 +267,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         loss,
         Fit(gather, solve),
         steps_required=True,
+        positions=("model.context.position",) if options.context.position else (),
         **pretrained_of(features),
     )
 

@@ -97,7 +97,7 @@ def contnet_gaussian(options: ContnetGaussianOptions, inputs: Inputs) -> Detecto
         rows = responses.reshape(responses.shape[0], places, width)
         return mahalanobis(rows, variables["stats"], epsilon).reshape(-1, *grid)
 
-    return feature_detector(
+    found = feature_detector(
         features,
         inputs,
         init=init,
@@ -107,3 +107,4 @@ def contnet_gaussian(options: ContnetGaussianOptions, inputs: Inputs) -> Detecto
         weights=(1.0, 0.0),
         gather=gather,
     )
+    return dataclasses.replace(found, positions=("contnet_gaussian",), only_positions=True)

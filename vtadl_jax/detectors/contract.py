@@ -160,6 +160,9 @@ class Detector:
         run says: which pretrained parts it does not hold, so that they start from random values.
     parts: parts of a train step that can be compiled alone: name → (number of images → `Part`).
     experts: the detectors that it combines, for reports of where they disagree.
+    positions: names of its parts that are of one place in the image each, as a Gaussian for each
+        position. only_positions: whether it has no others, so that windows cut from anywhere in
+        large images mean nothing to it.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -179,3 +182,5 @@ class Detector:
     pretrained_notes: Callable[[Collection[str]], list[str]] | None = None
     parts: Mapping[str, Callable[[int], Part]] = dataclasses.field(default_factory=dict)
     experts: Experts | None = None
+    positions: tuple[str, ...] = ()
+    only_positions: bool = False

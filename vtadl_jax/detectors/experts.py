@@ -170,6 +170,8 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
         pretrained_required=any(one.pretrained_required for one in chosen.values()),
         steps_required=bool(trained),
         experts=Experts(tuple(chosen), weights),
+        positions=tuple(name for name, one in chosen.items() if one.positions),
+        only_positions=all(one.only_positions for one in chosen.values()),
     )
 
 

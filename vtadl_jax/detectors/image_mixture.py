@@ -151,4 +151,13 @@ def image_mixture(options: ImageMixtureOptions, inputs: Inputs) -> Detector:
         terms = jnp.stack([nll(variables["params"], y), residual.sum(-1)], -1)
         return Scores(terms, maps)
 
-    return Detector(init, score, SCORE_TERMS, (1.0, 0.0), loss, Fit(gather, solve))
+    return Detector(
+        init,
+        score,
+        SCORE_TERMS,
+        (1.0, 0.0),
+        loss,
+        Fit(gather, solve),
+        positions=("image_mixture",),
+        only_positions=True,
+    )

@@ -227,7 +227,7 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
         scale = jnp.log(jnp.diagonal(precision, axis1=-2, axis2=-1)).sum(-1)
         return 0.5 * jnp.square(z).sum(-1) - scale + 0.5 * dim * jnp.log(2 * jnp.pi)
 
-    return feature_detector(
+    found = feature_detector(
         features,
         inputs,
         init=init,
@@ -239,3 +239,4 @@ def position_gaussian(options: PositionGaussianOptions, inputs: Inputs) -> Detec
         reduce=add_rows,
         trains=trains,
     )
+    return dataclasses.replace(found, positions=("position_gaussian",), only_positions=True)

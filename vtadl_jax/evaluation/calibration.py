@@ -18,6 +18,7 @@ import numpy as np
 from vtadl_jax.detectors.contract import CREDIT_LIMIT
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.novelty import STATISTICS, Novelty, fit_novelty, spread_over
+from vtadl_jax.evaluation.window_scales import WindowScale
 from vtadl_jax.runtime.files import read_json, write_json
 
 HELD_OUT, CROSS_FIT, COPIES = "held out", "cross-fit", "copies"  # what calibrated
@@ -41,6 +42,9 @@ class Calibration:
     compared with (`evaluation/drift.py`); empty in runs of older versions.
     good_terms: raw values of some terms on the calibration images, ascending, by name; those of the
     experts of a detector that combines several.
+    windows: of images that are scored by windows (docs/large-images.md), one for each scale; mean
+    and spread are then those of the first one's windows, and an image's terms those of its
+    highest-scoring window in their unit.
     """
 
     step: int
@@ -62,6 +66,7 @@ class Calibration:
     num_folds: int = 0
     good_statistics: tuple[tuple[float, ...], ...] = ()
     good_terms: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    windows: tuple[WindowScale, ...] = ()
 
     def standardise(self, terms: np.ndarray) -> np.ndarray:
         """Standardises raw terms, [N, T] → [N, T] float64."""
@@ -135,6 +140,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Returns what `from_dict` reads, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["windows"] = [dataclasses.asdict(scale) for scale in self.windows]
         return values | {"novelty": self.novelty and self.novelty.to_dict()}
 
     @classmethod
@@ -154,6 +160,8 @@ class Calibration:
             values["good_terms"] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in good.items()
             }
+        if isinstance(windows := values.get("windows"), tuple):
+            values["windows"] = tuple(map(WindowScale.from_dict, windows))
         if values.get("novelty") is not None:
             values["novelty"] = Novelty.from_dict(values["novelty"])
         try:
@@ -203,6 +211,10 @@ class Calibration:
             for row in rows
         ):
             return f"good_statistics is {rows!r:.60}: not {len(STATISTICS)} numbers a row"
+        if not isinstance(self.windows, tuple) or any(
+            len(scale.mean) != len(self.terms) for scale in self.windows
+        ):
+            return f"windows is {self.windows!r:.60}"
         if self.map_low >= self.map_high:
             return f"map_low is {self.map_low!r} and map_high {self.map_high!r}"
         return None
@@ -280,15 +292,19 @@ def calibrate(
     calibrated_by: str = HELD_OUT,
     num_folds: int = 0,
     keep: Sequence[str] = (),
+    windows: tuple[WindowScale, ...] = (),
 ) -> Calibration:
     """Returns the calibration from normal images, scored as if they were new.
 
     terms: [N, T]. maps: all values of their anomaly maps, any shape; None for a detector without
     maps. descriptions: [M, D] of `novelty.describe`, of these and of training images; copies: of
     copies of them. calibrated_by, num_folds: as in `Calibration`. keep: terms for `good_terms`.
+    windows: of images scored by windows, whose mean and spread they then have.
     """
     terms = np.asarray(terms, np.float64)
     mean, spread = terms.mean(0), terms.std(0, ddof=min(1, len(terms) - 1))
+    if windows:
+        mean, spread = np.array(windows[0].mean), np.array(windows[0].spread)
     # The spread is 0 for one image or identical images: fall back to the mean's magnitude.
     spread = np.where(spread > 0, spread, np.maximum(np.abs(mean), 1.0))
     low, top = (0.0, 0.0) if maps is None else np.quantile(maps, (0.5, 0.999))
@@ -316,6 +332,7 @@ def calibrate(
         num_folds=num_folds,
         good_statistics=_statistics_of(descriptions),
         good_terms={name: tuple(values[name].tolist()) for name in keep if name in values},
+        windows=windows,
     )
 
 

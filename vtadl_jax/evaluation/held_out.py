@@ -7,12 +7,14 @@ any. The threshold comes from the same images, so each of them is scored with ta
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from vtadl_jax import options as options_lib
 from vtadl_jax.config import Config
+from vtadl_jax.data.crops import windows_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.synthetic.photo_defects import KINDS, draw_defect
@@ -24,6 +26,13 @@ from vtadl_jax.training.fitting import gather_batch, jit_gather
 
 FOLDS = 5
 MOST_PER_IMAGE = 8  # drawn defects
+WINDOWS_PER_IMAGE = 32  # of large images, drawn by seed: these show the tails
+
+
+class WindowRows(NamedTuple):
+    """Rows of `Tails.gather` of images that are scored by windows, [N, WINDOWS_PER_IMAGE, …]."""
+
+    rows: Any
 
 
 def tail_rows(
@@ -32,15 +41,26 @@ def tail_rows(
     records: Sequence[Record],
     geometry: Geometry,
     config: Config,
+    fewest: int = 0,
 ) -> Any:
     """Returns what `Tails.gather` finds: a tree of arrays with a row for each image.
 
-    Every process reads all images and finds the same.
+    fewest: images of the smallest of several folds, whose rows then have as many drawn defects as
+    those of these; 0: these are all. Every process reads all images and finds the same. Of large
+    images, `WindowRows`.
     """
+    fewest = fewest or len(records)
     tails = detector.tails
+    if config.data.windows.side:
+        whole = options_lib.replace(config, {"data.windows.side": 0})
+        some = _some_windows(records, config)
+        fewest *= WINDOWS_PER_IMAGE
+        found = tail_rows(detector, variables, some, geometry, whole, fewest)
+        shape = (len(records), WINDOWS_PER_IMAGE)
+        return WindowRows(jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found))
     assert tails is not None, "this detector has no tails"
     data, size = config.data, min(config.eval.batch_size, len(records))
-    count = defects_per_image(tails, len(records))
+    count = defects_per_image(tails, fewest)
     gather = jit_gather(tails.gather, geometry.regions is not None)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     found = []
@@ -53,6 +73,16 @@ def tail_rows(
         rows = jax.device_get(gather_batch(gather, batch, *inputs))
         found.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], rows))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _some_windows(records: Sequence[Record], config: Config) -> list[Record]:
+    """Returns `WINDOWS_PER_IMAGE` windows of each image, with repeats where it has fewer."""
+    found = []
+    for number, record in enumerate(records):
+        every = windows_of([record], config.data.windows, config.data.bits)
+        order = np.random.default_rng([config.seed, number]).permutation(len(every))
+        found += [every[i] for i in sorted(np.resize(order, WINDOWS_PER_IMAGE).tolist())]
+    return found
 
 
 def defects_per_image(tails: Tails, num_images: int) -> int:
@@ -103,6 +133,8 @@ def with_tails(
     assert detector.tails is not None, "this detector has no tails"
     if chosen is not None:
         rows = jax.tree.map(lambda x: x[chosen], rows)
+    if isinstance(rows, WindowRows):
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows.rows)
     return detector.tails.solve(variables, rows, np.random.default_rng(seed))
 
 

@@ -55,8 +55,9 @@ class LeftOut:
             folds = fit_folds(detector, initial, division, geometry, config, show)
         if detector.tails is None:
             return cls(division, folds, fitted)
+        fewest = min(len(positions) for positions, _ in folds)
         rows = [
-            evaluator.tail_rows(variables, take(division.holdout, positions))
+            evaluator.tail_rows(variables, take(division.holdout, positions), fewest)
             for positions, variables in folds
         ]
         every = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
@@ -75,6 +76,7 @@ class LeftOut:
         evaluator: Evaluator,
         what: str,
         on_batch: Callable[[dict, Scores], None] | None = None,
+        calibrated: Calibration | None = None,
     ) -> EvalOutputs:
         """Scores each image by the detector that does not know it; as `Evaluator.run`."""
         parts = []
@@ -85,7 +87,7 @@ class LeftOut:
                     on_batch({**batch, "index": positions[batch["index"]]}, scores)
 
             records = take(self.division.holdout, positions)
-            parts.append(evaluator.run(variables, records, what, told))
+            parts.append(evaluator.run(variables, records, what, told, calibrated))
         order = np.concatenate([positions for positions, _ in self.folds])
         return joined(parts, np.argsort(order))
 

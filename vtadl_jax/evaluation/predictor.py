@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from vtadl_jax.config_data import WindowOptions
 from vtadl_jax.data.decode import AnyImage, loaded
 from vtadl_jax.data.regions.area import read_area
 from vtadl_jax.data.regions.per_image import Folder
@@ -22,6 +23,7 @@ from vtadl_jax.data.regions.region import lowest_outside
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation import windowed
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scorer import Scorer
@@ -59,7 +61,9 @@ class Prediction:
 class Intake:
     """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map.
 
-    inside: bool [H, W], where it is inspected; None: everywhere."""
+    The image has its own size where it is scored by windows, and where an export resizes it.
+    inside: bool [H, W], where it is inspected; None: everywhere.
+    """
 
     image: np.ndarray
     map_size: tuple[int, int]
@@ -72,7 +76,9 @@ class Predictor:
     batch_size: number of images of the compiled program; smaller batches are padded with blank
     images. folder: files of where each image is inspected, by name, of a run with a region for
     each; an image without one is inspected everywhere. mesh: devices that a batch is sharded over;
-    by default the first device. Raises UserError if the batch does not divide over them.
+    by default the first device. windows: those that images are cut into, None or side 0 for none;
+    the compiled program then takes `batch_size` windows, and images are scored one by one. Raises
+    UserError if the batch does not divide over the devices.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class Predictor:
         threshold: float | None = None,
         folder: Folder | None = None,
         mesh: Mesh | None = None,
+        windows: WindowOptions | None = None,
     ):
         self.folder = folder
         self.calibration, self.channels = calibration, channels
@@ -99,6 +106,12 @@ class Predictor:
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         sharding.check_batch("batch_size", batch_size, mesh)
         has_regions = geometry.regions is not None
+        self._windows = None
+        if windows is not None and windows.side:
+            self._windows = windows
+            windowed.check_calibration(calibration, windows)
+            detector = windowed.cells_detector(detector, windows)
+            self.batch_size = 1  # images at once
         shape = (*geometry.size, channels)
         self._scorer = Scorer(detector, shape, batch_size, mesh, has_regions)
         self._variables = self._scorer.place(variables)
@@ -148,6 +161,7 @@ class Predictor:
             threshold=threshold,
             folder=folder,
             mesh=mesh,
+            windows=config.data.windows,
         )
 
     @classmethod
@@ -205,8 +219,11 @@ class Predictor:
         area = self._area_of(image)
         with loaded(image, self.channels, self._geometry.bits) as pixels:
             size, geometry = (pixels.shape[0], pixels.shape[1]), self._geometry
-            whole = geometry.image(pixels, self.channels, area)
-            inside = None if geometry.regions is None else geometry.inside(size, area)
+            if self._windows is None:
+                whole = geometry.image(pixels, self.channels, area)
+                inside = None if geometry.regions is None else geometry.inside(size, area)
+            else:
+                whole, inside = pixels if pixels.ndim == 3 else pixels[..., None], None
             intake = Intake(whole, size, inside)
             used = None if use is None else use(pixels)
             del pixels  # before another image has its turn
@@ -227,6 +244,10 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[Intake]) -> Iterator[Prediction]:
         """Scores at most `batch_size` images; yields predictions, each with its map, one by one."""
+        if self._windows is not None:
+            for intake in images:
+                yield self._by_windows(intake, self._windows)
+            return
         batch = [intake.image for intake in images]
         blank = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
         insides = [i.inside for i in images if i.inside is not None]
@@ -237,21 +258,46 @@ class Predictor:
         descriptions = describe(np.stack(batch))
         values = self.calibration.image_scores(scores.terms[: len(batch)], descriptions)
         for i, (intake, value) in enumerate(zip(images, values, strict=True)):
-            anomaly_map, reason = None, self.calibration.reason(descriptions[i])
+            anomaly_map = None
             if scores.anomaly_map is not None:
                 anomaly_map = self._whole_map(scores.anomaly_map[i], intake)
-            yield Prediction(
-                score=float(value),
-                threshold=float(self.threshold),
-                is_defective=bool(value >= self.threshold or reason),
-                anomaly_map=anomaly_map,
-                terms=self.calibration.by_name(scores.terms[i]),
-                recon=None if scores.recon is None else scores.recon[i],
-                unlike_training=reason,
-                p_value=self.calibration.p_value(value),
-                description=descriptions[i],
-                expert_p_values=self.calibration.term_p_values(scores.terms[i]),
-            )
+            recon = None if scores.recon is None else scores.recon[i]
+            yield self._made(value, scores.terms[i], descriptions[i], anomaly_map, recon)
+
+    def _by_windows(self, intake: Intake, windows: WindowOptions) -> Prediction:
+        """Scores an image of its own size by its windows."""
+        here = windows, self._geometry, self.channels
+        seen = windowed.look(self._scorer, self._variables, intake.image, *here)
+        scores = windowed.whole_scores(seen, self.calibration)
+        description = describe(self._geometry.image(intake.image, self.channels)[None])
+        value = self.calibration.image_scores(scores.terms, description)[0]
+        anomaly_map = None
+        if scores.anomaly_map is not None:
+            found = scores.anomaly_map[0]
+            anomaly_map = Geometry(found.shape).invert(found, intake.map_size)
+        return self._made(value, scores.terms[0], description[0], anomaly_map, None)
+
+    def _made(
+        self,
+        value: float,
+        terms: np.ndarray,
+        description: np.ndarray,
+        anomaly_map: np.ndarray | None,
+        recon: np.ndarray | None,
+    ) -> Prediction:
+        reason = self.calibration.reason(description)
+        return Prediction(
+            score=float(value),
+            threshold=float(self.threshold),
+            is_defective=bool(value >= self.threshold or reason),
+            anomaly_map=anomaly_map,
+            terms=self.calibration.by_name(terms),
+            recon=recon,
+            unlike_training=reason,
+            p_value=self.calibration.p_value(value),
+            description=description,
+            expert_p_values=self.calibration.term_p_values(terms),
+        )
 
     def inside_at(self, intake: Intake, size: tuple[int, int]) -> np.ndarray | None:
         """Returns which pixels are inspected of an image scaled to `size` (height, width), bool;

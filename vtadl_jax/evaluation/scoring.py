@@ -19,11 +19,18 @@ from vtadl_jax.data.regions.region import lowest_outside
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores, Variables
 from vtadl_jax.errors import TrainingDiverged
-from vtadl_jax.evaluation import calibration
+from vtadl_jax.evaluation import calibration, windowed
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.held_out import folds, tail_rows, with_tails
 from vtadl_jax.evaluation.novelty import describe, spread_over
 from vtadl_jax.evaluation.scorer import Scorer
+from vtadl_jax.evaluation.window_scales import (
+    Seen,
+    WindowScale,
+    fit_scales,
+    whole_map,
+    whole_terms,
+)
 from vtadl_jax.experiment import term_weights
 from vtadl_jax.runtime.console import track
 
@@ -36,8 +43,10 @@ class EvalOutputs:
     uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
     images without ground truth; descriptions: [N, D] of `novelty.describe`. Maps and masks have the
     network's size, or with `original_size` that of each image. num_thin: marked regions that are
-    too thin for the network's size. inside: N of bool [h, w], the pixels that are inspected; empty
-    if all are. num_leaving, num_beside: masks with some or only pixels that are not inspected.
+    too thin for that size. inside: N of bool [h, w], the pixels that are inspected; empty if all
+    are. num_leaving, num_beside: masks with some or only pixels that are not inspected. seen: what
+    was seen in the windows of images that are scored by windows; maps and masks then have the size
+    of `data.windows.map_stride`.
     """
 
     terms: np.ndarray
@@ -50,6 +59,7 @@ class EvalOutputs:
     inside: list[np.ndarray] = dataclasses.field(default_factory=list)
     num_leaving: int = 0
     num_beside: int = 0
+    seen: Sequence[Seen] = ()
 
     def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns maps and masks of the images with ground truth; empty without maps.
@@ -78,7 +88,7 @@ def joined(parts: Sequence[EvalOutputs], order: np.ndarray) -> EvalOutputs:
     def array(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])[order]
 
-    def images(name: str) -> list[np.ndarray]:
+    def images(name: str) -> list[Any]:
         every = [image for part in parts for image in getattr(part, name)]
         return [every[i] for i in order.tolist()] if every else []
 
@@ -93,6 +103,7 @@ def joined(parts: Sequence[EvalOutputs], order: np.ndarray) -> EvalOutputs:
         inside=images("inside"),
         num_leaving=sum(part.num_leaving for part in parts),
         num_beside=sum(part.num_beside for part in parts),
+        seen=images("seen"),
     )
 
 
@@ -106,22 +117,41 @@ class Evaluator:
 
     def __init__(self, config: Config, detector: Detector, geometry: Geometry, mesh: Mesh):
         self.config, self.detector, self.geometry = config, detector, geometry
+        self.windows = config.data.windows if config.data.windows.side else None
         shape = (*geometry.size, config.data.channels)
         has_regions = geometry.regions is not None
-        self.scorer = Scorer(detector, shape, config.eval.batch_size, mesh, has_regions)
+        scored = windowed.cells_detector(detector, self.windows) if self.windows else detector
+        self.scorer = Scorer(scored, shape, config.eval.batch_size, mesh, has_regions)
         self._described: list[np.ndarray] | None = None  # of training images
 
     def batches(
-        self, variables: Variables, records: Sequence[Record], what: str
-    ) -> Iterator[tuple[dict[str, np.ndarray], Scores]]:
-        """Yields (batch, scores) of every batch without padding; every process gets all rows.
+        self,
+        variables: Variables,
+        records: Sequence[Record],
+        what: str,
+        calibrated: Calibration | None = None,
+    ) -> Iterator[tuple[dict[str, np.ndarray], Scores, Seen | None]]:
+        """Yields (batch, scores, None) of every batch without padding; every process gets all rows.
 
-        A batch also has the 'description' of each image.
+        A batch also has the 'description' of each image. Images that are scored by windows come
+        one by one, with what was seen in their windows; calibrated: makes the scores of it.
         """
         size, data = self.config.eval.batch_size, self.config.data
         total = -(-len(records) // size)
         variables = self.scorer.place(variables)
         self.scorer.compile(variables)
+        if self.windows is not None:
+            found = windowed.batches(
+                self.scorer,
+                variables,
+                records,
+                self.windows,
+                self.geometry,
+                data.channels,
+                calibrated,
+            )
+            yield from track(found, len(records), what)
+            return
         share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         loader = eval_batches(
             records, self.geometry, data.channels, size, data.num_threads, **share
@@ -131,7 +161,7 @@ class Evaluator:
             batch = self.scorer.gather(batch)
             batch["description"] = describe(np.asarray(batch["image"]))
             valid = np.asarray(batch["valid"])
-            yield jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores))
+            yield (*jax.tree.map(lambda x, keep=valid: x[keep], (batch, scores)), None)
 
     def run(
         self,
@@ -139,15 +169,20 @@ class Evaluator:
         records: Sequence[Record],
         what: str,
         on_batch: Callable[[dict, Scores], None] | None = None,
+        calibrated: Calibration | None = None,
     ) -> EvalOutputs:
         """Scores all records. on_batch: called with every (batch, scores) of `batches`.
 
+        calibrated: of these variables, for images that are scored by windows; None to calibrate.
         Raises TrainingDiverged for a score or a map that is not finite.
         """
         terms, maps, masks, labels, has_mask, descriptions = [], [], [], [], [], []
         inside: list[np.ndarray] = []
+        seen: list[Seen] = []
         num_thin = num_leaving = num_beside = 0
-        for batch, scores in self.batches(variables, records, what):
+        for batch, scores, windows in self.batches(variables, records, what, calibrated):
+            if windows is not None and calibrated is None:
+                seen.append(windows)
             _check_finite(scores, [records[i] for i in batch["index"].tolist()], self.detector)
             if on_batch is not None:
                 on_batch(batch, scores)
@@ -163,8 +198,8 @@ class Evaluator:
             elif self.config.eval.original_size:
                 chosen = [records[i] for i in batch["index"].tolist()]
                 with ThreadPoolExecutor(max(self.config.data.num_threads, 1)) as pool:
-                    seen = batch.get("inside", [None] * len(chosen))
-                    maps_of = (self._original, chosen, scores.anomaly_map, seen)
+                    inspected = batch.get("inside", [None] * len(chosen))
+                    maps_of = (self._original, chosen, scores.anomaly_map, inspected)
                     originals = list(pool.map(*maps_of))
                 maps += [one[0] for one in originals]
                 masks += [one[1] for one in originals]
@@ -185,6 +220,7 @@ class Evaluator:
             inside=inside,
             num_leaving=num_leaving,
             num_beside=num_beside,
+            seen=seen,
         )
 
     def _original(
@@ -196,18 +232,22 @@ class Evaluator:
         else:
             mask = np.zeros(size_of(record.image), np.uint8)
         height, width = mask.shape
-        whole = self.geometry.invert(anomaly_map, (height, width))
+        geometry = self.geometry if self.windows is None else Geometry(anomaly_map.shape)
+        whole = geometry.invert(anomaly_map, (height, width))
         if inside is None:
             return whole, mask, None
-        seen = self.geometry.invert_inside(inside, (height, width))
+        seen = geometry.invert_inside(inside, (height, width))
         return lowest_outside(whole, seen), mask * seen, seen
 
-    def tail_rows(self, variables: Variables, holdout: Sequence[Record]) -> Any:
-        """Returns what the detector's tails are fitted to, in numpy; None if it has no tails."""
+    def tail_rows(self, variables: Variables, holdout: Sequence[Record], fewest: int = 0) -> Any:
+        """Returns what the detector's tails are fitted to, in numpy; None if it has no tails.
+
+        fewest: images of the smallest fold, if the images are one of several.
+        """
         if self.detector.tails is None:
             return None
         placed = self.scorer.place(variables)
-        return tail_rows(self.detector, placed, holdout, self.geometry, self.config)
+        return tail_rows(self.detector, placed, holdout, self.geometry, self.config, fewest)
 
     def fit_tails(self, variables: Variables, rows: Any) -> Variables:
         """Returns variables with the detector's tails, if it has any. rows: of `tail_rows`."""
@@ -265,12 +305,17 @@ class Evaluator:
         TrainingDiverged if it is not finite.
         """
         settings, experts = self.config.eval, self.detector.experts
+        weights = term_weights(self.config, self.detector)
+        scales: tuple[WindowScale, ...] = ()
+        if self.windows is not None:
+            scales = fit_scales(self.windows.scales, outputs.seen)
+            outputs = _settled(outputs, scales, weights)
         with np.errstate(all="ignore"):  # told below
             found = calibration.calibrate(
                 self.detector.score_terms,
                 outputs.terms,
                 outputs.map_values(),
-                weights=term_weights(self.config, self.detector),
+                weights=weights,
                 step=step,
                 image_false_alarm_rate=settings.image_false_alarm_rate,
                 pixel_false_alarm_rate=settings.pixel_false_alarm_rate,
@@ -279,6 +324,7 @@ class Evaluator:
                 calibrated_by=calibrated_by,
                 num_folds=num_folds,
                 keep=experts.names if experts else (),
+                windows=scales,
             )
         if fault := found.fault():
             raise TrainingDiverged(f"calibration: {fault}")
@@ -293,6 +339,16 @@ class Evaluator:
         size, data = self.config.eval.batch_size, self.config.data
         loader = eval_batches(chosen, self.geometry, data.channels, size, data.num_threads)
         return [describe(batch["image"][batch["valid"]]) for batch in loader]
+
+
+def _settled(
+    outputs: EvalOutputs, scales: tuple[WindowScale, ...], weights: Sequence[float]
+) -> EvalOutputs:
+    """Returns outputs of good images with terms and maps by the scales that their windows gave."""
+    terms = [whole_terms(scales, seen, weights, calibration.CREDIT_LIMIT) for seen in outputs.seen]
+    maps = [whole_map(scales, seen) for seen in outputs.seen]
+    found = [one for one in maps if one is not None]
+    return dataclasses.replace(outputs, terms=np.stack(terms), maps=found)
 
 
 def _check_finite(scores: Scores, records: Sequence[Record], detector: Detector) -> None:

@@ -54,7 +54,7 @@ def measure_part(
     num_resamples: int,
 ) -> Part:
     """Scores records and returns their figures, with bootstrap values if `num_resamples` > 0."""
-    outputs = evaluator.run(variables, records, "score")
+    outputs = evaluator.run(variables, records, "score", calibrated=calibration)
     scores = calibration.image_scores(outputs.terms, outputs.descriptions)
     limit = evaluator.config.eval.fpr_limit
     view = View.of(outputs, scores, limit)

@@ -1,6 +1,7 @@
 """What an export says of its run: method, sizes, decision, figures, licences; and a page of it."""
 
 import base64
+import dataclasses
 import html
 import io
 from pathlib import Path
@@ -25,7 +26,7 @@ STYLE = (
 
 def about_run(run: "Run", calibration: Calibration) -> dict[str, Any]:
     """Returns the entries of an export's manifest about its run, ready for JSON."""
-    config = run.config
+    config, windows = run.config, run.config.data.windows
     rate = largest_rate(
         calibration.image_false_alarm_rate, calibration.num_images, calibration.num_folds
     )
@@ -40,6 +41,7 @@ def about_run(run: "Run", calibration: Calibration) -> dict[str, Any]:
             "fit": config.data.fit,
             "bits": config.data.bits,
             "channels": config.data.channels,
+            "windows": dataclasses.asdict(windows) if windows.side else None,
         },
         "regions": None if run.geometry.regions is None else run.geometry.regions.to_dict(),
         "decision": {

@@ -42,8 +42,8 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
     inside = _inside(geometry)
 
     def deploy(variables: Variables, settings: Settings, images: jax.Array):
-        height, width = (_value(side) for side in images.shape[1:3])
-        forward, back = _resamplings(geometry, height, width, images.shape[1:3])
+        height, width = (value_of(side) for side in images.shape[1:3])
+        forward, back = resamplings(geometry, height, width, images.shape[1:3])
         pixels = images if forward is None else resize_pixels(images, *forward)
         if inside is None or geometry.regions is None:
             scores = detector.score(variables, pixels)
@@ -58,18 +58,28 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
             found, limit = scores.anomaly_map, settings["pixel_threshold"]
             found = found if inside is None else _lowest_outside(found, inside, limit)
             found = found if forward is None else resize_maps(found, *back)
-            marked = found >= limit
+            seen = None
             if inside is not None:
                 seen = jnp.asarray(inside)
                 if forward is not None:
                     seen = resize_maps(jnp.asarray(inside, jnp.float32), *back) >= 0.5
                 found = _lowest_outside(found, seen, limit)
-                marked = marked & seen
-            outputs["anomaly_map"], outputs["defect_mask"] = found, marked
-            outputs |= _regions(found, marked)
+            outputs |= map_outputs(found, settings, seen)
         return outputs
 
     return deploy
+
+
+def map_outputs(
+    maps: jax.Array, settings: Settings, inside: jax.Array | None = None
+) -> dict[str, jax.Array]:
+    """Returns the outputs about maps float32 [B, h, w] at the images' own size, by name.
+
+    inside: bool [B or 1, h, w], the pixels that are inspected; None for all.
+    """
+    mask = maps >= settings["pixel_threshold"]
+    mask = mask if inside is None else mask & inside
+    return {"anomaly_map": maps, "defect_mask": mask, **_regions(maps, mask)}
 
 
 def _inside(geometry: Geometry) -> np.ndarray | None:
@@ -92,12 +102,12 @@ def _regions(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
     return {**dict(zip(REGIONS, arrays, strict=True)), "num_regions": total}
 
 
-def _value(side: Any) -> Any:
+def value_of(side: Any) -> Any:
     """Returns a side of the images: an int, or a traced scalar for a symbolic dimension."""
     return side if isinstance(side, int) else jnp.asarray(side, jnp.int32)
 
 
-def _resamplings(geometry: Geometry, height: Any, width: Any, lengths: tuple[Any, ...]):
+def resamplings(geometry: Geometry, height: Any, width: Any, lengths: tuple[Any, ...]) -> Any:
     """Returns the resamplings (rows, columns) of an image to the network's size, and of a map back.
 
     (None, None) if the image has the network's size already.

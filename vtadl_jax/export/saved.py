@@ -60,6 +60,7 @@ def open_saved(bundle: Bundle, batch_size: int = 0, threshold: float | None = No
         batch_size=batch_size or config.eval.batch_size,
         num_threads=config.data.num_threads,
         threshold=config.eval.image_threshold if threshold is None else threshold,
+        windows=config.data.windows,
     )
 
 

@@ -5,6 +5,7 @@ the host, in float32 on any device. Thresholds are arguments of the compiled pro
 without compiling again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax import lax
 
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.novelty import BRIGHT, CELLS, DARK, STATISTICS, Novelty
+from vtadl_jax.evaluation.window_scales import WindowScale
 
 Settings = dict[str, Any]  # arrays by name, see `settings_of`
 
@@ -25,7 +27,8 @@ def settings_of(calibration: Calibration, threshold: float | None = None) -> Set
     the mean of each term: a term may be large beside its spread. 'threshold' and 'pixel_threshold'
     [] may be changed at will; 'image_threshold' [] is what images outside the range of good images
     score at least. 'good_scores' [G] are ascending, empty if they were not kept. The names that
-    start with 'novelty_' are missing in runs without a range of good images.
+    start with 'novelty_' are missing in runs without a range of good images, those that start with
+    'window_' are of runs that score images by windows, a row for each scale.
     """
     mean = np.array(calibration.mean)
     limit = np.inf if calibration.credit_limit is None else calibration.credit_limit
@@ -42,6 +45,7 @@ def settings_of(calibration: Calibration, threshold: float | None = None) -> Set
         "pixel_threshold": np.array(np.inf if pixel is None else pixel),
         "good_scores": np.array(calibration.good_scores),
         **_novelty_settings(calibration.novelty),
+        **_window_settings(calibration.windows),
     }
     return {name: np.asarray(value, np.float32) for name, value in settings.items()}
 
@@ -60,6 +64,26 @@ def _novelty_settings(novelty: Novelty | None) -> Settings:
     }
 
 
+def _window_settings(scales: Sequence[WindowScale]) -> Settings:
+    if not scales:
+        return {}
+    mean = np.array([scale.mean for scale in scales])
+    return {
+        "window_mean": mean.astype(np.float32),
+        "window_mean_rest": mean - mean.astype(np.float32),
+        "window_spread": np.array([scale.spread for scale in scales]),
+        "window_knots": np.array([scale.knots for scale in scales]),
+        "window_rate": np.array([scale.rate for scale in scales]),
+    }
+
+
+def weighted(settings: Settings, standard: jax.Array) -> jax.Array:
+    """Returns the weighted sum of standardized terms, [B, T] → [B]."""
+    limited = jnp.minimum(standard, settings["credit_limit"])
+    standard = jnp.where(settings["weights"] < 0, limited, standard)
+    return jnp.sum(standard * settings["weights"], -1)
+
+
 def decide(settings: Settings, terms: jax.Array, descriptions: jax.Array) -> dict[str, jax.Array]:
     """Returns the decision for images: 'score', 'p_value' [B] float32, 'defective' [B] bool, and
     'outside' [B], how far an image is outside the range of good images (1 at the limit).
@@ -68,9 +92,7 @@ def decide(settings: Settings, terms: jax.Array, descriptions: jax.Array) -> dic
     `Calibration.image_scores` and `p_values` to float32; 'p_value' is NaN if no scores were kept.
     """
     standard = ((terms - settings["mean"]) - settings["mean_rest"]) / settings["spread"]
-    limited = jnp.minimum(standard, settings["credit_limit"])
-    standard = jnp.where(settings["weights"] < 0, limited, standard)
-    score = jnp.sum(standard * settings["weights"], -1)
+    score = weighted(settings, standard)
     outside = jnp.zeros_like(score)
     if "novelty_low" in settings:
         outside = _outside(settings, descriptions)

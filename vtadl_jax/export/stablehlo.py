@@ -19,7 +19,8 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.export.about import about_run
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
-from vtadl_jax.export.deploy import deployed
+from vtadl_jax.export.deploy import Deployed, deployed
+from vtadl_jax.export.deploy_windows import deployed_windows
 from vtadl_jax.export.opened import ExportedPredictor, manifest_geometry
 from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, to_json
 from vtadl_jax.export.settings import settings_of
@@ -59,7 +60,7 @@ def export_run(
     config = run.config
     variables = jax.device_get(run.variables)
     settings = settings_of(calibration, config.eval.image_threshold)
-    function = deployed(run.detector, run.geometry)
+    function = deployed_run(run)
     if weights_inside:
         whole = function
 
@@ -94,6 +95,14 @@ def export_run(
     return about
 
 
+def deployed_run(run: "Run") -> Deployed:
+    """Returns the whole way from an image to its decision, as `deploy.deployed`."""
+    windows = run.config.data.windows
+    if not windows.side:
+        return deployed(run.detector, run.geometry)
+    return deployed_windows(run.detector, run.geometry, windows, run.config.eval.batch_size)
+
+
 def write_module(
     run: "Run", calibration: Calibration, path: Path, sides: tuple[int, int], num_images: int = 1
 ) -> list[str]:
@@ -104,7 +113,7 @@ def write_module(
     """
     variables = jax.device_get(run.variables)
     settings = settings_of(calibration, run.config.eval.image_threshold)
-    function = deployed(run.detector, run.geometry)
+    function = deployed_run(run)
     shape = (num_images, *sides, run.config.data.channels)
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     # The implementations of no platform in particular: plain operations of StableHLO.

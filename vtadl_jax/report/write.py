@@ -68,13 +68,14 @@ def evaluate(
         return Results(step=calibration.step, **how_calibrated(calibration))
     with draft(out) if out else contextlib.nullcontext() as folder:
         experts = evaluator.detector.experts
-        weights = experts.weights(variables) if experts else {}
+        # Windows have no maps of single experts, which the comparison of experts reads.
+        weights = experts.weights(variables) if experts and not evaluator.windows else {}
         gallery = folder and Gallery(folder, test, calibration, evaluator.config, weights)
         show = gallery.add if gallery else None
         if left_out is not None and evaluated_on == ON_HOLDOUT:
-            outputs = left_out.run(evaluator, "evaluate", show)
+            outputs = left_out.run(evaluator, "evaluate", show, calibration)
         else:
-            outputs = evaluator.run(variables, test, "evaluate", show)
+            outputs = evaluator.run(variables, test, "evaluate", show, calibration)
         results = measure(outputs, test, calibration, evaluator.config, train, evaluated_on)
         results = dataclasses.replace(results, seconds=time.perf_counter() - start)
         if gallery and gallery.panel:

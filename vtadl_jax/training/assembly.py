@@ -74,6 +74,7 @@ class Assembly:
             state,
             ema_decay=self.config.optimizer.ema_decay,
             augmentation=Augmentation(**dataclasses.asdict(self.config.data.augment)),
+            window=self.config.image_size if self.config.data.windows.side else None,
             parallel=self.config.train.parallel,
             shard_optimizer=self.shard_optimizer,
         )

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.crops import windows_of
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Fit, Variables
@@ -61,7 +62,7 @@ def fit_folds(
 
 
 class Rows:
-    """What `Fit.gather` returns for images, by the images' names."""
+    """What `Fit.gather` returns for images, or for their windows, by their names."""
 
     def __init__(
         self,
@@ -72,17 +73,23 @@ class Rows:
         config: Config,
     ):
         self._gather = (fit, variables), (geometry, config)
+        records = self._windows(records)
         self._size = min(config.eval.batch_size, len(records))
         self._kept: dict[str, Any] | None = self._keep(records)
 
     def of(self, records: Sequence[Record]) -> Iterator[Any]:
         """Yields the rows of images, in batches."""
+        records = self._windows(records)
         if self._kept is None:
             yield from self._gathered(records)
             return
         for start in range(0, len(records), self._size):
             chosen = [self._kept[record.name] for record in records[start : start + self._size]]
             yield jax.tree.map(lambda *rows: np.stack(rows), *chosen)
+
+    def _windows(self, records: Sequence[Record]) -> Sequence[Record]:
+        data = self._gather[1][1].data
+        return windows_of(records, data.windows, data.bits)
 
     def _gathered(self, records: Sequence[Record]) -> Iterator[Any]:
         before, after = self._gather

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.crops import windows_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
@@ -41,17 +42,19 @@ def fit_variables(
     geometry: Geometry,
     config: Config,
 ) -> Variables:
-    """Returns the detector's variables fitted to all records.
+    """Returns the detector's variables fitted to all records, or to all their windows.
 
     variables: in this process's memory. Every process reads all images and gets the same result.
     """
     assert detector.fit is not None, "nothing to fit"
     start = time.perf_counter()
-    rows = gather_rows(detector.fit, variables, records, geometry, config, "fit")
+    crops = windows_of(records, config.data.windows, config.data.bits)
+    rows = gather_rows(detector.fit, variables, crops, geometry, config, "fit")
     fitted = solve(detector.fit, variables, rows, config)
     took = format_duration(time.perf_counter() - start)
     copies = sum(isinstance(record.image, Copy) for record in records)
     more = f" and {plural(copies, 'turned copy', 'turned copies')}" if copies else ""
+    more += f", {len(crops)} windows," if config.data.windows.side else ""
     say(f"fitted to {plural(len(records) - copies, 'image')}{more} in {took}")
     return fitted
 

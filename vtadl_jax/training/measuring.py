@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import psutil
 
+from vtadl_jax.data.crops import windows_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
@@ -105,7 +106,9 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
 
 
 def fit_batch(setup: TrainSetup) -> int:
-    """Returns the number of images that the fit reads at once."""
+    """Returns the number of images, or of windows, that the fit reads at once."""
+    if setup.config.data.windows.side:
+        return setup.config.eval.batch_size
     return min(setup.config.eval.batch_size, len(setup.fitted))
 
 
@@ -113,7 +116,8 @@ def endless_batches(setup: TrainSetup, size: int) -> Iterator[dict[str, np.ndarr
     """Yields batches of the training images, again and again."""
     data = setup.config.data
     while True:
-        yield from eval_batches(setup.fitted, setup.geometry, data.channels, size, data.num_threads)
+        records = windows_of(setup.fitted, data.windows, data.bits)
+        yield from eval_batches(records, setup.geometry, data.channels, size, data.num_threads)
 
 
 def mean_seconds(work: Callable[[], Any]) -> tuple[float, int]:

@@ -29,8 +29,21 @@ from vtadl_jax.training.division import Division, decide, divide
 from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
+from vtadl_jax.training.large_images import (
+    check_detector,
+    crops_to_train,
+    describe_windows,
+    say_crops,
+)
 from vtadl_jax.training.regions import check_regions, read_regions
-from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
+from vtadl_jax.training.stored import (
+    CONFIG,
+    has_checkpoint,
+    load_config,
+    make_feed_geometry,
+    make_geometry,
+    needs_of,
+)
 from vtadl_jax.training.trimming import check_trim, trim
 from vtadl_jax.weights.files import read_files
 
@@ -83,6 +96,7 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
     geometry = make_geometry(config)
     check_workdir(workdir, config)
     detector = make_detector(config)
+    window_lines = check_detector(config, detector)
     term_weights(config, detector)
     best = best_by(config.keep_best, detector.score_terms)
     if config.num_train_steps or not config.num_epochs:
@@ -119,14 +133,19 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
     regions, lines = read_regions(config, splits, workdir)
     geometry = make_geometry(config, regions)
     config, decided = decide(config, detector, splits.train)
-    for line in (*lines, *decided):
+    of_windows = describe_windows(config, splits.train + splits.test)
+    for line in (*lines, *decided, *window_lines, *of_windows):
         say(line)
     division = divide(config, splits.train)
     records: Sequence[Record] = division.records
     if config.data.repeat_anomalies:
         records = repeat_anomalies(records)
-    num_steps = config.num_train_steps or config.num_epochs * len(records) // config.batch_size
+    takes_steps = bool(config.num_train_steps or config.num_epochs)
+    crops = crops_to_train(config, records) if takes_steps else records
+    num_steps = config.num_train_steps or config.num_epochs * len(crops) // config.batch_size
     check_steps(detector, num_steps)
+    for line in say_crops(config, crops) if num_steps else ():
+        say(line)
     return TrainSetup(
         config=config,
         workdir=workdir,
@@ -141,7 +160,14 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
         test=splits.test,
         marks=marks,
         num_steps=num_steps,
-        feed=make_feed(config, records, geometry, mesh, detector.needs, num_steps > 0),
+        feed=make_feed(
+            config,
+            crops,
+            make_feed_geometry(config, regions),
+            mesh,
+            needs_of(config, detector),
+            num_steps > 0,
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from vtadl_jax.detectors.contract import Batch, Detector
 from vtadl_jax.networks.parallel import Parallel
 from vtadl_jax.ops.augment import NO_AUGMENTATION, Augmentation, augment
 from vtadl_jax.ops.platform import on_platform
+from vtadl_jax.ops.random_windows import random_windows
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.state import TrainState
 
@@ -28,6 +29,7 @@ def train_step(
     tx: optax.GradientTransformation,
     ema_decay: float = 0.0,
     augmentation: Augmentation = NO_AUGMENTATION,
+    window: tuple[int, int] | None = None,
     mesh: Mesh | None = None,
     axis: Any = None,
     shard_optimizer: bool = False,
@@ -35,13 +37,18 @@ def train_step(
     """Returns the state after one update, and scalars: loss, each of its terms, grad_norm. Pure.
 
     batch: as `Batch`, or {'index': int32 [B], 'resident': a tree of [N, ...]} with the rows of a
-    resident data set that is sharded over `mesh`. With `axis`, the batch is one device's share,
+    resident data set that is sharded over `mesh`. window: the (H, W) of a random window to take of
+    each image, which is larger and has an 'extent' int32 [B, 2]; None takes images whole. With
+    `axis`, the batch is one device's share,
     mapped over the mesh axes of that name; without, it is the global batch.
     """
     detector_loss = detector.loss
     assert detector_loss is not None, "a detector without loss has no steps"
     batch = _take(batch, mesh, axis)
     keys = _image_keys(state, len(batch["image"]), axis)
+    if window is not None:
+        keys, window_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        batch = random_windows(window_keys, batch, window)
     if augmentation.active:
         keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         batch = _augmented(augment_keys, batch, augmentation)
@@ -109,6 +116,7 @@ def make_train_step(
     *,
     ema_decay: float = 0.0,
     augmentation: Augmentation = NO_AUGMENTATION,
+    window: tuple[int, int] | None = None,
     parallel: str = "jit",
     shard_optimizer: bool = False,
 ) -> Callable:
@@ -123,6 +131,7 @@ def make_train_step(
         tx=tx,
         ema_decay=ema_decay,
         augmentation=augmentation,
+        window=window,
     )
     if parallel == "pmap":
         return sharding.map_devices(mesh, step)

@@ -50,6 +50,11 @@ def export_run(
     run's good images can't be read.
     """
     check_installed()
+    if run.config.data.windows.side:
+        raise UserError(
+            f"data.windows.side {run.config.data.windows.side}: an ONNX file scores an image at "
+            f"once, without a loop over windows: use --format=saved or stablehlo"
+        )
     from vtadl_jax.export.onnx import precision as lower
 
     size = sides or run.config.image_size
