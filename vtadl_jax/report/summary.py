@@ -125,7 +125,7 @@ def _origin(decided: Mapping[str, Any], calib: Calibration) -> str:
 def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = []
     for metric in SHOWN:
-        if (value := results.metrics[metric.name]) is not None:
+        if (value := results.metrics.get(metric.name)) is not None:
             meaning = metric.meaning
             if interval := results.intervals.get(metric.name):
                 meaning += f"; 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
