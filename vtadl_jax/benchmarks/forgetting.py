@@ -1,7 +1,7 @@
 """Measures how much a method forgets of old images when it is updated with new ones.
 
-    python -m vtadl_jax.benchmarks.forgetting --root DIR [--products screw,bottle,pill]
-        [--way naive,replay,ewc] [--strength 1e4,1e6] [--json OUT]
+    python -m vtadl_jax.benchmarks.forgetting --root DIR [--products bottle,pill,screw]
+        [--way naive,replay,ewc] [--strength 1e4,1e6,1e8] [--json OUT]
 
 Two tasks. A sequence of products: one run learns the first, then the second, then the third; after
 each, the image AUROC of every product's own test images. One product that drifts: good images, then
@@ -272,9 +272,9 @@ def ways_of(text: str, strengths: str) -> list[tuple[str, str, float]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vtadl_jax.benchmarks.forgetting")
     parser.add_argument("--root", required=True, type=Path, help="folder of the products")
-    parser.add_argument("--products", default="screw,bottle,pill")
+    parser.add_argument("--products", default="bottle,pill,screw")
     parser.add_argument("--way", default=",".join(WAYS), help="of naive, replay, ewc")
-    parser.add_argument("--strength", default="1e4,1e6", help="of ewc")
+    parser.add_argument("--strength", default="1e4,1e6,1e8", help="of ewc")
     parser.add_argument("--side", type=int, default=64, help="of the images, px")
     parser.add_argument("--images", type=int, default=60, help="good training images of each")
     parser.add_argument("--steps", type=int, default=200, help="training steps for each")
