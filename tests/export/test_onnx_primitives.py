@@ -275,6 +275,7 @@ LOOPS = {
         lambda c, w: (jnp.tanh(c @ w), c.sum()), x, jnp.stack([m[:, :3], m[:, 1:]])
     ),
     "while": lambda x, m: halves(x),
+    "while by vmap": lambda x, m: jax.vmap(halves)(x),
     "branches": lambda x, m: lax.cond(x.sum() > 0, lambda y: y * 2, lambda y: y - 1, x),
     "images by vmap": lambda x, m: jax.vmap(
         lambda y: lax.fori_loop(0, 3, lambda i, c: c @ m @ m.T, y)

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Variables
 from vtadl_jax.export.settings import Settings, decide, describe_pixels
+from vtadl_jax.ops.components import strongest_components
 from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
+
+MOST_REGIONS = 16
+REGIONS = ("region_boxes", "region_areas", "region_peaks", "region_peaks_at", "region_means")
 
 Deployed = Callable[[Variables, Settings, jax.Array], dict[str, jax.Array]]
 
@@ -25,8 +29,11 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
 
     settings: of `settings_of`. Height and width may be symbolic dimensions of `jax.export`. The
     outputs are those of `decide`; 'terms' [B, T], the raw score terms; 'description' [B, D], see
-    `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], and
-    'defect_mask' bool [B, h, w], where the map reaches 'pixel_threshold'. C is that of the network.
+    `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], 'defect_mask'
+    bool [B, h, w], where the map reaches 'pixel_threshold', and the regions of that mask with the
+    highest peaks, R of them: 'num_regions' int32 [B] counts all, and the arrays of `Components`
+    are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
+    'region_peaks_at' [B, R, 2]. C is that of the network.
     """
 
     def deploy(variables: Variables, settings: Settings, images: jax.Array):
@@ -42,9 +49,17 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
             found = found if forward is None else resize_maps(found, *back)
             outputs["anomaly_map"] = found
             outputs["defect_mask"] = found >= settings["pixel_threshold"]
+            outputs |= _regions(found, outputs["defect_mask"])
         return outputs
 
     return deploy
+
+
+def _regions(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
+    """Returns the strongest regions of maps [B, h, w] by the names of the outputs."""
+    found = jax.vmap(lambda values, mask: strongest_components(values, mask, MOST_REGIONS))
+    *arrays, total = found(maps, masks)
+    return {**dict(zip(REGIONS, arrays, strict=True)), "num_regions": total}
 
 
 def _value(side: Any) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from vtadl_jax.errors import UserError
+from vtadl_jax.ops.outline import outlined
+from vtadl_jax.ops.platform import by_platform
 from vtadl_jax.ops.resize import gaussian_matrix
 
 SIGMAS = (1, 2, 4, 8)  # pixels
@@ -100,12 +102,21 @@ def _moments(images, axis: int, sigma: int):
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     taps = (taps / taps.sum()).astype(np.float32)
     margins = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
-    wide = jnp.pad(images, margins, mode="symmetric")  # scipy's 'reflect'
+    wide = _mirrored(images, margins)
     first = second = jnp.zeros_like(images)
     for k, weight in enumerate(taps):
         offset = jax.lax.slice_in_dim(wide, k, k + count, axis=axis) - images
         first, second = first + weight * offset, second + weight * jnp.square(offset)
     return images + first, jnp.maximum(second - jnp.square(first), 0)
+
+
+def _mirrored(images, margins):
+    """Pads as scipy's 'reflect'. XLA's CPU compiler would pad again for each reader."""
+
+    def pad(x):
+        return jnp.pad(x, margins, mode="symmetric")
+
+    return by_platform(images, cpu=outlined(pad), default=pad)
 
 
 def _laplacian(base, second):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+from vtadl_jax.export.onnx.elementwise import SELECTED, widened
 from vtadl_jax.export.onnx.graph import Graph, Unsupported, Value, type_of
 from vtadl_jax.export.onnx.tracing import Equation, Pair, dtype_of, merged_shape
 
@@ -167,7 +168,11 @@ def _counted(
 
 
 def while_loop(graph: Graph, equation: Equation, inputs: list[Value], write: Write) -> list[Value]:
-    """Writes a loop that ends when a condition on what it carries is false."""
+    """Writes a loop that ends when a condition on what it carries is false.
+
+    Under `jax.vmap` each image has a condition of its own: images that are done stay as they are
+    while others go on.
+    """
     params = equation.params
     num_cond, num_body = params["cond_nconsts"], params["body_nconsts"]
     graph.batch_size()
@@ -177,10 +182,32 @@ def while_loop(graph: Graph, equation: Equation, inputs: list[Value], write: Wri
     inside = graph.inner()
     given = _arguments(inside, params["body_jaxpr"], num_body, len(carry))
     made = write(inside, params["body_jaxpr"], [*of_body, *given])
+    if start.rank:
+        (going,) = write(inside, params["cond_jaxpr"], [*of_cond, *given])
+        made = [_chosen(inside, going, *pair) for pair in zip(made, given, strict=True)]
     made = [_returned(inside, value) for value in made]
     (again,) = write(inside, params["cond_jaxpr"], [*of_cond, *made])
-    after = graph.name(_returned(inside, again))
-    return _loop(graph, inside, given, made, after, None, graph.full(start), carry, equation)
+    after = inside.op("Identity", _any(inside, again))
+    first = _any(graph, start)
+    return _loop(graph, inside, given, made, after, None, first, carry, equation)
+
+
+def _any(graph: Graph, condition: Value) -> Value | str:
+    """Returns whether any of the conditions, of images, is true."""
+    full = graph.full(condition)
+    if not condition.rank:
+        return full
+    axes = graph.ints(range(condition.rank))
+    return graph.cast(graph.op("ReduceMax", graph.cast(full, np.int32), axes, keepdims=0), np.bool_)
+
+
+def _chosen(graph: Graph, condition: Value, yes: Value, no: Value) -> Value:
+    """Returns one of two values for each image. condition: [B], of values [B, ...]."""
+    axes = graph.ints(range(condition.rank, yes.rank))
+    wide = graph.op("Unsqueeze", graph.full(condition), axes)
+    cases = [widened(graph, graph.full(case), SELECTED) for case in (yes, no)]
+    name = graph.cast(graph.op("Where", wide, *cases), yes.dtype)
+    return Value(yes.shape, yes.dtype, yes.shape, name)
 
 
 def branch(graph: Graph, equation: Equation, inputs: list[Value], write: Write) -> list[Value]:
