@@ -1,7 +1,7 @@
 """Measures how much a method forgets of old images when it is updated with new ones.
 
     python -m vtadl_jax.benchmarks.forgetting --root DIR [--products bottle,pill,screw]
-        [--way naive,replay,ewc] [--strength 1e4,1e6,1e8] [--json OUT]
+        [--way naive,replay,ewc] [--strength 1e6,1e7] [--json OUT]
 
 Two tasks. A sequence of products: one run learns the first, then the second, then the third; after
 each, the image AUROC of every product's own test images. One product that drifts: good images, then
@@ -274,10 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", required=True, type=Path, help="folder of the products")
     parser.add_argument("--products", default="bottle,pill,screw")
     parser.add_argument("--way", default=",".join(WAYS), help="of naive, replay, ewc")
-    parser.add_argument("--strength", default="1e4,1e6,1e8", help="of ewc")
+    parser.add_argument("--strength", default="1e6,1e7", help="of ewc")
     parser.add_argument("--side", type=int, default=64, help="of the images, px")
     parser.add_argument("--images", type=int, default=60, help="good training images of each")
-    parser.add_argument("--steps", type=int, default=200, help="training steps for each")
+    parser.add_argument("--steps", type=int, default=400, help="training steps for each")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
