@@ -159,7 +159,7 @@ def test_a_second_update_takes_a_share_of_the_first_run(parts, tmp_path, capsys)
     for number in (1, 2):
         (tmp_path / f"good{number}").mkdir()
         shutil.copy(images[number], tmp_path / f"good{number}")
-        arguments = [f"--workdir={tmp_path / f'run{number - 1}'}", f"--ewc={100 * (number - 1)}"]
+        arguments = [f"--workdir={tmp_path / f'run{number - 1}'}", f"--ewc={50 * number}"]
         arguments += [
             f"--good={tmp_path / f'good{number}'}",
             f"--output={tmp_path / f'run{number}'}",

@@ -247,7 +247,7 @@ def fisher_of(setup: TrainSetup, found: Run) -> Any:
             f"start_penalty {setup.config.start_penalty:g}: none of the training images is one of "
             f"{found.workdir}, and what its weights are worth is measured on these: leave it at 0"
         )
-    config = replace(found.config, {"train.accumulate": 1})
+    config = replace(found.config, {"train.accumulate": 1, "start_penalty": 0.0})
     data, size = config.data, min(config.eval.batch_size, len(old))
     batches = eval_batches(old, setup.geometry, data.channels, size, data.num_threads)
     key = jax.random.key(config.seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vtadl_jax.data.sorted_images import KIND, checksum
 from vtadl_jax.errors import printable
@@ -54,8 +55,6 @@ class Sheet:
             return
         heat = prediction.anomaly_map
         if heat is not None and heat.shape != photo.shape[:2]:
-            from PIL import Image
-
             size = photo.shape[1], photo.shape[0]
             heat = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
         card = Card(
