@@ -163,7 +163,12 @@ def reduction(kind: str) -> Callable[..., str]:
         if not axes:
             return graph.op("Identity", graph.full(x))
         wide = widened(graph, graph.full(x))
-        made = graph.op(kind, wide, graph.ints(axes), keepdims=0)
+        # ONNX Runtime adds the numbers of several axes one after another, and loses three digits
+        # in a mean over an image: axis by axis, the last first.
+        groups = [[axis] for axis in sorted(axes, reverse=True)] if kind == "ReduceSum" else [axes]
+        made: Any = wide
+        for group in groups:
+            made = graph.op(kind, made, graph.ints(group), keepdims=0)
         return made if wide is x or x.dtype.kind in "fV" else graph.cast(made, equation.dtypes[0])
 
     return write
