@@ -43,6 +43,7 @@ setup(
         ],
         "vtadl_jax.compiling": ["page.css"],
         "vtadl_jax.comparing": ["page.css"],
+        "vtadl_jax.regions": ["page.html", "page.css", "page.js"],
         "vtadl_jax.serving": ["page.html", "page.css", "page.js"],
     },
     install_requires=[

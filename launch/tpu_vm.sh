@@ -18,6 +18,7 @@ TYPE=${TYPE:-v5litepod-4}                   # v5litepod-256 for 64 hosts
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SPOT=${SPOT:-}                              # 1: preemptible; the run saves a checkpoint on TERM
 KEEP=${KEEP:-}                              # 1: do not delete the TPU at the end
+LIBTPU_INIT_ARGS=${LIBTPU_INIT_ARGS:-}      # flags of the compiler, for all workers
 
 runs=${1:?give the bucket folder for runs}
 data=${2:?give the bucket folder that holds the categories}
@@ -47,8 +48,9 @@ on_all "mountpoint -q runs || gcsfuse --implicit-dirs --only-dir '${bucket#*/}' 
 
 # With VTADL_DISTRIBUTED JAX asks the platform for the other hosts. All workers run the same command. If
 # a worker is lost, the others end; run this script again to continue.
+flags=$(printf '%q' "$LIBTPU_INIT_ARGS")
 overrides=$([ $# -eq 0 ] || printf '%q ' "$@")
-on_all "cd vtadl_jax && VTADL_DISTRIBUTED=1 .venv/bin/python -m vtadl_jax.main --config $config \
+on_all "cd vtadl_jax && LIBTPU_INIT_ARGS=$flags VTADL_DISTRIBUTED=1 .venv/bin/python -m vtadl_jax.main --config $config \
   --config.data.root=../data --workdir=../runs/$run_name $overrides"
 mkdir -p runs
 gcloud storage cp -r "$runs/$run_name" runs/

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from PIL import Image
 
 from tests.factory import as_decided, tiny_config, with_fields
 from tests.networks.small_segmentation import shrink
@@ -252,6 +253,29 @@ def assert_same(found, expected, tolerance):
         assert a.score == pytest.approx(b.score, rel=tolerance, abs=tolerance)
         assert a.is_defective == b.is_defective
         assert (a.anomaly_map is None) == (b.anomaly_map is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN)
+def test_what_is_not_inspected_has_no_part_in_scores_maps_and_programs(name, dataset, tmp_path):
+    area = np.zeros((32, 32), bool)
+    area[5:27, 3:25] = True
+    area[8:14, 12:20] = False
+    Image.fromarray(np.uint8(255 * area)).save(tmp_path / "mask.png")
+    config = config_of(name, dataset, mesh__data=1, data__regions=str(tmp_path / "mask.png"))
+    run(config, tmp_path / "run")
+    predictor, given = Predictor.from_workdir(tmp_path / "run"), images(config, 2)
+    other = np.where(area[..., None], given, 255 - given)
+    predictions = predictor(list(given))
+    assert_same(predictor(list(other)), predictions, 0)
+    for prediction in predictions:
+        if prediction.anomaly_map is not None:
+            inside = prediction.anomaly_map[area]
+            assert prediction.anomaly_map[~area].max() <= inside.min()
+    found = load_run(tmp_path / "run")
+    export_run(found, predictor.calibration, tmp_path / "program", ["cpu"])
+    opened = Predictor.from_file(tmp_path / "program", batch_size=2)
+    assert_same(opened(list(other)), predictions, 1e-4)
 
 
 @pytest.mark.parametrize("name", RUN)

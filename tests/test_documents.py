@@ -51,7 +51,7 @@ def check(command: Command) -> None:
         read, _ = experiment.load(config, fields)
         if command.module == "vtadl_jax.compile" and values["step"].value not in step_names(read):
             raise UserError(f"--step {values['step'].value}")
-    elif fields:
+    elif fields and not ("methods" in values and values["methods"].value):
         raise UserError(f"{fields[0]} without --config")
 
 

@@ -9,28 +9,37 @@ and runs on any Linux machine. Writes a table to the terminal, and JSON, Markdow
 
   --against other.json | configs/other.py   differences from that report, or from that config
   --sweep v5e:1x1,2x2,4x4,8x8,16x16         the same step on growing slices
+  --search_flags cycles                     documented flags of the compiler, alone and together
+  --pareto 8,16,32                          memory against time: recomputation, batch, sharding
+  --with_python OTHER/bin/python            the step compiled by another environment
+  --measured RUN/profile                    measured times beside the estimates
+  --methods all                             every method, without --config
 
 Exit codes: 0 done, 1 the program does not fit, 2 a mistake the user can fix, 130 interrupted.
 """
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 
 from vtadl_jax import experiment
-from vtadl_jax.compiling import comparing, implementations, page, scaling, search, sections, writing
+from vtadl_jax.compiling import (
+    every_method,
+    flag_search,
+    implementations,
+    measured,
+    pareto,
+    scaling,
+    studies,
+    xla_flags,
+)
 from vtadl_jax.compiling.program import step_names
-from vtadl_jax.compiling.reading import SCHEMA, Reading, read_step
-from vtadl_jax.compiling.topology import LOCAL, Target, find_target
-from vtadl_jax.compiling.wording import mib
-from vtadl_jax.config import Config
+from vtadl_jax.compiling.topology import LOCAL, find_target
+from vtadl_jax.compiling.versions import name_of, older_first
 from vtadl_jax.errors import UserError
-from vtadl_jax.runtime.console import say
-from vtadl_jax.runtime.files import write_json, write_text
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
@@ -78,181 +87,153 @@ _IMPLEMENTATIONS = flags.DEFINE_string(
     "Implementations of operations in place of the target's, as ops.ssim=cpu.",
     flag_values=FLAGS,
 )
+_XLA = flags.DEFINE_multi_string(
+    "xla", [], "A flag of the compiler, NAME=VALUE; may be repeated.", flag_values=FLAGS
+)
+_SEARCH_FLAGS = flags.DEFINE_enum(
+    "search_flags",
+    "",
+    ["", *flag_search.GOALS],
+    "Try documented flags of the compiler, alone and together, for the fewest cycles or the least "
+    "memory.",
+    flag_values=FLAGS,
+)
+_WITH_PYTHON = flags.DEFINE_string(
+    "with_python",
+    "",
+    "Interpreter of another environment: compiles the step there too, and compares.",
+    flag_values=FLAGS,
+)
+_RECORD = flags.DEFINE_bool(
+    "record", False, "Also keep the compiler's flags and passes in the JSON.", flag_values=FLAGS
+)
+_PARETO = flags.DEFINE_string(
+    "pareto",
+    "",
+    "Images a device, as 4,8,16: memory against time for each of them, with and without "
+    "recomputation and with each sharding.",
+    flag_values=FLAGS,
+)
+_MEASURED = flags.DEFINE_string(
+    "measured",
+    "",
+    "A profile of this step: measured times beside the estimates, by module and instruction.",
+    flag_values=FLAGS,
+)
+_METHODS = flags.DEFINE_string(
+    "methods",
+    "",
+    "'all', or names of methods: their programs on --topology, as one table; without --config.",
+    flag_values=FLAGS,
+)
 _NAME = flags.DEFINE_string(
     "name", "", "Name of the report's files; '': the config's.", flag_values=FLAGS
 )
 _OUTPUT = flags.DEFINE_string("output", "compiled", "Folder of the reports.", flag_values=FLAGS)
 
 
-def report(config: Config, name: str, target: Target, output: Path) -> Reading:
-    """Compiles and reads a step, prints and writes its report. Returns the reading."""
-    stem = output / file_name(name, _STEP.value, target.name)
-    reading = read_step(
-        config,
-        name,
-        target,
-        _STEP.value,
-        _IMAGES.value,
-        output / "programs",
-        stem if _DUMP.value else None,
-        implementations.parse(_IMPLEMENTATIONS.value),
-    )
-    if _SEARCH.value:
-        reading["largest_batch"] = find_largest(config, name, target, reading, output)
-    show(stem, reading)
-    return reading
-
-
-def show(stem: Path, reading: Reading) -> None:
-    title, subtitle = sections.title(reading), sections.subtitle(reading)
-    tables = sections.sections(reading, _TRAINING.value)
-    print(writing.terminal(title, subtitle, tables))
-    write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **reading})
-    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
-    html = page.reading_page(title, subtitle, reading, tables, _TRAINING.value)
-    write_text(stem.with_suffix(".html"), html)
-    say(f"see {stem}.html, .md and .json")
-
-
-def find_largest(
-    config: Config, name: str, target: Target, reading: Reading, output: Path
-) -> dict | None:
-    """Returns the largest batch per device that fits, as data; None if its memory is unknown."""
-    if target.chip is None:
-        say("--search_batch: the memory size of these devices is unknown, no search")
-        return None
-
-    def fit(found: Reading, images: int) -> search.Fit:
-        return search.Fit(images, found["fits"], found["memory"]["needed"])
-
-    def measure(images: int) -> search.Fit:
-        say(f"trying {images} images per device")
-        found = read_step(
-            config,
-            name,
-            target,
-            _STEP.value,
-            images,
-            output / "programs",
-            implementations=implementations.parse(_IMPLEMENTATIONS.value),
-        )
-        say(f"  {'fits' if found['fits'] else 'does not fit'}: {mib(found['memory']['needed'])}")
-        return fit(found, images)
-
-    first = fit(reading, round(reading["program"]["images_per_device"]))
-    found = search.largest_batch(measure, first, target.chip.hbm_bytes)
-    return {
-        "images": found.images,
-        "too_many": found.too_many,
-        "tried": [vars(one) for one in found.tried],
-    }
-
-
-def load_other(text: str) -> Reading | Config:
-    """Returns what --against names: a written report, or a config to compile."""
-    path = Path(text.partition(":")[0])
-    return load_reading(path) if path.suffix == ".json" else load_config(text)[0]
-
-
-def compare(reading: Reading, other: Reading | Config, target: Target, output: Path) -> None:
-    """Prints and writes the differences from --against."""
-    stem = Path(_AGAINST.value.partition(":")[0]).stem
-    if isinstance(other, Config):
-        before = read_step(other, stem, target, _STEP.value, _IMAGES.value, output / "programs")
-    else:
-        before = other
-    for one in (before, reading):
-        if not one["fits"]:
-            raise UserError(f"{sections.title(one)} does not fit: there is nothing to compare")
-    title = f"{sections.title(reading)} against {sections.title(before)}"
-    tables = comparing.comparison(before, reading)
-    subtitle = sections.subtitle(reading)
-    print("\n" + writing.terminal(title, subtitle, tables))
-    name = file_name(reading["program"]["config"], _STEP.value, target.name)
-    path = output / f"{name}-against-{stem}"
-    write_json(path.with_suffix(".json"), {"before": before, "after": reading})
-    write_text(path.with_suffix(".md"), writing.markdown(title, subtitle, tables))
-    html = page.page(title, subtitle, [page.table(t) for t in tables])
-    write_text(path.with_suffix(".html"), html)
-    say(f"see {path}.html, .md and .json")
-
-
-def sweep(config: Config, name: str, output: Path) -> None:
-    shapes = scaling.topologies(_SWEEP.value)
-    found = scaling.study(
-        config,
-        name,
-        shapes,
-        _STEP.value,
-        images_per_device=_IMAGES.value or config.batch_size,
-        images_in_all=_STRONG.value,
-        cache=output / "programs",
-        progress=say,
-    )
-    chip = shapes[0].partition(":")[0]
-    title = f"{name}, {_STEP.value} step from {shapes[0]} to {shapes[-1]}"
-    subtitle = sections.subtitle(found["weak"][-1])
-    tables = scaling.sections(found, _TRAINING.value)
-    print(writing.terminal(title, subtitle, tables))
-    stem = output / file_name(name, _STEP.value, f"{chip}-sweep")
-    write_json(stem.with_suffix(".json"), {"schema": SCHEMA, **found})
-    write_text(stem.with_suffix(".md"), writing.markdown(title, subtitle, tables))
-    parts = [
-        page.charts(f"{kind.capitalize()} scaling", scaling.curves(found[kind], _TRAINING.value))
-        for kind in scaling.KINDS
-        if any(r["fits"] for r in found[kind])
-    ]
-    html = page.page(title, subtitle, [*parts, *(page.table(t) for t in tables)])
-    write_text(stem.with_suffix(".html"), html)
-    say(f"see {stem}.html, .md and .json")
-
-
-def file_name(name: str, step: str, topology: str) -> str:
-    return f"{name}-{step}-{topology}".replace(":", "-").replace("*", "x")
-
-
-def load_reading(path: Path) -> Reading:
-    """Reads a report's JSON. Raises UserError for other files and for reports of other versions."""
-    try:
-        reading = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"--against {path} can't be read ({e}): give a report's JSON") from e
-    if not isinstance(reading, dict) or reading.get("schema") != SCHEMA or "fits" not in reading:
-        raise UserError(f"--against {path} is not a report of this version: make it again")
-    return reading
-
-
-def load_config(text: str, overrides: Sequence[str] = ()) -> tuple[Config, str]:
-    """Returns the config of 'configs/mvtec.py:screw' and its name; unknown channels become RGB."""
-    config, name = experiment.load(text, overrides)
-    return experiment.assume_color(config), name
+# Studies of several programs, and what is of one program only.
+_STUDIES = (_SWEEP, _PARETO, _SEARCH_FLAGS, _METHODS)
+_OF_ONE = (_AGAINST, _WITH_PYTHON, _MEASURED, _DUMP, _RECORD)
 
 
 def run(text: str, overrides: Sequence[str]) -> int:
     """Compiles the step that the command line names; returns 1 if it does not fit, else 0."""
-    if not text:
-        raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
-    config, name = load_config(text, overrides)
-    name = _NAME.value or name
+    _check_flags(text)
+    xla = xla_flags.parse(_XLA.value)
+    if _METHODS.value:
+        return _run_methods(overrides, xla)
+    config, name = studies.load_config(text, overrides)
     if _STEP.value not in (known := step_names(config)):
         raise UserError(f"--step {_STEP.value}: use {', '.join(known)}")
-    other = load_other(_AGAINST.value) if _AGAINST.value else None  # fails before the compilation
-    if (_SWEEP.value or _TOPOLOGY.value != LOCAL) and not jax.config.values["jax_platforms"]:
-        # Only the TPU's compiler is needed: without this, JAX looks for a TPU on this machine.
+    # All of these may fail, and do before the compilation.
+    other = studies.load_other(_AGAINST.value) if _AGAINST.value else None
+    batches = pareto.parse_batches(_PARETO.value) if _PARETO.value else []
+    trace = None
+    if _MEASURED.value:
+        trace = measured.read_trace(measured.find_trace(Path(_MEASURED.value)))
+    _without_tpu(_SWEEP.value or _TOPOLOGY.value)
+    request = studies.Request(
+        text=text,
+        overrides=overrides,
+        config=config,
+        name=_NAME.value or name,
+        step=_STEP.value,
+        images=_IMAGES.value,
+        implementations=implementations.parse(_IMPLEMENTATIONS.value),
+        xla=xla,
+        training_images=_TRAINING.value,
+        output=_make_output(),
+    )
+    if _SWEEP.value:
+        studies.sweep(request, _SWEEP.value, _STRONG.value)
+        return 0
+    elsewhere = None
+    if _WITH_PYTHON.value:  # first: the TPU's compiler serves one process at a time
+        python = Path(_WITH_PYTHON.value)
+        elsewhere = studies.compile_elsewhere(request, python, _TOPOLOGY.value)
+    target = find_target(_TOPOLOGY.value)
+    xla_flags.check(target, xla)
+    if batches:
+        studies.trade(request, target, batches)
+        return 0
+    if _SEARCH_FLAGS.value:
+        studies.search_flags(request, target, _SEARCH_FLAGS.value)
+        return 0
+    record = _RECORD.value or elsewhere is not None
+    reading = studies.report(
+        request, target, dump=_DUMP.value, record=record, largest=_SEARCH.value, trace=trace
+    )
+    if elsewhere is not None:
+        name = name_of(elsewhere["program"]["versions"])
+        studies.write_comparison(request, target, *older_first(elsewhere, reading), name)
+    if other is not None:
+        studies.compare(request, target, reading, other, _AGAINST.value)
+    return 0 if reading["fits"] else 1
+
+
+def _check_flags(text: str) -> None:
+    """Raises UserError for flags that would be ignored."""
+    chosen = [flag.name for flag in _STUDIES if flag.value]
+    if len(chosen) > 1:
+        raise UserError(f"--{chosen[0]} and --{chosen[1]} are two studies: give one")
+    given = [flag.name for flag in _OF_ONE if flag.value]
+    if chosen and given:
+        raise UserError(f"--{given[0]} is of one program: leave it out with --{chosen[0]}")
+    if _PARETO.value and _STEP.value != "train":
+        raise UserError(f"--step {_STEP.value}: --pareto is of the train step")
+    if _METHODS.value and text:
+        raise UserError("--methods takes the configs of the methods: leave out --config")
+    if not _METHODS.value and not text:
+        raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
+
+
+def _run_methods(overrides: Sequence[str], xla: Mapping[str, xla_flags.Value]) -> int:
+    """Compiles the methods that --methods names, for all steps or for --step."""
+    every_method.chosen(_METHODS.value)  # fails before anything is written
+    shapes = scaling.topologies(_TOPOLOGY.value)
+    steps = (_STEP.value,) if _STEP.present else every_method.SHOWN
+    if steps[0] not in every_method.SHOWN:
+        raise UserError(f"--step {steps[0]}: use {', '.join(every_method.SHOWN)} with --methods")
+    _without_tpu(_TOPOLOGY.value)
+    output, largest = _make_output(), _SEARCH.value
+    studies.every(_METHODS.value, steps, shapes, overrides, output, largest=largest, xla=xla)
+    return 0
+
+
+def _without_tpu(topology: str) -> None:
+    """Keeps JAX from looking for a TPU on this machine where only its compiler is needed."""
+    if topology != LOCAL and not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")
+
+
+def _make_output() -> Path:
     output = Path(_OUTPUT.value)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--output {output}: {e.strerror}: give another folder") from e
-    if _SWEEP.value:
-        sweep(config, name, output)
-        return 0
-    target = find_target(_TOPOLOGY.value)
-    reading = report(config, name, target, output)
-    if other is not None:
-        compare(reading, other, target, output)
-    return 0 if reading["fits"] else 1
+    return output
 
 
 def main(argv: list[str]) -> int:

@@ -57,6 +57,13 @@ class DataOptions:
     without: tuple[str, ...] = option(
         (), "names of training images that are left out, as images.json has them", compiled=False
     )
+    regions: str = option(
+        "",
+        "where to inspect: a mask (white) or polygons in JSON for all images, or a folder with "
+        "such a file for each; empty: everywhere",
+        resumable=True,
+        compiled=False,
+    )
     test_fraction: float = option(
         0.2,
         "share of the good images to test on, for data sets without a split",

@@ -5,8 +5,8 @@ python -m vtadl_jax.evaluate --workdir runs/mvtec-screw
 Evaluates the newest checkpoint again: calibrates on the held-out good images, or fits again without
 each part of the good images if the run cross-fits, scores the test images and replaces results and
 calibration in the workdir. Images that have moved since training are given with --data_root,
---data_bad and --data_masks. A false-alarm rate given as a flag also applies to later predictions; a
-threshold applies to these results only.
+--data_bad, --data_masks and --data_regions. A false-alarm rate given as a flag also applies to
+later predictions; a threshold applies to these results only.
 A failed or stopped evaluation leaves what was there.
 Exit codes: 0 done, 2 a mistake the user can fix, 3 the model's scores are not finite, 75 stopped by
 SIGTERM, 130 interrupted.
@@ -34,6 +34,7 @@ from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
@@ -46,6 +47,7 @@ from vtadl_jax.training.known_images import (
     marks_of,
     trained_and_tested,
 )
+from vtadl_jax.training.regions import load_regions
 from vtadl_jax.training.stored import CONFIG, load_config
 
 FLAGS = flags.FlagValues()
@@ -56,6 +58,9 @@ _PLACES = {
     "root": _define("data_root", "", "Folder of the images now. Default: as in training."),
     "bad": _define("data_bad", "", "Folder of defective images now. Default: as in training."),
     "masks": _define("data_masks", "", "Folder of their masks now. Default: as in training."),
+    "regions": _define(
+        "data_regions", "", "Folder of a region for each image now. Default: as in training."
+    ),
 }
 _CATEGORY = _define("category", "", "In a sweep's workdir: a category, or 'all' for the table too.")
 _OVERRIDES = {
@@ -83,15 +88,22 @@ def evaluate_run(
     data_root: str = "",
     data_bad: str = "",
     data_masks: str = "",
+    data_regions: str = "",
 ) -> dict[str, Any]:
     """Calibrates and evaluates the newest checkpoint of a workdir; returns what results.json holds.
 
     overrides: values of fields of the config's `eval`, for these results and their calibration.
-    data_root, data_bad, data_masks: where the images are now; '': as in training.
+    data_root, data_bad, data_masks, data_regions: where the images, and the files of where each is
+    inspected, are now; '': as in training. Raises UserError for data_regions of a run with one
+    region for all images, which it keeps.
     """
     config = load_config(workdir)
     fields: dict[str, Any] = {f"eval.{name}": value for name, value in overrides.items()}
-    places = {"root": data_root, "bad": data_bad, "masks": data_masks}
+    places = {"root": data_root, "bad": data_bad, "masks": data_masks, "regions": data_regions}
+    if data_regions and ((kept := load_regions(workdir)) is None or kept.area is not None):
+        raise UserError(
+            f"--data_regions {data_regions}: {workdir} has no region for each image: leave it out"
+        )
     fields |= {f"data.{name}": place for name, place in places.items() if place}
     config = config_lib.replace(config, fields)
     with locked(workdir), StopRequest().listening():
@@ -106,6 +118,7 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
         raise UserError(with_own_flags(str(error))) from error
     compare_images(workdir, splits, config)
     division = divide(config, splits.train)
+    use_own_cache()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch("eval.batch_size", config.eval.batch_size, mesh)
     found = load_run(workdir, mesh)
@@ -142,7 +155,7 @@ def _evaluate(workdir: Path, config: Config) -> dict[str, Any]:
 def with_own_flags(text: str) -> str:
     """Returns a message with the flags of this command in place of those of training."""
     text = text.replace("--config.data.category=NAME", "--data_root=DIR/NAME")
-    return re.sub(r"--config\.data\.(root|bad|masks)\b", r"--data_\1", text)
+    return re.sub(r"--config\.data\.(root|bad|masks|regions)\b", r"--data_\1", text)
 
 
 def compare_images(workdir: Path, splits: Splits, config: Config) -> None:

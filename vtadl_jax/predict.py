@@ -33,6 +33,7 @@ from vtadl_jax.report.prediction_page import PAGE, Sheet, write_prediction_page
 from vtadl_jax.report.predictions import Outcome, predict, table
 from vtadl_jax.report.region_files import MOST, Regions
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import writing
 
@@ -51,6 +52,12 @@ _THRESHOLD = flags.DEFINE_float(
 )
 _REGIONS = flags.DEFINE_bool(
     "regions", True, "Write the anomalous regions of the maps.", flag_values=FLAGS
+)
+_INSPECT = _define(
+    "inspect",
+    "",
+    "Folder with a mask or polygons for each image, named like it, of a run whose data.regions is "
+    "such a folder.",
 )
 _DRIFT = flags.DEFINE_bool(
     "drift",
@@ -130,6 +137,8 @@ def run() -> int:
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         predictor = _open(threshold)
+        if line := inspected_everywhere(predictor, found):
+            say(line)
         at = predictor.calibration.pixel_threshold
         if _REGIONS.value and at is not None:
             regions = Regions(at, _MM.value, _MIN_AREA.value)
@@ -156,9 +165,37 @@ def run() -> int:
 
 
 def _open(threshold: float | None) -> Predictor:
+    use_own_cache()
     if _MODEL.value:
+        if _INSPECT.value:
+            raise UserError(
+                f"--inspect {_INSPECT.value}: a file of vtadl_jax.export takes no region for each "
+                f"image: give --workdir"
+            )
         return Predictor.from_file(Path(_MODEL.value).expanduser(), threshold=threshold)
-    return Predictor.from_workdir(Path(_WORKDIR.value).expanduser(), threshold=threshold)
+    workdir = Path(_WORKDIR.value).expanduser()
+    return Predictor.from_workdir(workdir, threshold=threshold, regions=_INSPECT.value)
+
+
+def inspected_everywhere(predictor: Predictor, found: Found) -> str:
+    """Returns a line on images without a region, of a run with a region for each; '' if all have
+    theirs."""
+    if not predictor.per_image:
+        return ""
+    if predictor.folder is None:
+        return (
+            "note: this run has a region for each image (data.regions): these are inspected "
+            "everywhere; give --inspect=DIR for their regions"
+        )
+    without = [p for p in found.images if predictor.folder.file_of(p.as_posix()) is None]
+    if not without:
+        return ""
+    names = ", ".join(printable(found.name(path)) for path in without[:NAMED])
+    more = f" and {len(without) - NAMED} more" if without[NAMED:] else ""
+    return (
+        f"note: {len(without)} of {len(found.images)} images have no file in --inspect "
+        f"{predictor.folder.root} and are inspected everywhere: {names}{more}"
+    )
 
 
 def grouped(found: Found) -> Groups | None:

@@ -41,6 +41,7 @@ from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
 from vtadl_jax.training.known_images import IMAGES, Marks, load_marks, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
+from vtadl_jax.training.regions import REGIONS
 from vtadl_jax.training.setup import RESULTS, Read, TrainSetup, check_workdir, make_setup
 from vtadl_jax.training.state import TrainState, with_variables
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
@@ -65,8 +66,7 @@ def run(
     reuse_host_buffers()
     setup = make_setup(config, workdir, read)
     with contextlib.ExitStack() as open_things:
-        holding = holding_workdir(workdir, setup.config, setup.marks, remember)
-        open_things.enter_context(holding)
+        open_things.enter_context(holding_workdir(setup, remember))
         announce(setup)
         watch.lap("data")
         cache_use = open_things.enter_context(watching_cache())
@@ -90,10 +90,7 @@ def run(
 
 @contextlib.contextmanager
 def holding_workdir(
-    workdir: Path,
-    config: Config,
-    marks: Marks,
-    remember: Callable[[Marks], None] | None = None,
+    setup: TrainSetup, remember: Callable[[Marks], None] | None = None
 ) -> Iterator[None]:
     """Creates the folder of a run, and holds its lock; the main process does, the others wait.
 
@@ -103,9 +100,9 @@ def holding_workdir(
         problem = None
         if is_main():
             try:
-                open_workdir(workdir, config, marks, stack)
+                open_workdir(setup, stack)
                 if remember is not None:
-                    remember(marks)
+                    remember(setup.marks)
             except UserError as error:
                 problem = str(error)
         if (problem := broadcast_from_main(problem)) is not None:
@@ -113,11 +110,13 @@ def holding_workdir(
         yield
 
 
-def open_workdir(workdir: Path, config: Config, marks: Marks, stack: contextlib.ExitStack) -> None:
-    """Creates the folder of a run, unless it is there, takes its lock and writes its config.
+def open_workdir(setup: TrainSetup, stack: contextlib.ExitStack) -> None:
+    """Creates the folder of a run, unless it is there, takes its lock and writes its config and
+    regions.
 
     Keeps the list of the images that an earlier process trained on.
     """
+    workdir, config, marks = setup.workdir, setup.config, setup.marks
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -125,7 +124,9 @@ def open_workdir(workdir: Path, config: Config, marks: Marks, stack: contextlib.
     stack.enter_context(locked(workdir))
     check_workdir(workdir, config)  # again: another run may have been in it meanwhile
     check_place(workdir)
-    check_places(workdir, (CONFIG, METRICS_FILE), ("checkpoints", BOARD, "profile"))
+    check_places(workdir, (CONFIG, METRICS_FILE, REGIONS), ("checkpoints", BOARD, "profile"))
+    if setup.geometry.regions is not None:
+        setup.geometry.regions.save(workdir / REGIONS)
     save_config(config, workdir / CONFIG)
     if not has_checkpoint(workdir) or not (workdir / IMAGES).is_file():
         save_marks(workdir, marks)

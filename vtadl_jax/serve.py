@@ -24,6 +24,7 @@ from absl import flags
 
 from vtadl_jax.errors import UserError, printable
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.serving.batching import Batcher
 from vtadl_jax.serving.drift import Drift
@@ -204,12 +205,18 @@ def _start_http(service: Service) -> "tuple[Server, Measured]":
 
 def _open_batcher(paths: dict[str, Path], limits: Limits, measured: "Measured | None") -> Batcher:
     """Loads and warms all models."""
+    use_own_cache()
     models = open_models(paths, _MAX_BATCH.value)
     on_batch = (lambda size: None) if measured is None else measured.batch
     batcher = Batcher(models, limits.max_wait_ms, _THREADS.value, on_batch)
     batcher.start()
     for name, model in models.items():
         say(f"model {name}: {printable(paths[name])}, batches of {model.batch_size}")
+        if getattr(model, "per_image", False):
+            say(
+                f"note: {name} has a region for each image (data.regions), which requests do not "
+                f"bring: images are inspected everywhere"
+            )
     return batcher
 
 

@@ -20,6 +20,7 @@ from vtadl_jax.errors import UserError, printable
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.export.validation import Tolerances, compare, known_images, latencies, to_lines
 from vtadl_jax.runtime.command import run_command
+from vtadl_jax.runtime.compilation_cache import use_own_cache
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.files import write_json
 
@@ -51,6 +52,7 @@ def run() -> int:
         if not flag.value:
             raise UserError(f"no --{flag.name}: see --help")
     workdir, file = (Path(f.value).expanduser() for f in (_REFERENCE, _EXPORTED))
+    use_own_cache()
     exported = Predictor.from_file(file)
     reference = Predictor.from_workdir(workdir)
     images = find_images(_INPUT.value).images if _INPUT.value else known_images(workdir)

@@ -1,6 +1,7 @@
 """The command line of compile studies, for this machine's devices."""
 
 import json
+import sys
 
 import pytest
 
@@ -57,14 +58,65 @@ def test_reports_and_compares_with_another_config(folder):
         ("--topology=v9:2x2", "topology 'v9:2x2': give local, or a chip"),
         ("--against=nowhere.json", "--against nowhere.json can't be read"),
         ("--sweep=2x2", "sweep '2x2': begin with a chip"),
+        ("--xla=xla_nope=1", "--xla xla_nope=1 on local: No such compile option: 'xla_nope'"),
+        ("--xla=xla_nope", "--xla 'xla_nope': give NAME=VALUE"),
+        ("--search_flags=time", "flag --search_flags=time: value should be one of"),
+        ("--with_python=nowhere", "--with_python nowhere does not run as a Python interpreter"),
+        ("--pareto=0", "--pareto '0': give images a device"),
+        ("--measured=nowhere", "--measured nowhere holds no *.trace.json.gz"),
+        ("--measured=x --sweep=v5e:1x1", "--measured is of one program: leave it out with --sweep"),
+        ("--pareto=8 --search_flags=memory", "--pareto and --search_flags are two studies"),
+        ("--pareto=8 --step=eval", "--step eval: --pareto is of the train step"),
+        ("--methods=all", "--methods takes the configs of the methods: leave out --config"),
     ],
 )
 def test_errors_are_one_line(capsys, folder, argument, message):
-    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", argument)
+    arguments = (f"--config={folder / 'tiny.py'}", f"--output={folder}", *argument.split())
     done = run_main(capsys, "vtadl_jax.compile", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_methods_are_checked_before_anything_is_written(capsys, tmp_path):
+    done = run_main(capsys, "vtadl_jax.compile", "--methods=unett", f"--output={tmp_path / 'new'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: detector 'unett': did you mean unet?")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_flags_are_searched_and_the_search_continues(folder):
+    arguments = (
+        f"--config={folder / 'tiny.py'}", f"--output={folder}", "--step=ssim",
+        "--search_flags=memory",
+    )  # fmt: skip
+    done = run_cli("vtadl_jax.compile", *arguments)
+    assert done.returncode == 0, done.stderr
+    stem = folder / "tiny-ssim-local-flags"
+    found = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert found["goal"] == "memory"
+    assert found["tried"][0]["flags"] == {}
+    assert sum(one["best"] for one in found["tried"]) == 1
+    again = run_cli("vtadl_jax.compile", *arguments)
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert repeated == found  # with the seconds of the first compilations
+
+
+@pytest.mark.slow
+def test_another_interpreter_compiles_the_same_step(folder):
+    arguments = (
+        f"--config={folder / 'tiny.py'}", f"--output={folder / 'with'}", "--step=ssim",
+        f"--with_python={sys.executable}",
+    )  # fmt: skip
+    done = run_cli("vtadl_jax.compile", *arguments)
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "with").glob("tiny-ssim-local-against-jax-*.json")
+    written = json.loads(path.read_text(encoding="utf-8"))
+    before, after = written["before"], written["after"]
+    assert before["compiler"]["flags"] == after["compiler"]["flags"]
+    assert before["instructions"] == after["instructions"]
 
 
 def test_a_topology_without_the_compiler_names_the_extra(monkeypatch):

@@ -137,3 +137,37 @@ def test_places_are_short():
     assert place_of(frame) == "ops/ssim.py:3"
     assert place_of(hlo.Frame("/lib/optax/_src/update.py", 42, "f")) == "_src/update.py:42"
     assert place_of(None) == ""
+
+
+def test_every_instruction_that_takes_time_is_listed(module, scheduled):
+    found = {one["name"]: one for one in costs.instructions(Origins(module), scheduled)}
+    assert found["fusion.1"]["cycles"] == 1000
+    assert found["fusion.1"]["times"] == 6
+    assert found["fusion.1"]["module"] == "encoder/blocks/qkv"
+    assert found["fusion.1"]["backward"]
+    opcodes = {one["opcode"] for one in found.values()}
+    assert not opcodes & {"parameter", "tuple", "while", "constant"}
+
+
+SENDS = """HloModule jit_f
+
+ENTRY %main (p: f32[256,128]) -> f32[256,128] {
+  %p = f32[256,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  %send = (f32[256,128]{1,0}, u32[], token[]) send(%p, %t), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %other = (f32[256,128]{1,0}, u32[], token[]) send(%p, %t), channel_id=3
+  ROOT %copy = f32[256,128]{1,0} copy(%p)
+}
+"""
+
+
+def test_bytes_between_slices_are_those_of_host_transfers():
+    scheduled, _ = costs.schedule(hlo.parse(SENDS))
+    size = 4 * 256 * 128
+    found = costs.between_slices(scheduled, 4)
+    assert (found["executed"], found["bytes"]) == (1, size)
+    assert found["wire_bytes"] == pytest.approx(2 * 3 / 4 * size)
+    gathered = hlo.parse(SENDS.replace("ALL_REDUCE", "ALL_GATHER"))
+    found = costs.between_slices(costs.schedule(gathered)[0], 4)
+    assert found["wire_bytes"] == 3 * size

@@ -4,46 +4,11 @@ import copy
 
 import pytest
 
-from tests.compiling.hlo_text import MODULE
 from vtadl_jax.compiling import comparing, figures, page, scaling, sections, wording, writing
 from vtadl_jax.compiling.chips import CHIPS, chip_of
 from vtadl_jax.compiling.figures import change
-from vtadl_jax.compiling.reading import _memory_asked, read_text
+from vtadl_jax.compiling.reading import _memory_asked
 from vtadl_jax.errors import UserError
-
-
-@pytest.fixture
-def reading():
-    import dataclasses
-
-    return {
-        "program": {
-            "config": "mvtec",
-            "fields": {"num_train_steps": 0, "num_epochs": 400, "dtype": "bfloat16"},
-            "step": "train",
-            "topology": "v5e:2x2",
-            "chip": dataclasses.asdict(CHIPS["v5e"]),
-            "device_kind": "TPU v5 lite",
-            "num_devices": 4,
-            "mesh": {"data": 4},
-            "images": 32,
-            "images_per_device": 8.0,
-            "dtype": "bfloat16",
-            "num_parameters": 1000,
-            "parameter_bytes": 4000,
-            "versions": {"jax": "1"},
-            "implementations": {},
-        },
-        "fits": True,
-        "seconds": {"trace": 1.0, "lower": 2.0, "compile": 30.0},
-        **read_text(MODULE, 4),
-        "work": {"flops": 1.97e12, "bytes": 8.19e9},
-        "memory": {
-            "arguments": 100, "outputs": 90, "aliased": 80, "temporary": 50, "program": 7,
-            "peak": 150, "needed": 167,
-        },
-        "programs": 1,
-    }  # fmt: skip
 
 
 def test_times_follow_from_the_chips_peaks(reading):
@@ -123,6 +88,47 @@ def test_comparisons_name_settings_and_modules(reading):
     assert "nothing" in same[0].note
 
 
+def test_comparisons_match_instructions_by_their_origin(reading):
+    other = copy.deepcopy(reading)
+    other["instructions"][0]["name"] = "renumbered.7"  # as another compiler names it
+    found = {t.title: t for t in comparing.comparison(reading, other)}["Fusions"]
+    assert found.rows == []
+    (loop,) = [one for one in other["instructions"] if one["name"] == "fusion.1"]
+    loop["cycles"] = 1500
+    found = {t.title: t for t in comparing.comparison(reading, other)}["Fusions"]
+    (row,) = found.rows
+    assert row[0] == "encoder/blocks/qkv (backward)"
+    assert row[3:] == ["6,000", "9,000", "+3,000"]
+    assert "1 of 1 that differ" in found.note
+
+
+def test_comparisons_without_estimates_count_fusions(reading):
+    other = copy.deepcopy(reading)
+    for one in (reading, other):
+        one["modules"] = {}
+    other["instructions"] = [i for i in other["instructions"] if i["name"] != "fusion.1"]
+    found = {t.title: t for t in comparing.comparison(reading, other)}["Fusions"]
+    assert [row[-1] for row in found.rows] == ["-6"]
+    assert found.note.startswith("Executions of fusions")
+
+
+def test_time_between_slices_is_part_of_a_call(reading):
+    alone = figures.figures(reading)
+    assert alone.slices == 0
+    reading["between_slices"] = {
+        "instructions": 1, "executed": 2, "bytes": 2**20, "wire_bytes": 2**20,
+    }  # fmt: skip
+    found = figures.figures(reading)
+    assert found.slices == pytest.approx(2**20 / 3.125e9)
+    assert found.call == pytest.approx(alone.call + found.slices)
+    rows = {row[0]: row for row in sections.sections(reading, 209)[0].rows}
+    assert rows["time between slices"][2] == "1.0 MiB in 2 transfers at 3.12 GB/s"
+    reading["program"]["chip"]["dcn_bandwidth"] = None
+    assert figures.figures(reading).call == pytest.approx(alone.call)
+    rows = {row[0]: row for row in sections.sections(reading, 209)[0].rows}
+    assert "not documented" in rows["time between slices"][2]
+
+
 def test_comparisons_leave_out_fields_that_no_program_depends_on(reading):
     other = copy.deepcopy(reading)
     other["program"]["fields"] |= {"data.root": "there", "eval.map_sigma": 2.0, "model.x": 1}
@@ -170,7 +176,9 @@ def test_changes_need_a_value_before():
 def test_peaks_agree_with_the_clock_and_each_other():
     for name, chip in CHIPS.items():
         assert chip_of(chip.device_kind) is chip
-        units = {"v4": 4, "v5e": 4, "v5p": 8, "v6e": 16}[name]  # 128² matrix units of a device
+        units = {"v4": 4, "v5e": 4, "v5p": 8, "v6e": 16, "tpu7x": 16}[
+            name
+        ]  # 128² matrix units of a device
         assert chip.bf16_flops / (units * 2 * 128**2) == pytest.approx(chip.clock, rel=0.01)
     assert chip_of("cpu") is None
 

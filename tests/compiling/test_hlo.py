@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.compiling.hlo_text import MODULE
-from vtadl_jax.compiling import hlo
+from vtadl_jax.compiling import costs, hlo
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,28 @@ def test_the_installed_xlas_text_is_parsed():
     # By file name: a program from the compile cache may come from another checkout.
     names = {Path(f.file).name for i in module.instructions() for f in module.stack(i)}
     assert Path(__file__).name in names
+
+
+GPU = """HloModule jit_f
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %a = f32[8]{0} fusion(%p), kind=kLoop, backend_config={"reification_cost":[\
+{"end_to_end_cycles":16.5,"exec_time_us":0.008,"name":""},\
+{"end_to_end_cycles":0,"exec_time_us":0.008,"name":"sol"}]}
+  %b = f32[8]{0} fusion(%a), kind=kCustom, backend_config={"reification_cost":[\
+{"end_to_end_cycles":521100519803.3,"exec_time_us":263182078.1,"name":""},\
+{"end_to_end_cycles":4910.9,"exec_time_us":2.5,"name":"indexing-cost-model"}]}
+  %d = f32[8]{0} custom-call(%b), custom_call_target="__cublas$gemm"
+  ROOT %c = f32[8]{0} fusion(%d), kind=kLoop, backend_config={"reification_cost":[]}
+}
+"""
+
+
+def test_estimates_for_gpus_are_those_of_indexing_where_there_are_any():
+    module = hlo.parse(GPU)
+    found = {i.name: i.cycles for i in module.instructions()}
+    assert (found["a"], found["b"], found["c"]) == (16, 4911, None)
+    scheduled, _ = costs.schedule(module)
+    assert costs.library_calls(scheduled) == 1
+    assert costs.cycles(scheduled)["without_estimate"] == 1

@@ -7,11 +7,13 @@ import pytest
 
 from tests.compiling import programs
 from tests.factory import tiny_config
-from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling import costs, hlo, xla_flags
 from vtadl_jax.compiling.origin import module_of
 from vtadl_jax.compiling.program import lower_step
 from vtadl_jax.compiling.topology import find_target, has_tpu_compiler
+from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import make_detector
+from vtadl_jax.runtime import sharding
 from vtadl_jax.training.optimizer import make_optimizer
 from vtadl_jax.training.state import create_state
 
@@ -160,11 +162,46 @@ def test_a_programs_size_does_not_depend_on_the_depth():
     assert len(sizes) == 1
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:4x4", "v5p:2x2x1", "v6e:2x2", "2*v5e:2x2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v4:2x2x1", "v5e:4x4", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1", "2*v5e:2x2", "2*tpu7x:2x2x1",
+    ],
+)  # fmt: skip
 def test_topologies_are_described(name):
     target = find_target(name)
-    cores = 2 if name.startswith("v4") else 1
-    expected = {"v4:2x2x1": 4, "v5e:4x4": 16, "v5p:2x2x1": 4, "v6e:2x2": 4, "2*v5e:2x2": 8}
-    assert target.size == expected[name] * cores
+    cores = 2 if "v4" in name or "tpu7x" in name else 1
+    chips = 16 if "4x4" in name else 8 if name.startswith("2*") else 4
+    assert target.size == chips * cores
     assert target.chip is not None
     assert target.chip.cores == cores
+
+
+def test_a_group_of_a_mesh_is_of_one_slice():
+    target = find_target("2*v5e:2x2")
+    mesh = sharding.make_mesh(-1, 4, target.devices)
+    assert mesh.shape == {"data": 2, "fsdp": 4}
+    assert [{d.slice_index for d in group} for group in mesh.devices] == [{0}, {1}]
+    with pytest.raises(UserError, match="a slice has 4 devices, and a group must be of one slice"):
+        sharding.make_mesh(-1, 8, target.devices)
+    with pytest.raises(UserError, match="the mesh must use all"):
+        sharding.make_mesh(1, 4, target.devices)
+
+
+def test_sums_over_slices_are_counted_apart():
+    target = find_target("2*v5e:2x2")
+    mesh = sharding.make_mesh(-1, 1, target.devices)
+    x = jax.ShapeDtypeStruct((8, 256, 128), "float32", sharding=sharding.batch_sharding(mesh))
+    summed = jax.jit(lambda x: x.sum(0), out_shardings=sharding.replicated(mesh))
+    scheduled, _ = costs.schedule(hlo.parse(summed.lower(x).compile().as_text()))
+    found = costs.between_slices(scheduled, sharding.num_slices(target.devices))
+    # Each of a slice's four chips sends its quarter of the sum.
+    assert found == {
+        "instructions": 1, "executed": 1, "bytes": 256 * 128, "wire_bytes": 256 * 128,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [{"xla_tpu_rwb_fusion": False}, {"xla_tpu_nope": 1}])
+def test_flags_are_tried_on_the_slice(flags):
+    known = "xla_tpu_nope" not in flags
+    assert xla_flags.is_known(find_target("v5e:2x2"), flags) == known

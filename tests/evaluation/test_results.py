@@ -59,7 +59,7 @@ def test_the_keys_of_the_file_are_those_of_the_first_version_and_the_new_ones():
         *("by_defect", "by_defect_pixels", "at_threshold", "num_test_images", "num_anomalous"),
         *("num_without_mask", "num_calibration_images", "seconds", "format", "versions"),
     }
-    counts = {"num_unlike_training", "num_thin_regions"}
+    counts = {"num_unlike_training", "num_thin_regions", "num_masks_leaving", "num_masks_beside"}
     counts |= {"calibrated_by", "num_folds", "experts"}
     new = {"num_train_images", "num_train_anomalous", "evaluated_on", *counts}
     assert measured().to_dict().keys() == first | metrics | new

@@ -36,6 +36,21 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path, monkeypatch):
     assert second.stdout.splitlines()[1] == f"compilation cache: {misses} hits, 0 misses"
 
 
+@pytest.mark.slow
+def test_commands_that_score_have_the_cache_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    program = (
+        "import jax; from vtadl_jax.runtime import compilation_cache as c; c.use_own_cache(); "
+        "print(jax.config.values['jax_compilation_cache_dir'])"
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    place = tmp_path / "caches" / "vtadl_jax" / compilation_cache.CACHE
+    assert run_cli("-c", program).stdout == f"{place}\n"
+    (tmp_path / "file").touch()  # no folder can be made in it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert run_cli("-c", program).stdout == "None\n"
+
+
 def test_a_place_that_the_user_chose_is_kept(tmp_path):
     before = jax.config.values["jax_compilation_cache_dir"]
     assert before  # conftest sets it

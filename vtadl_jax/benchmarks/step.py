@@ -27,12 +27,17 @@ from vtadl_jax.training.compiled_steps import compile_train_step
 FLAGS = flags.FlagValues()
 _STEPS = flags.DEFINE_integer("steps", 10, "Number of timed calls.", 1, flag_values=FLAGS)
 _JSON = flags.DEFINE_string("json", "", "Also write the figures to this file.", flag_values=FLAGS)
+_TRACE = flags.DEFINE_string(
+    "trace", "", "Also trace three steps into this folder.", flag_values=FLAGS
+)
+TRACED = 3
 
 
-def measure(config: Config, repeats: int) -> dict[str, Any]:
+def measure(config: Config, repeats: int, trace: str = "") -> dict[str, Any]:
     """Returns seconds, images per second and MiB of a config's step, by name.
 
-    Raises UserError for a detector without train steps.
+    trace: a folder for a profile of three more steps, '' for none. Raises UserError for a detector
+    without train steps.
     """
     reuse_host_buffers()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -51,6 +56,11 @@ def measure(config: Config, repeats: int) -> dict[str, Any]:
         return metrics
 
     step_seconds = median_seconds(one_step, repeats)
+    if trace:
+        with jax.profiler.trace(trace):
+            for number in range(TRACED):
+                with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                    jax.block_until_ready(one_step())
     score = jax.jit(assembly.detector.score)
     variables = jax.device_put(variables)
     image_seconds = median_seconds(lambda: score(variables, images[:1]), repeats)
@@ -73,7 +83,7 @@ def run(text: str, overrides: Sequence[str]) -> None:
         raise UserError("no config: give --config FILE, for example --config configs/mvtec.py")
     check_json(_JSON.value)
     config, _ = experiment.load(text, overrides)
-    figures = measure(experiment.assume_color(config), _STEPS.value)
+    figures = measure(experiment.assume_color(config), _STEPS.value, _TRACE.value)
     print(write_json(figures, _JSON.value))
 
 

@@ -19,6 +19,7 @@ def comparison(before: Reading, after: Reading) -> list[Section]:
     found = [_settings(before, after), _totals(before, after)]
     if before["modules"] and after["modules"]:
         found.append(_modules(before, after))
+    found.append(_fusions(before, after))
     return [*found, _collectives(before, after), _counts(before, after)]
 
 
@@ -32,9 +33,10 @@ def _settings(before: Reading, after: Reading) -> Section:
         "num_devices",
         "images_per_device",
         "implementations",
+        "xla",
     ):
-        if a[name] != b[name]:
-            rows.append([name, str(a[name]), str(b[name])])
+        if a.get(name) != b.get(name):
+            rows.append([name, str(a.get(name)), str(b.get(name))])
     fields = sorted(a["fields"].keys() | b["fields"].keys())
     for name in fields:
         left, right = a["fields"].get(name), b["fields"].get(name)
@@ -92,12 +94,56 @@ def _modules(before: Reading, after: Reading) -> Section:
     return Section("Cycles by module", header, rows, "Largest difference first.")
 
 
+MOST_FUSIONS = 20
+_COUNTED = frozenset(("fusion", "convolution", "dot", "custom-call"))
+
+
+def _fusions(before: Reading, after: Reading) -> Section:
+    """Compares instructions by module, direction, source line and operation: names are renumbered.
+
+    Cycles where both compilers estimate them, else executions of fusions and products.
+    """
+    timed = bool(before["modules"] and after["modules"])
+    a, b = (_by_origin(reading, timed) for reading in (before, after))
+    names = [name for name in a.keys() | b.keys() if a.get(name, 0) != b.get(name, 0)]
+    names.sort(key=lambda n: (-abs(b.get(n, 0) - a.get(n, 0)), n))
+    rows = [
+        [
+            module + (" (backward)" if backward else ""),
+            source or "–",
+            operation or "–",
+            thousands(a.get((module, backward, source, operation), 0)),
+            thousands(b.get((module, backward, source, operation), 0)),
+            f"{b.get(key, 0) - a.get(key, 0):+,}",
+        ]
+        for key in names[:MOST_FUSIONS]
+        for module, backward, source, operation in [key]
+    ]
+    what = "Cycles" if timed else "Executions of fusions, products and calls"
+    note = f"{what}, largest difference first: {len(rows)} of {len(names)} that differ."
+    header = ["module", "source", "operation", "before>", "after>", "difference>"]
+    return Section("Fusions", header, rows, note)
+
+
+def _by_origin(reading: Reading, timed: bool) -> dict[tuple[str, bool, str, str], int]:
+    found: dict[tuple[str, bool, str, str], int] = {}
+    for one in reading["instructions"]:
+        weight = (one["cycles"] or 0) if timed else int(one["opcode"] in _COUNTED)
+        key = (one["module"], one["backward"], one["source"], one["operation"])
+        if weight:
+            found[key] = found.get(key, 0) + weight * one["times"]
+    return found
+
+
 def _collectives(before: Reading, after: Reading) -> Section:
     a, b = before["collective_totals"], after["collective_totals"]
     rows = [_row(name, a[name], b[name], thousands) for name in ("instructions", "executed")]
     rows += [
         _row(name.replace("_", " "), a[name], b[name], mib) for name in ("bytes", "wire_bytes")
     ]
+    left, right = before["between_slices"]["wire_bytes"], after["between_slices"]["wire_bytes"]
+    if left or right:
+        rows.append(_row("between slices", left, right, mib))
     kinds = sorted({c["kind"] for c in (*before["collectives"], *after["collectives"])})
     for kind in kinds:
         left, right = (

@@ -109,6 +109,18 @@ def cycles(scheduled: list[Scheduled]) -> dict[str, int | None]:
     }
 
 
+_LIBRARY = re.compile(r'custom_call_target="__(cudnn|cublas)')
+
+
+def library_calls(scheduled: Iterable[Scheduled]) -> int:
+    """Counts calls of a GPU's libraries, which have no estimate: most of the work may be there."""
+    return sum(
+        s.times
+        for s in scheduled
+        if s.instruction.opcode == "custom-call" and _LIBRARY.search(s.instruction.rest)
+    )
+
+
 def by_module(origins: Origins, scheduled: list[Scheduled]) -> dict[str, dict[str, int]]:
     """Returns module → cycles {forward, backward}, most expensive first."""
     found: dict[str, dict[str, int]] = {}
@@ -143,6 +155,39 @@ def most_expensive(origins: Origins, scheduled: list[Scheduled], count: int) -> 
                 "source": origins.source(*at),
                 "operation": named.op_name.rpartition("/")[2] if named else "",
                 "result": printed_shapes(s.instruction),
+            }
+        )
+    return found
+
+
+# Instructions that take no time of their own.
+_FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call")
+)
+
+
+def instructions(origins: Origins, scheduled: list[Scheduled]) -> list[dict]:
+    """Returns every instruction that takes time, in the order of the schedule.
+
+    Each with its name, opcode, module, direction, source line and operation; cycles: of one
+    execution, None without an estimate; times: its executions in a call.
+    """
+    found = []
+    for s in scheduled:
+        if s.instruction.opcode in _FREE:
+            continue
+        at = s.computation, s.instruction
+        named = origins.named(*at)
+        found.append(
+            {
+                "name": s.instruction.name,
+                "opcode": s.instruction.opcode,
+                "cycles": s.instruction.cycles,
+                "times": s.times,
+                "module": origins.module(*at),
+                "backward": origins.backward(*at),
+                "source": origins.source(*at),
+                "operation": named.op_name.rpartition("/")[2] if named else "",
             }
         )
     return found
@@ -237,6 +282,29 @@ def _operands(s: Scheduled) -> Iterator[Instruction]:
     for name in s.instruction.operands:
         if name in s.computation.by_name:
             yield s.computation.by_name[name]
+
+
+def between_slices(scheduled: Iterable[Scheduled], num_slices: int) -> dict[str, float]:
+    """Counts what a device sends over the network between slices.
+
+    The compiler splits a collective of several slices: each slice has its own over its links, and
+    the rest is a transfer by the host. bytes: handed to the host in a call; wire_bytes: of a ring
+    over the slices, 2 (s - 1) / s of a sum's bytes, s - 1 times those of other transfers.
+    """
+    found = {"instructions": 0, "executed": 0, "bytes": 0, "wire_bytes": 0.0}
+    for s in scheduled:
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', s.instruction.rest)
+        if s.instruction.opcode != "send" or kind is None:
+            continue
+        # A send's result begins with the data.
+        size = array_bytes(*s.instruction.arrays[0]) * s.times
+        others = num_slices - 1
+        share = 2 * others / num_slices if kind.group(1) == "ALL_REDUCE" else others
+        found["instructions"] += 1
+        found["executed"] += s.times
+        found["bytes"] += size
+        found["wire_bytes"] += share * size
+    return found
 
 
 SMALL = 4096  # values; smaller arrays are no activations of a batch

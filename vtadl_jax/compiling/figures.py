@@ -12,8 +12,9 @@ class Figures:
     """Estimates for one call on one device, in seconds; None if compiler or chip table lack data.
 
     roofline: the larger of the times of FLOPs and bytes at the chip's peaks; compute: summed cycles
-    at its clock; links: bytes sent by collectives at the rate of all links of a chip; call: compute
-    plus links, without overlap.
+    at its clock; links: bytes sent by collectives at the rate of all links of a chip; slices: bytes
+    sent between slices at the rate of their network, 0 for one slice; call: compute, links and
+    slices, without overlap; None if the program calls libraries, which have no estimate.
     """
 
     flops: float | None
@@ -23,6 +24,7 @@ class Figures:
     bound: str
     compute: float | None
     links: float | None
+    slices: float | None
     call: float | None
     images_per_second: float | None
 
@@ -47,7 +49,7 @@ def figures(reading: Reading) -> Figures:
     chip, program = chip_of(reading), reading["program"]
     flops, num_bytes = reading["work"]["flops"], reading["work"]["bytes"]
     intensity = flops / num_bytes if flops and num_bytes else None
-    roofline, bound, compute, links, call = None, "", None, None, None
+    roofline, bound, compute, links, slices, call = None, "", None, None, None, None
     if chip and intensity is not None:
         roofline = chip.roofline_seconds(flops, num_bytes)
         bound = "products" if intensity >= chip.ridge else "memory"
@@ -55,9 +57,12 @@ def figures(reading: Reading) -> Figures:
     if chip and total is not None:
         compute = chip.seconds(total)
         links = reading["collective_totals"]["wire_bytes"] / chip.ici_bandwidth
-        call = compute + links
+        sent = reading["between_slices"]["wire_bytes"]
+        slices = 0.0 if not sent else sent / chip.dcn_bandwidth if chip.dcn_bandwidth else None
+        if not reading["library_calls"]:
+            call = compute + links + (slices or 0.0)
     rate = program["images"] / call if call else None
-    return Figures(flops, num_bytes, intensity, roofline, bound, compute, links, call, rate)
+    return Figures(flops, num_bytes, intensity, roofline, bound, compute, links, slices, call, rate)
 
 
 def schedule(reading: Reading, images: int) -> Schedule:

@@ -21,6 +21,7 @@ _CALLED = re.compile(
     r"\b(calls|to_apply|body|condition|true_computation|false_computation"
     r"|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+_GPU_COST = re.compile(r'\{"end_to_end_cycles":([0-9.e+]+)[^{}]*"name":"([^"]*)"\}')
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
@@ -52,7 +53,15 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """Returns the TPU compiler's estimate of its cycles; None if it gives none."""
+        """Returns the compiler's estimate of its cycles; None if it gives none.
+
+        For GPUs XLA writes the estimates of several models: that of indexing if there is one (the
+        other knows no Triton kernels), else the one without a name.
+        """
+        models = {name: float(cost) for cost, name in _GPU_COST.findall(self.rest)}
+        for name in ("indexing-cost-model", ""):
+            if name in models:
+                return round(models[name])
         found = re.search(r'"estimated_cycles":"?(\d+)', self.rest)
         if not found or int(found.group(1)) >= NO_ESTIMATE:
             return None

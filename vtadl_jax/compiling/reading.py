@@ -13,16 +13,19 @@ from typing import Any
 import jax
 
 from vtadl_jax import __version__
-from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling import compiler_record, costs, hlo, xla_flags
 from vtadl_jax.compiling.origin import Origins
 from vtadl_jax.compiling.program import Program, lower_step
 from vtadl_jax.compiling.topology import Target
+from vtadl_jax.compiling.xla_flags import one_line
 from vtadl_jax.config import Config
+from vtadl_jax.errors import UserError
 from vtadl_jax.options import flatten
 from vtadl_jax.runtime.files import write_json, write_text
+from vtadl_jax.runtime.sharding import num_slices
 from vtadl_jax.runtime.versions import compiler_versions
 
-SCHEMA = 3
+SCHEMA = 4
 NUM_MOST_EXPENSIVE = 10
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -47,31 +50,70 @@ def read_step(
     cache: Path | None = None,
     dump: Path | None = None,
     implementations: Mapping[str, str] | None = None,
+    xla: Mapping[str, Any] | None = None,
+    record: bool = False,
+    program: Program | None = None,
 ) -> Reading:
     """Lowers and compiles a step and returns its reading.
 
     cache: a folder of readings; a reading of the same program is reused, a new one is stored.
-    dump: a prefix for files of the program's texts. A reading with 'fits' False has only the
-    results of lowering and the memory that the program would need.
+    dump: a prefix for files of the program's texts. xla: the compiler's flags. record: also keeps
+    the compiler's flags and passes (`compiler_record.py`). program: the step if it is lowered
+    already. A reading with 'fits' False has only the results of lowering and the memory that the
+    program would need.
+
+    Raises UserError if the compiler fails with the given flags.
     """
-    program = lower_step(config, target, step, images_per_device, implementations)
-    stored = cache / f"{_key(program, target)}.json" if cache else None
+    if program is None:
+        program = lower_step(config, target, step, images_per_device, implementations)
+    stored = cache / f"{_key(program, target, xla or {}, record)}.json" if cache else None
     if stored and stored.is_file() and dump is None:
         reading = json.loads(stored.read_text(encoding="utf-8"))
     else:
-        reading = _compile(program, target, dump)
+        with began(stored if xla else None):
+            reading = _compile(program, target, dump, xla or {}, record)
+        if record and reading["fits"] and not reading["compiler"]["flags"]:
+            reading["compiler"]["flags"] = xla_flags.taken(target)
         if stored:
             stored.parent.mkdir(parents=True, exist_ok=True)
             write_json(stored, reading)
     described = _describe(program, config, name, target)
-    return {"program": {**described, "implementations": dict(implementations or {})}, **reading}
+    chosen = {"implementations": dict(implementations or {}), "xla": dict(xla or {})}
+    return {"program": {**described, **chosen}, **reading}
 
 
-def _key(program: Program, target: Target) -> str:
+@contextlib.contextmanager
+def began(stored: Path | None) -> Iterator[None]:
+    """Marks a compilation with flags while it runs: some values end the process.
+
+    Raises UserError if an earlier process ended during the same compilation.
+    """
+    if stored is None:
+        yield
+        return
+    mark = stored.with_suffix(".began")
+    if mark.is_file():
+        raise UserError(
+            f"an earlier process ended while it compiled this program with these flags: leave them "
+            f"out, or remove {mark} to try again"
+        )
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_text(mark, "")
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _key(program: Program, target: Target, xla: Mapping[str, Any], record: bool) -> str:
     """Returns a hash of the compiler's whole input, source lines included."""
     text = program.lowered.as_text(debug_info=True)
     # The path of the checkout does not count; the version of this reader does.
-    parts = (text, target.name, __version__, str(SCHEMA), json.dumps(compiler_versions()))
+    parts = [text, target.name, __version__, str(SCHEMA), json.dumps(compiler_versions())]
+    if xla:
+        parts.append(json.dumps(dict(sorted(xla.items()))))
+    if record:
+        parts.append("record")
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode())
@@ -98,34 +140,54 @@ def _describe(program: Program, config: Config, name: str, target: Target) -> di
     }
 
 
-def _compile(program: Program, target: Target, dump: Path | None) -> Reading:
+def _compile(
+    program: Program, target: Target, dump: Path | None, xla: Mapping[str, Any], record: bool
+) -> Reading:
     if dump is not None:
         _dump_lowered(program, dump)
     start = time.perf_counter()
-    with _counting_programs() as compiled_programs:
+    recorded: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        options = {**target.options, **xla}
+        if record:
+            options |= stack.enter_context(compiler_record.recording(recorded))
+        compiled_programs = stack.enter_context(_counting_programs())
         try:
-            compiled = program.lowered.compile()
+            compiled = program.lowered.compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as e:
             needed = _memory_asked(str(e))
             if needed is None:
+                if xla:
+                    raise UserError(f"--xla {xla_flags.written(xla)}: {one_line(e)}") from e
+                if target.options:
+                    raise UserError(
+                        f"{program.step} on {target.name}: the compiler fails: {one_line(e)}: try "
+                        f"--xla xla_gpu_enable_triton_gemm=false"
+                    ) from e
                 raise
             seconds = {**program.seconds, "compile": time.perf_counter() - start}
             return {"fits": False, "memory": needed, "seconds": seconds}
     seconds = {**program.seconds, "compile": time.perf_counter() - start}
+    memory = memory_of(compiled)
+    if target.options and target.chip and memory["needed"] > target.chip.hbm_bytes:
+        # XLA's compiler for GPUs does not refuse it.
+        over = {"needed": memory["needed"], "limit": target.chip.hbm_bytes}
+        return {"fits": False, "memory": over, "seconds": seconds}
     text = compiled.as_text()
     if dump is not None:
         _write(dump, "after.hlo.txt", text)
     return {
         "fits": True,
         "seconds": seconds,
-        **read_text(text, program.num_devices),
+        **read_text(text, program.num_devices, num_slices(program.mesh.devices.flat)),
         "work": work_of(compiled),
-        "memory": memory_of(compiled),
+        "memory": memory,
         "programs": len(compiled_programs),
+        **({"compiler": recorded} if record else {}),
     }
 
 
-def read_text(text: str, num_devices: int) -> Reading:
+def read_text(text: str, num_devices: int, num_slices: int = 1) -> Reading:
     """Returns the part of a reading that comes from the optimized program's text."""
     module = hlo.parse(text)
     origins = Origins(module)
@@ -134,7 +196,9 @@ def read_text(text: str, num_devices: int) -> Reading:
     return {
         "cycles": costs.cycles(scheduled),
         "loops_of_unknown_length": unknown,
+        "library_calls": costs.library_calls(scheduled),
         "modules": costs.by_module(origins, scheduled),
+        "instructions": costs.instructions(origins, scheduled),
         "most_expensive": costs.most_expensive(origins, scheduled, NUM_MOST_EXPENSIVE),
         "collectives": found,
         "collective_totals": {
@@ -143,6 +207,7 @@ def read_text(text: str, num_devices: int) -> Reading:
             "bytes": sum(c["bytes"] for c in found),
             "wire_bytes": sum(c["wire_bytes"] for c in found),
         },
+        "between_slices": costs.between_slices(scheduled, num_slices),
         "counts": costs.counts(scheduled),
         "aliased_outputs": module.num_aliased,
     }

@@ -4,14 +4,15 @@ Weak scaling: a fixed number of images per chip. Strong scaling: a fixed total n
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vtadl_jax.compiling import figures as figures_lib
 from vtadl_jax.compiling.figures import change
 from vtadl_jax.compiling.reading import Reading, read_step
 from vtadl_jax.compiling.sections import Section
-from vtadl_jax.compiling.topology import find_target
+from vtadl_jax.compiling.topology import LOCAL, find_target
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
 from vtadl_jax.config import Config
 from vtadl_jax.errors import UserError
@@ -21,6 +22,8 @@ KINDS = ("weak", "strong")
 
 def topologies(text: str) -> list[str]:
     """Parses 'v5e:1x1,2x2' into ['v5e:1x1', 'v5e:2x2']: a chip applies to the shapes after it."""
+    if text == LOCAL:
+        return [LOCAL]
     names: list[str] = []
     for part in text.split(","):
         chip = names[-1].partition(":")[0] if names else ""
@@ -40,6 +43,7 @@ def study(
     images_in_all: int,
     cache: Path,
     progress: Callable[[str], None],
+    xla: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Reading]]:
     """Returns readings by kind, one per topology; a program that both kinds need is compiled once.
 
@@ -53,7 +57,7 @@ def study(
             jobs.append(("strong", shape, images_in_all // size))
     for number, (kind, shape, images) in enumerate(jobs, 1):
         progress(f"{number} of {len(jobs)}: {shape}, {kind}, {images} images a device")
-        reading = read_step(config, name, find_target(shape), step, images, cache)
+        reading = read_step(config, name, find_target(shape), step, images, cache, xla=xla)
         found[kind].append(reading)
         progress(_told(reading))
     found["strong"].reverse()

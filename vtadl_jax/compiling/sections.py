@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from vtadl_jax.compiling import figures as figures_lib
+from vtadl_jax.compiling.chips import Chip
 from vtadl_jax.compiling.reading import Reading
 from vtadl_jax.compiling.wording import duration, mib, percent, si, thousands
+from vtadl_jax.compiling.xla_flags import written
 
 Row = Sequence[str]
 
@@ -37,6 +39,7 @@ def subtitle(reading: Reading) -> str:
     p = reading["program"]
     versions = ", ".join(f"{name} {value}" for name, value in p["versions"].items())
     chosen = "".join(f"; {name} as {form!r}" for name, form in p["implementations"].items())
+    chosen += f"; flags {written(p['xla'])}" if p.get("xla") else ""
     images = f"{p['images_per_device']:g} image{'s' * (p['images_per_device'] != 1)} a device"
     return (
         f"{p['num_devices']} × {p['device_kind']}, {images}, {p['images']} in all; {p['dtype']}; "
@@ -89,6 +92,8 @@ def _time(reading: Reading) -> Section:
             once += f"; {reading['loops_of_unknown_length']} loops of unknown length count once"
         if missing := cycles["without_estimate"]:
             once += f"; {missing} fusions have no estimate"
+        if calls := reading["library_calls"]:
+            once += f"; {thousands(calls)} calls of cuDNN and cuBLAS are not in it"
         rows += [
             ["estimated cycles", thousands(cycles["total"]), once],
             ["their time", duration(f.compute), f"at {chip.clock / 1e9:g} GHz"],
@@ -96,12 +101,23 @@ def _time(reading: Reading) -> Section:
                 "time on links",
                 duration(f.links),
                 f"{mib(reading['collective_totals']['wire_bytes'])} at "
-                f"{si(chip.ici_bandwidth, 'B/s')}; slices' own network not counted",
+                f"{si(chip.ici_bandwidth, 'B/s')}",
             ],
-            ["a call", duration(f.call), "both, as if nothing overlapped"],
+            *_between_slices(reading, f, chip),
+            ["a call", duration(f.call), "all together, as if nothing overlapped"],
             ["images a second", si(f.images_per_second), "on all devices"],
         ]
     return Section("Work and time of a device", ["", "value>", ""], rows)
+
+
+def _between_slices(reading: Reading, f: figures_lib.Figures, chip: Chip) -> list[list[str]]:
+    sent = reading["between_slices"]
+    if not sent["executed"]:
+        return []
+    told = f"{mib(sent['wire_bytes'])} in {thousands(sent['executed'])} transfers"
+    rate = chip.dcn_bandwidth
+    told += f" at {si(rate, 'B/s')}" if rate else "; its rate is not documented, not in a call"
+    return [["time between slices", duration(f.slices), told]]
 
 
 def _memory(reading: Reading) -> Section:

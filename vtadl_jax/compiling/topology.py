@@ -1,6 +1,7 @@
-"""Devices to compile for: those of this machine, or a TPU slice described by its compiler.
+"""Devices to compile for: those of this machine, or described ones: a TPU slice, or GPUs of a host.
 
-A topology is named 'v5e:4x4', or '2*v5e:4x4' for two slices connected by the data-center network.
+A topology is named 'v5e:4x4', or '2*v5e:4x4' for two slices connected by the data-center network;
+'h100:8' is eight GPUs.
 """
 
 import contextlib
@@ -8,15 +9,17 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from vtadl_jax.compiling.chips import CHIPS, Chip, chip_of
+from vtadl_jax.compiling.gpus import GPUS, MOST, Gpu, has_gpu_compiler
 from vtadl_jax.errors import UserError
 
 LOCAL = "local"
+_GPU_NAME = re.compile(r"^([a-z0-9]+):(\d+)$")
 _NAME = re.compile(r"^(?:(\d+)\*)?([a-z0-9]+):(\d+(?:x\d+){1,2})$")
 # Without these, libtpu queries the cloud's metadata server. A v5e host can describe slices of any
 # chip.
@@ -29,11 +32,15 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A compile target. name: as given; devices: for the mesh; chip: None if not in the table."""
+    """A compile target. name: as given; devices: for the mesh; chip: None if not in the table.
+
+    options: the compiler's flags that go with it.
+    """
 
     name: str
     devices: Sequence[Any]
     chip: Chip | None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -52,12 +59,17 @@ def find_target(name: str) -> Target:
     """
     if name == LOCAL:
         devices = jax.devices()
-        return Target(name, devices, chip_of(devices[0].device_kind))
+        kind = devices[0].device_kind
+        gpu = next((g.chip for g in GPUS.values() if g.chip.device_kind == kind), None)
+        return Target(name, devices, gpu or chip_of(kind))
+    if (gpus := _GPU_NAME.match(name)) and gpus.group(1) in GPUS:
+        return _gpu_target(name, GPUS[gpus.group(1)], int(gpus.group(2)))
     found = _NAME.match(name)
     if not found or found.group(2) not in CHIPS:
         raise UserError(
             f"topology {name!r}: give {LOCAL}, or a chip ({', '.join(CHIPS)}) and the sides of a "
-            f"slice, as v5e:4x4 or v5p:2x2x1; 2*v5e:4x4 is two slices"
+            f"slice, as v5e:4x4, v5p:2x2x1 or tpu7x:2x2x1; 2*v5e:4x4 is two slices; or "
+            f"GPUs ({', '.join(GPUS)}) and their number, as h100:8"
         )
     if not has_tpu_compiler():
         raise UserError(
@@ -85,6 +97,28 @@ def find_target(name: str) -> Target:
         raise UserError(f"topology {name!r} is refused by the TPU's compiler: {reason}") from e
     found_devices: Sequence[Any] = described.devices
     return Target(name, found_devices, chip_of(found_devices[0].device_kind))
+
+
+def _gpu_target(name: str, gpu: Gpu, count: int) -> Target:
+    """Returns GPUs of one host, described to XLA's CUDA plugin."""
+    if not 1 <= count <= MOST:
+        raise UserError(f"topology {name!r}: a host has 1 to {MOST} GPUs")
+    if not has_gpu_compiler():
+        raise UserError(
+            f"topology {name!r} needs XLA's compiler for GPUs, which is not installed: "
+            f"pip install 'vtadl_jax[cuda]' (Linux, no GPU and no driver needed)"
+        )
+    from jax.experimental import topologies
+
+    try:
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=gpu.target_config(), topology=f"1x1x{count}"
+        )
+    except Exception as e:  # jaxlib raises several types
+        reason = " ".join(str(e).split())
+        raise UserError(f"topology {name!r} is refused by the CUDA plugin: {reason}") from e
+    devices: Sequence[Any] = described.devices
+    return Target(name, devices, gpu.chip, gpu.options)
 
 
 @contextlib.contextmanager

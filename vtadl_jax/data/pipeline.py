@@ -15,6 +15,7 @@ import numpy as np
 
 from vtadl_jax.data.decode import load_mask, loaded
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.regions.area import at_size, read_area
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 
@@ -100,8 +101,9 @@ def needed_example(
         example = load_example(record, geometry, channels)
         kept = ("image", "mask", "has_mask", *(("label",) if "label" in needs else ()))
         return {name: example[name] for name in kept}
+    area = area_of(record, geometry)
     with loaded(record.image, channels, geometry.bits) as pixels:
-        example = {"image": geometry.image(pixels, channels)}
+        example = {"image": geometry.image(pixels, channels, area)}
     if "label" in needs:
         example["label"] = np.asarray(record.label, np.int32)
     return example
@@ -167,10 +169,11 @@ def eval_batches(
     """Yields batches of one shape in one ordered pass over the records; prefetches two.
 
     image uint8 [B, H, W, C], mask uint8 [B, H, W], label int32 [B], has_mask bool [B], num_thin
-    int32 [B], index int32 [B] (position in `records`) and valid bool [B], where B = batch_size /
-    process_count: each process gets its block of rows of every global batch, and the same number of
-    batches. Padding rows of the last batch have valid False, index -1 and zeros elsewhere. Raises
-    UserError, from `next` for a file that cannot be read.
+    int32 [B], inside and leaves as of `load_example`, index int32 [B] (position in `records`) and
+    valid bool [B], where B = batch_size / process_count: each process gets its block of rows of
+    every global batch, and the same number of batches. Padding rows of the last batch have valid
+    False, index -1 and zeros elsewhere. Raises UserError, from `next` for a file that cannot be
+    read.
     """
     _check_divides(batch_size, process_count)
     rows = batch_size // process_count
@@ -193,12 +196,17 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
     """Loads a record: image uint8 [H, W, C], mask uint8 {0, 1} [H, W], label int32, has_mask bool,
     num_thin int32 (regions of the mask that are too thin for its size).
 
+    If the geometry has regions, also inside bool [H, W], where the image is inspected: the mask is
+    0 elsewhere; leaves int32: 1 if the mask has pixels elsewhere, 2 if it has no others.
     A normal image has a mask of zeros; an anomalous one without a mask has zeros and has_mask
     False. Raises UserError naming the file.
     """
+    area = area_of(record, geometry)
     with loaded(record.image, channels, geometry.bits) as pixels:
-        image, size = geometry.image(pixels, channels), pixels.shape[:2]
+        image, size = geometry.image(pixels, channels, area), pixels.shape[:2]
     mask, num_thin = np.zeros(geometry.size, np.uint8), 0
+    inside = None if geometry.regions is None else geometry.inside(size, area)
+    leaves = 0
     if record.label and record.mask is not None:
         original = load_mask(record.mask)
         if original.shape != size:
@@ -207,17 +215,56 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
                 f"{size}: save the mask at the image's size"
             )
         mask, num_thin = geometry.mask_and_thin(original)
-    return {
+        if inside is not None:
+            leaves = _leaves(original, inspected_pixels(geometry, size, area))
+            mask *= inside
+    found = {
         "image": image,
         "mask": mask,
         "label": np.asarray(record.label, np.int32),
         "has_mask": np.asarray(record.label == 0 or record.mask is not None),
         "num_thin": np.asarray(num_thin, np.int32),
     }
+    if inside is None:
+        return found
+    return {**found, "inside": inside, "leaves": np.asarray(leaves, np.int32)}
+
+
+def area_of(record: Record, geometry: Geometry) -> np.ndarray | None:
+    """Returns the record's own region, bool [h, w]; None if one is for all images, or none is.
+
+    Raises UserError if each image has its own and this one has none, or it can't be read.
+    """
+    if geometry.regions is None or geometry.regions.area is not None:
+        return None
+    if record.region is None:
+        raise UserError(
+            f"image {record.name} has no file of data.regions, of which each image of this run has "
+            f"one: is the folder still there? If it moved, evaluate with --data_regions=DIR"
+        )
+    return read_area(record.region).pixels
+
+
+def inspected_pixels(
+    geometry: Geometry, size: tuple[int, int], area: np.ndarray | None
+) -> np.ndarray:
+    """Returns the pixels inspected of an image at its own size, bool [h, w]. area: its own one."""
+    assert geometry.regions is not None, "everything is inspected"
+    area = geometry.regions.area if area is None else area
+    return np.ones(size, bool) if area is None else at_size(area, size)
+
+
+def _leaves(mask: np.ndarray, inspected: np.ndarray) -> int:
+    """Returns 1 if a mask has pixels that are not inspected, 2 if it has no others, else 0."""
+    if not (mask & ~inspected).any():
+        return 0
+    return 1 if (mask & inspected).any() else 2
 
 
 def _padding(geometry: Geometry, channels: int) -> dict[str, np.ndarray]:
+    every = {"inside": np.ones(geometry.size, bool), "leaves": np.asarray(0, np.int32)}
     return {
+        **(every if geometry.regions is not None else {}),
         "image": np.zeros((*geometry.size, channels), np.uint8),
         "mask": np.zeros(geometry.size, np.uint8),
         "label": np.asarray(0, np.int32),

@@ -21,13 +21,17 @@ from vtadl_jax.errors import UserError
 @dataclass(frozen=True, eq=False)
 class Record:
     """One image: its pixels and mask or their files, its label (0 normal, 1 anomalous), its defect
-    ('good' if normal) and its name (unique in its set: a posix path relative to the category)."""
+    ('good' if normal) and its name (unique in its set: a posix path relative to the category).
+
+    region: its own file of `data.regions`; None where one is for the whole set, or nothing is.
+    """
 
     image: ImageRef
     mask: ImageRef | None
     label: int
     defect: str
     name: str
+    region: Path | None = None
 
 
 @dataclass(frozen=True)

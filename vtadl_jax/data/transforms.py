@@ -4,6 +4,7 @@ One `Geometry` transforms images and masks alike, so that they stay aligned. No 
 `decode`); augmentation and normalisation to floats run on the device.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 from vtadl_jax.data.masks import lost_regions, num_apart, regions_of, understand
 from vtadl_jax.data.memory import as_array
+from vtadl_jax.data.regions.area import at_size, check_aspect
+from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.errors import UserError
 
 FITS = ("stretch", "pad", "crop")
@@ -23,14 +26,15 @@ class Geometry:
     fit: 'stretch' scales both sides to `resize` whatever the aspect; 'pad' keeps the aspect, scales
     the image to fit inside and repeats its edge pixels; 'crop' keeps the aspect, scales the image
     to cover and crops the rest. bits: of the values in files of 16 bits, for `decode`; 0: all 16.
-    Raises UserError for sizes that are not positive, a crop larger than `resize` and an unknown
-    fit.
+    regions: where images are inspected; None: everywhere. Raises UserError for sizes that are not
+    positive, a crop larger than `resize` and an unknown fit.
     """
 
     size: tuple[int, int]
     resize: tuple[int, int] | None = None
     fit: str = "stretch"
     bits: int = 0
+    regions: Regions | None = None
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -55,10 +59,16 @@ class Geometry:
         """(height, width) that an image is scaled to, before the crop."""
         return self.resize or self.size
 
-    def image(self, image: np.ndarray | Image.Image, channels: int | None = None) -> np.ndarray:
+    def image(
+        self,
+        image: np.ndarray | Image.Image,
+        channels: int | None = None,
+        area: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Resizes grey or RGB pixels (uint8 [h, w] or [h, w, C], or PIL) to uint8 [H, W, 1 or 3].
 
         Bilinear with antialiasing. `channels` 3 repeats grey; by default C is that of the image.
+        Pixels that are not `inside` have one colour. area: as there.
         """
         if isinstance(image, Image.Image) and image.mode not in ("L", "RGB"):
             raise UserError(f"image mode {image.mode} is not L or RGB: convert it first")
@@ -74,7 +84,31 @@ class Geometry:
         if moved.ndim == 2:
             moved = moved[..., None]
         if channels == 3 and moved.shape[2] == 1:  # after scaling: a third of the cost
-            return _repeat_grey(moved)
+            moved = _repeat_grey(moved)
+        if self.regions is not None:
+            inside = self.inside((pixels.shape[0], pixels.shape[1]), area)
+            moved[~inside] = self.regions.colour
+        return moved
+
+    def inside(self, original_size: tuple[int, int], area: np.ndarray | None = None) -> np.ndarray:
+        """Returns where the resized image is inspected, bool [H, W].
+
+        These are the pixels that no pixel outside of the region has a part in, so that nothing
+        there changes them; with one region for all images, to a pixel if images have another size
+        than it. area: bool [h, w], the region of this image alone; by default that of
+        `regions`, or everything. Raises UserError if it is of another aspect than the image, and if
+        no pixel is left.
+        """
+        if area is None:
+            return _inside_of_set(self, original_size)
+        outside = ~at_size(area, original_size)
+        moved = self._move(outside.astype(np.float32), Image.Resampling.BILINEAR, "edge") == 0
+        if not moved.any():
+            raise UserError(
+                f"data.regions leaves no pixel of an image of {_text(original_size)} at "
+                f"{_text(self.size)} (width×height): draw a larger region, or use a larger "
+                f"image_size"
+            )
         return moved
 
     def mask(self, mask: np.ndarray | Image.Image) -> np.ndarray:
@@ -129,6 +163,10 @@ class Geometry:
         scaled = np.pad(scaled, margins, mode="edge")
         return as_array(scale(scaled, original_size, Image.Resampling.BILINEAR))
 
+    def invert_inside(self, inside: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
+        """Returns which pixels of the original image are inspected, bool [h, w], as `invert`."""
+        return self.invert(inside.astype(np.float32), original_size) >= 0.5
+
     def scaled(self, original_size: tuple[int, int]) -> tuple[int, int]:
         """Returns (height, width) that an image of this size is scaled to, before the crop."""
         if self.fit == "stretch":
@@ -160,6 +198,22 @@ class Geometry:
         return np.pad(cut, margins + [(0, 0)] * (cut.ndim - 2), mode=pad_mode)
 
 
+@functools.lru_cache(maxsize=64)
+def _inside_of_set(geometry: Geometry, original_size: tuple[int, int]) -> np.ndarray:
+    """Returns `Geometry.inside` by the region of all images, once for each size of an image.
+
+    Always that of images of the region's own size: an exported program has no other.
+    """
+    regions = geometry.regions
+    if regions is None or regions.area is None:
+        found = np.ones(geometry.size, bool)
+    else:
+        check_aspect(regions.area.shape, original_size)
+        found = geometry.inside((regions.area.shape[0], regions.area.shape[1]), regions.area)
+    found.flags.writeable = False
+    return found
+
+
 def scale(pixels: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """Resizes an array [h, w] or [h, w, 3] to `size` (height, width), columns before rows.
 
@@ -176,6 +230,10 @@ def rounded(numerator: int, denominator: int) -> int:
     """Returns the quotient rounded to the nearest integer, halves to even, without floats."""
     quotient, rest = divmod(numerator, denominator)
     return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2 == 1))
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]}×{size[0]}"
 
 
 def _repeat_grey(pixels: np.ndarray) -> np.ndarray:

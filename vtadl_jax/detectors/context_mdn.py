@@ -28,6 +28,7 @@ from vtadl_jax.networks.initialize import initializer
 from vtadl_jax.networks.mdn import UNIT_SCALE, RowsDense
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.ops.context import context_of, position_code
+from vtadl_jax.ops.inspected import mean_inside
 from vtadl_jax.ops.mixture import mixture_log_prob_rows, tril_size
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.windows import to_places, window_means, window_starts
@@ -255,7 +256,7 @@ def context_mdn(options: ContextOptions, inputs: Inputs) -> Detector:
         both = jnp.concatenate([surprises[0] + NATS_PER_EXCESS * large, excesses[0] + large])
         maps = upsample_maps(both, inputs.image_size, inputs.map_sigma)
         anomaly_map, excess = maps.reshape(2, images.shape[0], *inputs.image_size)
-        terms = [top_mean(anomaly_map), top_mean(excess), surprises[0].mean((1, 2))]
+        terms = [top_mean(anomaly_map), top_mean(excess), mean_inside(surprises[0])]
         return Scores(jnp.stack(terms, -1), anomaly_map)
 
     return Detector(

@@ -29,6 +29,7 @@ from vtadl_jax.detectors.feature_detector import top_mean
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
 from vtadl_jax.networks.tails import empty_table, fit_table, tail
 from vtadl_jax.networks.verdict import expert_weights
+from vtadl_jax.ops.inspected import common_places, mean_inside
 
 SAMPLES_PER_IMAGE = 4096  # values of each expert's map
 SAMPLES_PER_DEFECT = 256
@@ -48,7 +49,6 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
     chosen = make_experts(options, inputs)
     trained = [name for name in chosen if name in TRAINED]
     fits = {name: one.fit for name, one in chosen.items() if one.fit is not None}
-    pixels = inputs.image_size[0] * inputs.image_size[1]
 
     def part(variables, name: str):
         place = variables["params"] if name in trained else variables["stats"]["fitted"]
@@ -110,10 +110,13 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
 
     def gather_tails(variables, images, drawn, masks, key):
         places_key, inside_key = jax.random.split(key)
-        places = jax.random.randint(places_key, (SAMPLES_PER_IMAGE,), 0, pixels)
+        places = common_places(places_key, len(images), SAMPLES_PER_IMAGE, *inputs.image_size)
         rows: dict[str, Any] = {"visible": masks.any((2, 3))}
         for name, (terms, maps) in outputs(variables, images).items():
-            rows[name] = {"terms": terms, "values": maps.reshape(len(images), -1)[:, places]}
+            rows[name] = {
+                "terms": terms,
+                "values": jnp.take_along_axis(maps.reshape(len(images), -1), places, 1),
+            }
         if drawn.shape[1]:
 
             def inside(pair):
@@ -149,7 +152,7 @@ def experts(options: ExpertsOptions, inputs: Inputs) -> Detector:
             scores[name] = standard_score(terms, own, chosen[name].term_weights)
         together = sum(tails[name]["weight"] * maps[name] for name in chosen)
         verdict = sum(tails[name]["weight"] * scores[name] for name in chosen)
-        columns = [top_mean(together, HIGHEST), verdict, *scores.values(), together.mean((1, 2))]
+        columns = [top_mean(together, HIGHEST), verdict, *scores.values(), mean_inside(together)]
         return Scores(jnp.stack(columns, -1), together, expert_maps=maps)
 
     def weights(variables) -> dict[str, float]:

@@ -21,6 +21,7 @@ from vtadl_jax.networks.features import (
     sample_places,
 )
 from vtadl_jax.networks.parallel import SINGLE_DEVICE
+from vtadl_jax.ops.inspected import mean_inside, only_inside, top_mean_inside
 from vtadl_jax.ops.resize import upsample_maps
 
 TOP_FRACTION = 0.01  # of a map's values
@@ -42,13 +43,12 @@ def pretrained_of(features: Features) -> dict[str, Any]:
 
 def largest(maps):
     """Returns the largest value of each map: [B, H, W] → [B]."""
-    return maps.max((1, 2))
+    return only_inside(maps).max((1, 2))
 
 
 def top_mean(maps, fraction: float = TOP_FRACTION):
     """Returns the mean of each map's largest values, a fraction of them: [B, H, W] → [B]."""
-    flat = maps.reshape(maps.shape[0], -1)
-    return jax.lax.top_k(flat, max(1, int(fraction * flat.shape[1])))[0].mean(-1)
+    return top_mean_inside(maps, fraction)
 
 
 def random_places(variables: Variables, responses: Array, key: Array) -> Array:
@@ -105,7 +105,7 @@ def feature_detector(
         found = values_of(variables, images)
         maps = upsample_maps(found, inputs.image_size, inputs.map_sigma)
         first = of_values(found) if of_values else of_map(maps)
-        return Scores(jnp.stack([first, found.mean((1, 2))], -1), maps)
+        return Scores(jnp.stack([first, mean_inside(found)], -1), maps)
 
     return Detector(
         init_all,

@@ -36,6 +36,7 @@ from vtadl_jax.networks.vit import (
     grid_of,
 )
 from vtadl_jax.ops.dense import weight_product
+from vtadl_jax.ops.inspected import only_inside, restored_outside
 from vtadl_jax.ops.reconstruction import squared_error, to_uint8
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.ssim import ssim
@@ -311,9 +312,10 @@ def official(options: OfficialOptions, inputs: Inputs) -> Detector:
     def score(variables, images):
         images = to_unit_interval(images)
         _, recon, nll = cast(tuple, network.apply(variables, images))
-        dissimilarity = 1.0 - ssim(images, recon, 1.0)
-        terms = (squared_error(images, recon), dissimilarity, nll.max(-1))
-        nll_map = nll.reshape(-1, *grid)
+        restored, times = restored_outside(images, recon)
+        dissimilarity = (1.0 - ssim(images, restored, 1.0)) * times
+        nll_map = only_inside(nll.reshape(-1, *grid))
+        terms = (squared_error(images, recon), dissimilarity, nll_map.max((1, 2)))
         return Scores(
             terms=jnp.stack(terms, axis=-1),
             anomaly_map=upsample_maps(nll_map, IMAGE_SIZE, inputs.map_sigma),

@@ -15,6 +15,7 @@ from vtadl_jax.detectors.feature_detector import feature_detector, features_of, 
 from vtadl_jax.errors import UserError
 from vtadl_jax.networks.features import SAMPLES_PER_IMAGE, FeatureOptions, sample_places
 from vtadl_jax.networks.fitting import k_centre, standardization
+from vtadl_jax.ops.inspected import every_place_inside
 from vtadl_jax.ops.neighbours import nearest_distances
 from vtadl_jax.options import LARGEST_SIZE, option
 
@@ -96,7 +97,7 @@ def patch_memory(options: PatchMemoryOptions, inputs: Inputs) -> Detector:
         del variables
         if memory.patches:
             return sample_places(responses, key, memory.patches)
-        return responses.reshape(responses.shape[0], -1, width)
+        return every_place_inside(responses)
 
     def solve(variables, samples, rng: np.random.Generator):
         del variables

@@ -20,6 +20,7 @@ from vtadl_jax.networks.initialize import initializer
 from vtadl_jax.networks.named_layers import ForwardPass, Layer, Params
 from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel
 from vtadl_jax.networks.resnet import Resnet
+from vtadl_jax.ops.inspected import restored_outside
 from vtadl_jax.ops.reconstruction import squared_error, to_uint8
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.ssim import ssim
@@ -96,10 +97,11 @@ def compare(vgg: Params, images, recon, weights: Mapping[str, float], dtype: Any
     SSIM is subtracted, so that the sum may be negative; its term is the dissimilarity 1 - SSIM.
     """
     terms = {"mse": squared_error(images, recon)}
+    recon, times = restored_outside(images, recon)
     total = weights["mse"] * terms["mse"]
     if weights["ssim"]:
         similarity = ssim(images, recon, 1.0)
-        terms["dissimilarity"] = 1.0 - similarity
+        terms["dissimilarity"] = (1.0 - similarity) * times
         total = total - weights["ssim"] * similarity
     if weights["perceptual"]:
         terms["perceptual"] = perceptual.perceptual_distance(vgg, images, recon, dtype)

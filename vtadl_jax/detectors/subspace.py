@@ -17,6 +17,7 @@ from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.detectors.feature_detector import feature_detector, features_of, top_mean
 from vtadl_jax.networks.features import FeatureOptions
 from vtadl_jax.networks.moments import Moments, add_rows
+from vtadl_jax.ops.inspected import every_place_inside
 from vtadl_jax.options import LARGEST_SIZE, option
 from vtadl_jax.runtime.console import say
 
@@ -95,7 +96,7 @@ def subspace(options: SubspaceOptions, inputs: Inputs) -> Detector:
 
     def gather(variables, responses, key):
         del variables, key
-        return responses.reshape(responses.shape[0], -1, width)
+        return every_place_inside(responses)
 
     def reduce(moments: Moments | None, rows):
         for patches in rows:  # one image at a time: the rows of a batch in float64 can be large

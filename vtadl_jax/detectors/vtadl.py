@@ -19,6 +19,7 @@ from vtadl_jax.networks.parallel import SINGLE_DEVICE, Parallel
 from vtadl_jax.networks.token_decoder import TokenDecoder
 from vtadl_jax.networks.vit import PatchViT, VitOptions, build_encoder, check_encoder, grid_of
 from vtadl_jax.networks.vit_weights import load_encoder
+from vtadl_jax.ops.inspected import only_inside
 from vtadl_jax.ops.reconstruction import DATA_RANGE, reconstruction_terms, to_uint8, to_unit_range
 from vtadl_jax.ops.resize import upsample_maps
 from vtadl_jax.ops.ssim import ssim
@@ -193,9 +194,10 @@ def network_scores(
     """Returns the scores of images [B, H, W, C] in [-1, 1]. seen, variables: as in `network_loss`.
     grid: (rows, columns) of the tokens."""
     recon, nll = cast(tuple, network.apply(variables, seen))
+    nll_map = only_inside(nll.reshape(-1, *grid))
     return Scores(
-        terms=jnp.stack([*reconstruction_terms(images, recon), nll.max(-1)], axis=-1),
-        anomaly_map=upsample_maps(nll.reshape(-1, *grid), inputs.image_size, inputs.map_sigma),
+        terms=jnp.stack([*reconstruction_terms(images, recon), nll_map.max((1, 2))], axis=-1),
+        anomaly_map=upsample_maps(nll_map, inputs.image_size, inputs.map_sigma),
         recon=to_uint8(recon),
     )
 

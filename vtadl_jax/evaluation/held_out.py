@@ -20,7 +20,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Tails, Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.console import track
-from vtadl_jax.training.fitting import jit_gather
+from vtadl_jax.training.fitting import gather_batch, jit_gather
 
 FOLDS = 5
 MOST_PER_IMAGE = 8  # drawn defects
@@ -41,13 +41,16 @@ def tail_rows(
     assert tails is not None, "this detector has no tails"
     data, size = config.data, min(config.eval.batch_size, len(records))
     count = defects_per_image(tails, len(records))
-    gather = jit_gather(tails.gather)
+    gather = jit_gather(tails.gather, geometry.regions is not None)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     found = []
     for number, batch in enumerate(track(batches, -(-len(records) // size), "tails")):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
         drawn, masks = draw_onto(batch["image"], batch["index"], count, config.seed)
-        rows = jax.device_get(gather(variables, batch["image"], drawn, masks, key))
+        if "inside" in batch:
+            drawn, masks = keep_inside(batch["image"], batch["inside"], drawn, masks)
+        inputs = (variables, batch["image"], drawn, masks, key)
+        rows = jax.device_get(gather_batch(gather, batch, *inputs))
         found.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], rows))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
@@ -83,6 +86,14 @@ def draw_onto(
             with contextlib.suppress(UserError):  # it would not be visible
                 drawn[i, j], masks[i, j] = draw_defect(images[i], kind, rng, other)
     return drawn, masks
+
+
+def keep_inside(
+    images: np.ndarray, inside: np.ndarray, drawn: np.ndarray, masks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns drawn defects, and masks, without what is not inspected. inside: bool [B, H, W]."""
+    kept = inside[:, None]
+    return np.where(kept[..., None], drawn, images[:, None]), masks & kept
 
 
 def with_tails(

@@ -16,6 +16,9 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vtadl_jax.data.decode import AnyImage, loaded
+from vtadl_jax.data.regions.area import read_area
+from vtadl_jax.data.regions.per_image import Folder
+from vtadl_jax.data.regions.region import lowest_outside
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
@@ -54,18 +57,22 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Intake:
-    """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map."""
+    """An image as the network takes it: uint8 [H, W, C], and the (h, w) of its anomaly map.
+
+    inside: bool [H, W], where it is inspected; None: everywhere."""
 
     image: np.ndarray
     map_size: tuple[int, int]
+    inside: np.ndarray | None = None
 
 
 class Predictor:
     """Scorer of images of any size. Compiles once, in `warm_up` or at the first images.
 
     batch_size: number of images of the compiled program; smaller batches are padded with blank
-    images. mesh: devices that a batch is sharded over; by default the first device. Raises
-    UserError if the batch does not divide over them.
+    images. folder: files of where each image is inspected, by name, of a run with a region for
+    each; an image without one is inspected everywhere. mesh: devices that a batch is sharded over;
+    by default the first device. Raises UserError if the batch does not divide over them.
     """
 
     def __init__(
@@ -79,8 +86,10 @@ class Predictor:
         batch_size: int = 1,
         num_threads: int = 4,
         threshold: float | None = None,
+        folder: Folder | None = None,
         mesh: Mesh | None = None,
     ):
+        self.folder = folder
         self.calibration, self.channels = calibration, channels
         self.batch_size, self.num_threads = batch_size, num_threads
         self.threshold = calibration.image_threshold if threshold is None else threshold
@@ -89,7 +98,9 @@ class Predictor:
         self._geometry = geometry
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         sharding.check_batch("batch_size", batch_size, mesh)
-        self._scorer = Scorer(detector, (*geometry.size, channels), batch_size, mesh)
+        has_regions = geometry.regions is not None
+        shape = (*geometry.size, channels)
+        self._scorer = Scorer(detector, shape, batch_size, mesh, has_regions)
         self._variables = self._scorer.place(variables)
 
     @classmethod
@@ -99,21 +110,31 @@ class Predictor:
         *,
         batch_size: int = 0,
         threshold: float | None = None,
+        regions: str | Path = "",
         mesh: Mesh | None = None,
     ) -> "Predictor":
         """Loads the newest checkpoint of a workdir and its calibration.
 
         batch_size: 0 uses that of evaluation, which reproduces its scores bit for bit (other sizes
-        round differently); 1 has the lowest latency for single images.
+        round differently); 1 has the lowest latency for single images. regions: folder with a mask
+        or polygons for each image, named like it, of a run whose `data.regions` is such a folder;
+        images without one, and those that are no paths, are inspected everywhere.
 
         Raises:
-          UserError: no run, no checkpoint or no calibration in the workdir.
+          UserError: no run, no checkpoint or no calibration in the workdir, or regions for a run
+            without a region for each image.
         """
         from vtadl_jax.evaluation.trained_run import load_calibration, load_run  # imports orbax
 
         mesh = sharding.make_mesh(1) if mesh is None else mesh
         run = load_run(Path(workdir), mesh)
         config = run.config
+        folder, own = None, run.geometry.regions
+        if regions:
+            if own is None or own.area is not None:
+                has = "inspects everything" if own is None else "has one region for all images"
+                raise UserError(f"regions {regions}: the run {workdir} {has}: leave them out")
+            folder = Folder.of(Path(regions).expanduser())
         if threshold is None:
             threshold = config.eval.image_threshold
         return cls(
@@ -125,6 +146,7 @@ class Predictor:
             batch_size=batch_size or config.eval.batch_size,
             num_threads=config.data.num_threads,
             threshold=threshold,
+            folder=folder,
             mesh=mesh,
         )
 
@@ -158,6 +180,12 @@ class Predictor:
             check_score(prediction.score)
         return found if many else found[0]
 
+    @property
+    def per_image(self) -> bool:
+        """Whether the run has a region for each image (`data.regions` is a folder)."""
+        regions = self._geometry.regions
+        return regions is not None and regions.area is None
+
     def warm_up(self) -> Prediction:
         """Compiles now, so that the first images are as fast as later ones.
 
@@ -172,11 +200,14 @@ class Predictor:
         """Loads an image of a type that `decode` takes; returns its intake and what `use` returns.
 
         use: called with the pixels at their own size, uint8 [h, w] or [h, w, 3], which are not
-        kept. Raises UserError for an image that can't be read.
+        kept. Raises UserError for an image, or its file of regions, that can't be read.
         """
+        area = self._area_of(image)
         with loaded(image, self.channels, self._geometry.bits) as pixels:
-            height, width = pixels.shape[:2]
-            intake = Intake(self._geometry.image(pixels, self.channels), (height, width))
+            size, geometry = (pixels.shape[0], pixels.shape[1]), self._geometry
+            whole = geometry.image(pixels, self.channels, area)
+            inside = None if geometry.regions is None else geometry.inside(size, area)
+            intake = Intake(whole, size, inside)
             used = None if use is None else use(pixels)
             del pixels  # before another image has its turn
             return intake, used
@@ -198,13 +229,17 @@ class Predictor:
         """Scores at most `batch_size` images; yields predictions, each with its map, one by one."""
         batch = [intake.image for intake in images]
         blank = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
-        scores = self._scorer(self._variables, np.stack(batch + blank))
+        insides = [i.inside for i in images if i.inside is not None]
+        inside = None
+        if insides:
+            inside = np.stack(insides + [np.ones_like(insides[0])] * len(blank))
+        scores = self._scorer(self._variables, np.stack(batch + blank), inside)
         descriptions = describe(np.stack(batch))
         values = self.calibration.image_scores(scores.terms[: len(batch)], descriptions)
         for i, (intake, value) in enumerate(zip(images, values, strict=True)):
             anomaly_map, reason = None, self.calibration.reason(descriptions[i])
             if scores.anomaly_map is not None:
-                anomaly_map = self._geometry.invert(scores.anomaly_map[i], intake.map_size)
+                anomaly_map = self._whole_map(scores.anomaly_map[i], intake)
             yield Prediction(
                 score=float(value),
                 threshold=float(self.threshold),
@@ -217,6 +252,29 @@ class Predictor:
                 description=descriptions[i],
                 expert_p_values=self.calibration.term_p_values(scores.terms[i]),
             )
+
+    def inside_at(self, intake: Intake, size: tuple[int, int]) -> np.ndarray | None:
+        """Returns which pixels are inspected of an image scaled to `size` (height, width), bool;
+        None for all."""
+        if intake.inside is None:
+            return None
+        return self._geometry.invert_inside(intake.inside, size)
+
+    def _area_of(self, image: AnyImage) -> np.ndarray | None:
+        """Returns where an image of a run with a region for each is inspected; None: everywhere."""
+        if self.folder is None:
+            return None
+        path = self.folder.file_of(image.as_posix()) if isinstance(image, Path) else None
+        return None if path is None else read_area(path).pixels
+
+    def _whole_map(self, anomaly_map: np.ndarray, intake: Intake) -> np.ndarray:
+        """Returns a map at the image's own size, the lowest value where it is not inspected."""
+        if intake.inside is None:
+            return self._geometry.invert(anomaly_map, intake.map_size)
+        limit = self.calibration.pixel_threshold
+        lowered = lowest_outside(anomaly_map, intake.inside, limit)
+        inside = self._geometry.invert_inside(intake.inside, intake.map_size)
+        return lowest_outside(self._geometry.invert(lowered, intake.map_size), inside, limit)
 
 
 def check_score(score: float) -> None:

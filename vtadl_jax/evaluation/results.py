@@ -37,6 +37,7 @@ class Results:
     at_threshold: decisions on 'image' and, for a detector with maps, on 'pixel'.
     num_without_mask: defective test images without ground truth. num_thin_regions: marked regions
     that are too thin for the network's size, kept as lines of one pixel or in pieces.
+    num_masks_leaving, num_masks_beside: with some, or only, pixels outside of `data.regions`.
     calibrated_by, num_folds: as in `Calibration`. num_unlike_training: test images outside the
     range of good training images (`novelty`), by label. num_train_images: all training images;
     num_train_anomalous: the defective ones among them, by kind. experts: of a detector that
@@ -59,6 +60,8 @@ class Results:
     num_anomalous: int = 0
     num_without_mask: int = 0
     num_thin_regions: int = 0
+    num_masks_leaving: int = 0
+    num_masks_beside: int = 0
     num_calibration_images: int = 0
     calibrated_by: str = HELD_OUT
     num_folds: int = 0
@@ -166,6 +169,8 @@ def measure(
         num_anomalous=int(outputs.labels.sum()),
         num_without_mask=int((~outputs.has_mask).sum()),
         num_thin_regions=outputs.num_thin,
+        num_masks_leaving=outputs.num_leaving,
+        num_masks_beside=outputs.num_beside,
         **how_calibrated(calibration),
         num_unlike_training={
             "good": int(unlike[outputs.labels == 0].sum()),

@@ -10,10 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vtadl_jax import metrics
 from vtadl_jax.config import Config
 from vtadl_jax.data.decode import load_mask, size_of
 from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.regions.region import lowest_outside
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores, Variables
 from vtadl_jax.errors import TrainingDiverged
@@ -34,7 +36,8 @@ class EvalOutputs:
     uint8 [h, w], zeros without ground truth; labels: [N]; has_mask: [N] bool, False for defective
     images without ground truth; descriptions: [N, D] of `novelty.describe`. Maps and masks have the
     network's size, or with `original_size` that of each image. num_thin: marked regions that are
-    too thin for the network's size.
+    too thin for the network's size. inside: N of bool [h, w], the pixels that are inspected; empty
+    if all are. num_leaving, num_beside: masks with some or only pixels that are not inspected.
     """
 
     terms: np.ndarray
@@ -44,11 +47,29 @@ class EvalOutputs:
     has_mask: np.ndarray
     descriptions: np.ndarray
     num_thin: int = 0
+    inside: list[np.ndarray] = dataclasses.field(default_factory=list)
+    num_leaving: int = 0
+    num_beside: int = 0
 
     def with_truth(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Returns maps and masks of the images with ground truth; empty without maps."""
+        """Returns maps and masks of the images with ground truth; empty without maps.
+
+        Of pixels that are inspected only: `metrics.packed` if some are not.
+        """
         kept = np.flatnonzero(self.has_mask).tolist() if self.maps else []
-        return [self.maps[i] for i in kept], [self.masks[i] for i in kept]
+        pairs = [(self.maps[i], self.masks[i]) for i in kept]
+        if self.inside:
+            images = zip(pairs, (self.inside[i] for i in kept), strict=True)
+            pairs = [metrics.packed(*pair, inside) for pair, inside in images]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def map_values(self) -> np.ndarray | None:
+        """Returns the values of all maps at inspected pixels, [M]; None without maps."""
+        if not self.maps:
+            return None
+        if not self.inside:
+            return flat(self.maps)
+        return flat([m[inside] for m, inside in zip(self.maps, self.inside, strict=True)])
 
 
 def joined(parts: Sequence[EvalOutputs], order: np.ndarray) -> EvalOutputs:
@@ -69,6 +90,9 @@ def joined(parts: Sequence[EvalOutputs], order: np.ndarray) -> EvalOutputs:
         has_mask=array("has_mask"),
         descriptions=array("descriptions"),
         num_thin=sum(part.num_thin for part in parts),
+        inside=images("inside"),
+        num_leaving=sum(part.num_leaving for part in parts),
+        num_beside=sum(part.num_beside for part in parts),
     )
 
 
@@ -83,7 +107,8 @@ class Evaluator:
     def __init__(self, config: Config, detector: Detector, geometry: Geometry, mesh: Mesh):
         self.config, self.detector, self.geometry = config, detector, geometry
         shape = (*geometry.size, config.data.channels)
-        self.scorer = Scorer(detector, shape, config.eval.batch_size, mesh)
+        has_regions = geometry.regions is not None
+        self.scorer = Scorer(detector, shape, config.eval.batch_size, mesh, has_regions)
         self._described: list[np.ndarray] | None = None  # of training images
 
     def batches(
@@ -102,7 +127,7 @@ class Evaluator:
             records, self.geometry, data.channels, size, data.num_threads, **share
         )
         for batch in track(loader, total, what):
-            scores = self.scorer(variables, batch["image"])
+            scores = self.scorer(variables, batch["image"], batch.get("inside"))
             batch = self.scorer.gather(batch)
             batch["description"] = describe(np.asarray(batch["image"]))
             valid = np.asarray(batch["valid"])
@@ -120,7 +145,8 @@ class Evaluator:
         Raises TrainingDiverged for a score or a map that is not finite.
         """
         terms, maps, masks, labels, has_mask, descriptions = [], [], [], [], [], []
-        num_thin = 0
+        inside: list[np.ndarray] = []
+        num_thin = num_leaving = num_beside = 0
         for batch, scores in self.batches(variables, records, what):
             _check_finite(scores, [records[i] for i in batch["index"].tolist()], self.detector)
             if on_batch is not None:
@@ -129,17 +155,24 @@ class Evaluator:
             labels.append(batch["label"])
             has_mask.append(batch["has_mask"])
             descriptions.append(batch["description"])
+            if "leaves" in batch:
+                num_leaving += int((batch["leaves"] > 0).sum())
+                num_beside += int((batch["leaves"] == 2).sum())
             if scores.anomaly_map is None:
                 masks += list(batch["mask"])  # no pixel metrics
             elif self.config.eval.original_size:
                 chosen = [records[i] for i in batch["index"].tolist()]
                 with ThreadPoolExecutor(max(self.config.data.num_threads, 1)) as pool:
-                    pairs = list(pool.map(self._original, chosen, scores.anomaly_map))
-                maps += [pair[0] for pair in pairs]
-                masks += [pair[1] for pair in pairs]
+                    seen = batch.get("inside", [None] * len(chosen))
+                    maps_of = (self._original, chosen, scores.anomaly_map, seen)
+                    originals = list(pool.map(*maps_of))
+                maps += [one[0] for one in originals]
+                masks += [one[1] for one in originals]
+                inside += [one[2] for one in originals if one[2] is not None]
             else:
                 maps += list(scores.anomaly_map)
                 masks += list(batch["mask"])
+                inside += list(batch.get("inside", ()))
                 num_thin += int(batch["num_thin"].sum())
         return EvalOutputs(
             np.concatenate(terms),
@@ -149,16 +182,25 @@ class Evaluator:
             has_mask=np.concatenate(has_mask),
             descriptions=np.concatenate(descriptions),
             num_thin=num_thin,
+            inside=inside,
+            num_leaving=num_leaving,
+            num_beside=num_beside,
         )
 
-    def _original(self, record: Record, anomaly_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns map and mask at the image's own size."""
+    def _original(
+        self, record: Record, anomaly_map: np.ndarray, inside: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Returns map, mask and the pixels inspected, if not all, at the image's own size."""
         if record.label and record.mask is not None:
             mask = load_mask(record.mask).astype(np.uint8)
         else:
             mask = np.zeros(size_of(record.image), np.uint8)
         height, width = mask.shape
-        return self.geometry.invert(anomaly_map, (height, width)), mask
+        whole = self.geometry.invert(anomaly_map, (height, width))
+        if inside is None:
+            return whole, mask, None
+        seen = self.geometry.invert_inside(inside, (height, width))
+        return lowest_outside(whole, seen), mask * seen, seen
 
     def tail_rows(self, variables: Variables, holdout: Sequence[Record]) -> Any:
         """Returns what the detector's tails are fitted to, in numpy; None if it has no tails."""
@@ -227,7 +269,7 @@ class Evaluator:
             found = calibration.calibrate(
                 self.detector.score_terms,
                 outputs.terms,
-                flat(outputs.maps) if outputs.maps else None,
+                outputs.map_values(),
                 weights=term_weights(self.config, self.detector),
                 step=step,
                 image_false_alarm_rate=settings.image_false_alarm_rate,

@@ -20,7 +20,8 @@ from vtadl_jax.experiment import make_detector
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
-from vtadl_jax.training.stored import load_config, make_geometry
+from vtadl_jax.training.regions import run_geometry
+from vtadl_jax.training.stored import load_config
 
 CALIBRATION = "calibration.json"
 
@@ -74,7 +75,7 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         workdir=workdir,
         config=config,
         detector=detector,
-        geometry=make_geometry(config),
+        geometry=run_geometry(workdir, config),
         variables=without_start(found.state.variables),
         step=found.step,
         calibration=found.about.get("calibration"),

@@ -108,6 +108,11 @@ def _file(workdir: Path) -> int:
         check_installed()
     found = load_run(workdir, sharding.make_mesh(1))
     calibration = load_calibration(found)
+    if found.geometry.regions is not None and found.geometry.regions.area is None:
+        say(
+            "note: this run has a region for each image (data.regions), which the file can't take: "
+            "it inspects images everywhere"
+        )
     if _FORMAT.value == "saved":
         from vtadl_jax.export.saved import save_run
 

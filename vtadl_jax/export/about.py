@@ -41,6 +41,7 @@ def about_run(run: "Run", calibration: Calibration) -> dict[str, Any]:
             "bits": config.data.bits,
             "channels": config.data.channels,
         },
+        "regions": None if run.geometry.regions is None else run.geometry.regions.to_dict(),
         "decision": {
             "threshold": calibration.image_threshold if threshold is None else threshold,
             "pixel_threshold": calibration.pixel_threshold,

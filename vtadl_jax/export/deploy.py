@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.evaluation.scorer import score_inside
 from vtadl_jax.export.settings import Settings, decide, describe_pixels
 from vtadl_jax.ops.components import strongest_components
 from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
@@ -33,26 +35,54 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
     bool [B, h, w], where the map reaches 'pixel_threshold', and the regions of that mask with the
     highest peaks, R of them: 'num_regions' int32 [B] counts all, and the arrays of `Components`
     are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
-    'region_peaks_at' [B, R, 2]. C is that of the network.
+    'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for all images,
+    only what is inside counts; images must have its aspect.
     """
+
+    inside = _inside(geometry)
 
     def deploy(variables: Variables, settings: Settings, images: jax.Array):
         height, width = (_value(side) for side in images.shape[1:3])
         forward, back = _resamplings(geometry, height, width, images.shape[1:3])
         pixels = images if forward is None else resize_pixels(images, *forward)
-        scores = detector.score(variables, pixels)
+        if inside is None or geometry.regions is None:
+            scores = detector.score(variables, pixels)
+        else:
+            colour = np.array(geometry.regions.colour, np.uint8)
+            pixels = jnp.where(inside[..., None], pixels, colour)
+            scores = score_inside(detector)(variables, pixels, inside)
         description = describe_pixels(pixels)
         outputs = decide(settings, scores.terms, description)
         outputs |= {"terms": scores.terms, "description": description}
         if scores.anomaly_map is not None:
-            found = scores.anomaly_map
+            found, limit = scores.anomaly_map, settings["pixel_threshold"]
+            found = found if inside is None else _lowest_outside(found, inside, limit)
             found = found if forward is None else resize_maps(found, *back)
-            outputs["anomaly_map"] = found
-            outputs["defect_mask"] = found >= settings["pixel_threshold"]
-            outputs |= _regions(found, outputs["defect_mask"])
+            marked = found >= limit
+            if inside is not None:
+                seen = jnp.asarray(inside)
+                if forward is not None:
+                    seen = resize_maps(jnp.asarray(inside, jnp.float32), *back) >= 0.5
+                found = _lowest_outside(found, seen, limit)
+                marked = marked & seen
+            outputs["anomaly_map"], outputs["defect_mask"] = found, marked
+            outputs |= _regions(found, marked)
         return outputs
 
     return deploy
+
+
+def _inside(geometry: Geometry) -> np.ndarray | None:
+    """Returns the pixels inspected of all images, bool [1, H, W]; None for all."""
+    area = None if geometry.regions is None else geometry.regions.area
+    return None if area is None else geometry.inside((area.shape[0], area.shape[1]))[None]
+
+
+def _lowest_outside(maps: jax.Array, inside: Any, threshold: jax.Array) -> jax.Array:
+    """Returns maps [B, h, w] as `regions.region.lowest_outside`."""
+    lowest = jnp.where(inside, maps, jnp.finfo(maps.dtype).max).min((1, 2), keepdims=True)
+    below = threshold - 1e-5 * jnp.maximum(jnp.abs(threshold), 1)
+    return jnp.where(inside, maps, jnp.minimum(lowest, below))
 
 
 def _regions(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:

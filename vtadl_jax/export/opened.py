@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtadl_jax.data.decode import AnyImage, loaded
+from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
@@ -37,7 +38,7 @@ class ExportedPredictor(Predictor):
     ):
         if not math.isfinite(threshold):
             raise UserError(f"threshold {threshold}: give a finite number")
-        self.calibration, self.channels = calibration, channels
+        self.calibration, self.channels, self.folder = calibration, channels, None
         self.batch_size, self.num_threads = batch_size, num_threads
         self.threshold = float(threshold)
         self._geometry, self._call, self._any_size = geometry, call, any_size
@@ -50,10 +51,13 @@ class ExportedPredictor(Predictor):
             return super().take_in(image, use)
         with loaded(image, self.channels, self._geometry.bits) as pixels:
             height, width = pixels.shape[:2]
+            inside = None
+            if self._geometry.regions is not None:
+                inside = self._geometry.inside((height, width))  # refuses another aspect
             whole = pixels if pixels.ndim == 3 else pixels[..., None]
             whole = np.repeat(whole, self.channels // whole.shape[2], axis=2)
             used = None if use is None else use(pixels)
-            return Intake(np.array(whole), (height, width)), used
+            return Intake(np.array(whole), (height, width), inside), used
 
     def predict_batch(self, images: Sequence[Intake]) -> Iterator[Prediction]:
         """Scores at most `batch_size` images, those of one size at once; yields predictions."""
@@ -76,7 +80,7 @@ class ExportedPredictor(Predictor):
                 size = self._geometry.size
                 whole = anomaly_map if anomaly_map.shape == size else None
                 if whole is not None:
-                    anomaly_map = self._geometry.invert(whole, intake.map_size)
+                    anomaly_map = self._whole_map(whole, intake)
         p_value = float(outputs["p_value"][row])
         return Prediction(
             score=float(outputs["score"][row]),
@@ -90,6 +94,13 @@ class ExportedPredictor(Predictor):
             description=outputs["description"][row],
             expert_p_values=self.calibration.term_p_values(outputs["terms"][row]),
         )
+
+
+def manifest_geometry(manifest: dict[str, Any], path: Path) -> Geometry:
+    """Returns the geometry that a manifest describes. Raises UserError for damaged regions."""
+    image, regions = manifest["image"], Regions.from_dict(manifest.get("regions"), path)
+    sizes = tuple(image["size"]), tuple(image["resize"])
+    return Geometry(*sizes, image["fit"], image["bits"], regions)
 
 
 def open_model(path: Path, *, batch_size: int = 0, threshold: float | None = None) -> Predictor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.predictor import Predictor
@@ -53,7 +54,7 @@ def open_saved(bundle: Bundle, batch_size: int = 0, threshold: float | None = No
     return Predictor(
         detector,
         variables,
-        make_geometry(config),
+        make_geometry(config, Regions.from_dict(bundle.manifest.get("regions"), bundle.path)),
         calibration_of(bundle),
         channels=config.data.channels,
         batch_size=batch_size or config.eval.batch_size,

@@ -15,13 +15,12 @@ import jax
 import numpy as np
 from jax import export
 
-from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.export.about import about_run
 from vtadl_jax.export.bundle import WEIGHTS, Bundle, to_safetensors, write_bundle
 from vtadl_jax.export.deploy import deployed
-from vtadl_jax.export.opened import ExportedPredictor
+from vtadl_jax.export.opened import ExportedPredictor, manifest_geometry
 from vtadl_jax.export.saved import CALIBRATION, LICENCES, calibration_of, named, to_json
 from vtadl_jax.export.settings import settings_of
 from vtadl_jax.ops.platform import on_platform
@@ -175,7 +174,7 @@ def open_program(
     return ExportedPredictor(
         call,
         calibration,
-        Geometry(tuple(image["size"]), tuple(image["resize"]), image["fit"], image["bits"]),
+        manifest_geometry(bundle.manifest, bundle.path),
         channels=image["channels"],
         batch_size=fixed or batch_size or 1,
         threshold=bundle.manifest["decision"]["threshold"] if threshold is None else threshold,

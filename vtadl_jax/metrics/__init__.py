@@ -24,6 +24,7 @@ from vtadl_jax.metrics.breakdown import (
     region_table,
 )
 from vtadl_jax.metrics.curves import Thinned, pr_curve, pro_points, roc_curve, thin
+from vtadl_jax.metrics.inspected import packed
 from vtadl_jax.metrics.ranking import (
     auroc,
     average_precision,
@@ -56,6 +57,7 @@ __all__ = [
     "image_intervals",
     "image_values",
     "label_regions",
+    "packed",
     "pixel_intervals",
     "pixel_values",
     "pr_auc",

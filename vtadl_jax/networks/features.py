@@ -34,6 +34,7 @@ from vtadl_jax.networks.feature_options import (
 from vtadl_jax.networks.frozen_vit_table import VITS
 from vtadl_jax.ops.color import normalise, opponents, to_grey
 from vtadl_jax.ops.filters import NUM_FILTERS, filter_bank
+from vtadl_jax.ops.inspected import places_inside
 from vtadl_jax.options import fields_of, nearest
 
 SAMPLES_PER_IMAGE = 256
@@ -151,7 +152,7 @@ def sample_places(responses, key, count: int = SAMPLES_PER_IMAGE):
     """
     batch, height, width, dim = responses.shape
     sampled = min(count, height * width)
-    places = jax.random.randint(key, (batch, sampled, 1), 0, height * width)
+    places = places_inside(key, batch, sampled, height, width)[..., None]
     return jnp.take_along_axis(responses.reshape(batch, -1, dim), places, axis=1)
 
 

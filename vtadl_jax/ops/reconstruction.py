@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.ops.inspected import restored_outside
 from vtadl_jax.ops.ssim import ssim
 
 DATA_RANGE = 2.0  # images span [-1, 1]
@@ -19,9 +20,11 @@ def to_uint8(images):
 
 
 def squared_error(images, recon):
-    """Returns the mean squared error of each image, [B, H, W, C] → [B] float32."""
+    """Returns the mean squared error of each image where it is inspected, [B, H, W, C] → [B]
+    float32."""
+    recon, times = restored_outside(images, recon)
     # Row sums first: XLA's CPU back end would add three axes in one long, inexact float32 sum.
-    return jnp.square(images - recon).mean((2, 3)).mean(1)
+    return jnp.square(images - recon).mean((2, 3)).mean(1) * times
 
 
 def reconstruction_terms(images, recon):
@@ -30,7 +33,8 @@ def reconstruction_terms(images, recon):
     The paper's eq. 9 adds 0.5·SSIM to a loss that is minimized, which would make reconstructions
     dissimilar; the dissimilarity 1 - SSIM is used instead.
     """
+    recon, times = restored_outside(images, recon)
     with jax.named_scope("mse"):
         mse = squared_error(images, recon)
     with jax.named_scope("ssim"):
-        return mse, 1.0 - ssim(images, recon, DATA_RANGE)
+        return mse, (1.0 - ssim(images, recon, DATA_RANGE)) * times

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtadl_jax.ops.inspected import only_inside
 from vtadl_jax.ops.outline import outlined
 from vtadl_jax.ops.platform import by_platform
 
@@ -53,7 +54,8 @@ def upsample_maps(
 ) -> jax.Array:
     """Upsamples maps to image size, then smooths with a Gaussian of `sigma` pixels (0: none).
 
-    maps: [B, h, w]. Returns [B, H, W] float32 with (H, W) = size.
+    maps: [B, h, w]. Returns [B, H, W] float32 with (H, W) = size, the lowest value where nothing is
+    inspected (`ops/inspected.py`).
     """
     rows, cols = (
         (gaussian_matrix(n, sigma) @ bilinear_matrix(m, n, align_corners)).astype(np.float32)
@@ -61,7 +63,7 @@ def upsample_maps(
     )
     precision = jax.lax.Precision.HIGHEST
     maps = jnp.asarray(maps, jnp.float32)
-    return jnp.einsum("uh,bhw,vw->buv", rows, maps, cols, precision=precision)
+    return only_inside(jnp.einsum("uh,bhw,vw->buv", rows, maps, cols, precision=precision))
 
 
 def double_aligned(x) -> jax.Array:

@@ -6,6 +6,7 @@ Colours and fonts are the page's (`page.css`, by class). This file draws curves 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -44,7 +45,15 @@ class Axis:
 
 
 def line_chart(
-    x: ArrayLike, y: ArrayLike, *, x_label: str, y_label: str, name: str, unit: bool = False
+    x: ArrayLike,
+    y: ArrayLike,
+    dots: Sequence[tuple[float, float, str]] = (),
+    /,
+    *,
+    x_label: str,
+    y_label: str,
+    name: str,
+    unit: bool = False,
 ) -> str:
     """Returns the SVG of a line through the finite points (x [N], y [N]), with axes.
 
@@ -52,11 +61,13 @@ def line_chart(
       y_label: may be empty; a logarithmic axis is always marked.
       unit: x and y are rates: y is on [0, 1], x on [0, 1] or, if it ends at 0.5 or below (a curve
         up to a limit), on [0, its end], and the area under the line is tinted.
+      dots: finite (x, y, text) that are drawn as dots; the text is shown at the pointer.
     """
     x, y = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
-    across, up = _axes(x, y, unit)
+    marked = np.asarray([(a, b) for a, b, _ in dots], np.float64).reshape(-1, 2)
+    across, up = _axes(np.append(x, marked[:, 0]), np.append(y, marked[:, 1]), unit)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(f"{name}: {y_label or name} over {x_label}")}">'
@@ -68,6 +79,10 @@ def line_chart(
         base = up.start
         corners = f"{px[0]:.1f},{base} {points} {px[-1]:.1f},{base}"
         parts.append(f'<polygon class="area" points="{corners}"/>')
+    at = zip(across.pixels(marked[:, 0]), up.pixels(marked[:, 1]), dots, strict=True)
+    for a, b, (_, _, shown) in at:
+        told = f"<title>{escape(shown)}</title>"
+        parts.append(f'<circle class="point" cx="{a:.1f}" cy="{b:.1f}" r="3">{told}</circle>')
     if px.size == 1:
         parts.append(f'<circle class="point" cx="{px[0]:.1f}" cy="{py[0]:.1f}" r="3"/>')
     elif px.size:

@@ -74,6 +74,20 @@ def _decision_rows(results: Results, image: Mapping[str, Any]) -> list[tuple[str
     return rows
 
 
+def masks_outside(results: Results) -> str:
+    """Returns in words how many masks have pixels that are not inspected (`data.regions`)."""
+    total, beside = results.num_anomalous - results.num_without_mask, results.num_masks_beside
+    has = "has" if results.num_masks_leaving == 1 else "have"
+    line = (
+        f"{results.num_masks_leaving} of {plural(total, 'mask')} {has} pixels outside of "
+        f"data.regions, which are not counted"
+    )
+    if not beside:
+        return line
+    has, their = ("has", "its image counts") if beside == 1 else ("have", "their images count")
+    return f"{line}; {beside} {has} no others: {their} as defective in image metrics all the same"
+
+
 def _source(results: Results, image: Mapping[str, Any]) -> str:
     """Returns where the threshold comes from."""
     if image.get("set_by") == "the user":
@@ -192,6 +206,8 @@ def notes(results: Results) -> list[str]:
             f"note: {plural(results.num_without_mask, 'defective image')} without a mask, left out "
             f"of pixel metrics"
         )
+    if results.num_masks_leaving:
+        found.append(f"note: {masks_outside(results)}")
     if told := sentence(results.experts):
         found.append(f"note: {told}")
     if results.num_thin_regions:

@@ -14,6 +14,7 @@ from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.report.cards import Card, EncodedCard, encode_card
 from vtadl_jax.report.disagreement import Opinion, Panel
 from vtadl_jax.report.folder import OVERLAYS, OVERVIEW
+from vtadl_jax.report.marks import with_region
 from vtadl_jax.report.names import file_names, flat_name
 from vtadl_jax.report.picture_files import save_picture
 from vtadl_jax.report.pictures import contact_sheet, overlay_row
@@ -88,6 +89,7 @@ class Gallery:
         self, record: Record, score: float, batch: dict[str, np.ndarray], scores: Scores, i: int
     ) -> Card:
         """Returns image `i` of a batch as a card of the page."""
+        inside = batch["inside"][i] if "inside" in batch else None
         opinions: list[Opinion] = []
         disagreement, maps = "", {}
         if self.panel is not None and scores.expert_maps is not None:
@@ -99,7 +101,7 @@ class Gallery:
             defect=printable(record.defect),
             score=score,
             terms=self._calib.by_name(scores.terms[i]),
-            image=as_rgb(batch["image"][i]),
+            image=with_region(as_rgb(batch["image"][i]), inside),
             anomaly_map=None if scores.anomaly_map is None else scores.anomaly_map[i],
             mask=batch["mask"][i] if batch["has_mask"][i] else None,
             recon=None if scores.recon is None else as_rgb(scores.recon[i]),

@@ -10,6 +10,7 @@ from vtadl_jax.report import colormap
 
 OUTLINE = (0, 229, 255)  # cyan: not a colour of the heat map, and bright on dark and light
 HALO = (0, 40, 48)
+REGION = (255, 214, 10)  # amber: where images are inspected
 
 
 def check_panels(image: Any, anomaly_map: Any, mask: Any, recon: Any) -> None:
@@ -45,6 +46,19 @@ def outline(mask: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], ND
     frame[2:-2, 2:-2] = False
     line |= frame & inside  # where a region leaves the picture there is no outside to draw on
     return line, halo
+
+
+def with_region(image: NDArray[np.uint8], inside: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """Returns an image [H, W, 3] with a line around what is inspected, bool [H, W]; itself if that
+    is everything or not known."""
+    if inside is None or inside.all():
+        return image
+    wide = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).filter(
+        ImageFilter.MaxFilter(3 if min(inside.shape) < 512 else 5)
+    )
+    drawn = np.array(image)
+    drawn[(np.asarray(wide) > 0) & ~np.asarray(inside, bool)] = REGION
+    return drawn
 
 
 def heat(

@@ -5,7 +5,7 @@ import csv
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vtadl_jax.errors import UserError, printable
 from vtadl_jax.evaluation.drift import Alarm, DriftMonitor
 from vtadl_jax.evaluation.predictor import Intake, Prediction, Predictor, check_score
 from vtadl_jax.report.groups import Groups
+from vtadl_jax.report.marks import with_region
 from vtadl_jax.report.names import cell, file_names, png_name
 from vtadl_jax.report.picture_files import save_map, save_picture
 from vtadl_jax.report.pictures import overlay_row, photo_of
@@ -94,7 +95,7 @@ def read_batches(
             return Item(name, error=error)
         if not maps:  # for the overlay, the map needs the size of the photo only
             size = photo.shape[:2] if photos else intake.image.shape[:2]
-            intake = Intake(intake.image, size)
+            intake = replace(intake, map_size=size)
         return Item(name, intake, photo, path=path)
 
     files, size = found.images, predictor.batch_size
@@ -217,8 +218,9 @@ def _overlay(item: Item, prediction: Prediction, predictor: Predictor) -> Image.
     if anomaly_map is not None and anomaly_map.shape != (height, width):
         smaller = Image.fromarray(anomaly_map).resize((width, height), Image.Resampling.BILINEAR)
         anomaly_map = np.asarray(smaller)
+    inside = None if item.intake is None else predictor.inside_at(item.intake, (height, width))
     return overlay_row(
-        item.photo,
+        with_region(item.photo, inside),
         anomaly_map,
         low=predictor.calibration.map_low,
         high=predictor.calibration.map_high,

@@ -2,7 +2,8 @@
 
 JAX's persistent cache is on for every run, so that a machine compiles each program once. All runs
 share one cache folder next to them, unless $JAX_COMPILATION_CACHE_DIR or JAX's own setting names
-another folder.
+another folder. Commands that score with
+a run have the cache of the user, see `use_own_cache`.
 """
 
 import contextlib
@@ -31,6 +32,21 @@ def use_compilation_cache(beside: Path) -> Path:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return Path(jax.config.values["jax_compilation_cache_dir"])
+
+
+def use_own_cache() -> None:
+    """Enables the persistent cache for a command that scores with a run or an exported file.
+
+    In the user's folder of caches, `$XDG_CACHE_HOME/vtadl_jax`: JAX runs what it finds in a cache,
+    and one beside a run may have come with it, from somebody else. If nothing can be written there,
+    programs are compiled at each start.
+    """
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vtadl_jax"
+    try:
+        (place / CACHE).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    use_compilation_cache(place)
 
 
 @dataclasses.dataclass

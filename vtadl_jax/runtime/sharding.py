@@ -7,12 +7,13 @@ over `data` too (ZeRO-1: Rajbhandari et al., 2020; Xu et al., 2020).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vtadl_jax.errors import UserError
@@ -46,9 +47,36 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"mesh.data {data} × mesh.fsdp {fsdp}: {there} in {jax.process_count()} processes, and "
             f"the mesh must use all: use --config.mesh.data=-1"
         )
+    if (slices := num_slices(devices)) > 1:
+        return _hybrid_mesh(data, fsdp, devices, slices)
     return jax.make_mesh(
         (data, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2, devices=devices[: data * fsdp]
     )
+
+
+def num_slices(devices: Iterable[jax.Device]) -> int:
+    """Returns the number of TPU slices that the devices belong to; 1 for other devices."""
+    return len({getattr(device, "slice_index", None) for device in devices})
+
+
+def _hybrid_mesh(data: int, fsdp: int, devices: Sequence[jax.Device], slices: int) -> Mesh:
+    """Returns a mesh of several slices, in which the devices of an fsdp group are of one slice.
+
+    The network between slices is slow: only gradients of the data axis cross it.
+    """
+    size = len(devices) // slices
+    if size % fsdp:
+        raise UserError(
+            f"mesh.fsdp {fsdp}: a slice has {size} devices, and a group must be of one slice: use "
+            f"a divisor of {size}"
+        )
+    if data * fsdp != len(devices):
+        raise UserError(
+            f"mesh.data {data} × mesh.fsdp {fsdp}: {slices} slices have {len(devices)} devices, "
+            f"and the mesh must use all: use --config.mesh.data=-1"
+        )
+    placed = create_hybrid_device_mesh((size // fsdp, fsdp), (slices, 1), devices)
+    return Mesh(placed, BATCH, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -81,7 +81,16 @@ def decide(config: Config, detector: Detector, train: Sequence[Record]) -> tuple
             f"fitted detectors are fitted again without each image: use 'auto' or 'off'"
         )
     names = parse_orientations(config.data.orientations)
-    if names == (AUTO,):
+    if names and config.data.regions:
+        if names != (AUTO,):
+            raise UserError(
+                f"data.orientations {config.data.orientations!r}: with data.regions a turned copy "
+                f"would show other places where it is inspected: use 'none'"
+            )
+        names = ()
+        if fitted and 0 < len(good) <= FEW:
+            lines.append("orientations: none with data.regions, which are of images as they are")
+    elif names == (AUTO,):
         names = ()
         if fitted and 0 < len(good) <= FEW:
             names, line = _found(good, config.data.bits)

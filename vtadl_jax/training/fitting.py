@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.turned import Copy
 from vtadl_jax.detectors.contract import Detector, Fit, Variables
 from vtadl_jax.errors import UserError
+from vtadl_jax.ops.inspected import inspecting
 from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime.console import format_duration, say, track
 from vtadl_jax.runtime.text_table import plural
@@ -74,27 +75,30 @@ def gather_rows(
     what: for the progress; '' shows none. size: of the batches; 0: up to `eval.batch_size`.
     """
     data, size = config.data, size or min(config.eval.batch_size, len(records))
-    gather = jit_gather(fit.gather)
+    gather = jit_gather(fit.gather, geometry.regions is not None)
     batches = eval_batches(records, geometry, data.channels, size, data.num_threads)
     shown = track(batches, -(-len(records) // size), what) if what else batches
     for number, batch in enumerate(shown):
         key = jax.random.fold_in(jax.random.key(config.seed), number)
-        found = jax.device_get(gather(variables, batch["image"], key))
+        found = jax.device_get(gather_batch(gather, batch, variables, batch["image"], key))
         yield jax.tree.map(lambda x, valid=batch["valid"]: x[valid], found)
 
 
 @functools.lru_cache(maxsize=4)
-def jit_gather(gather: Callable[..., Any]) -> Any:
+def jit_gather(gather: Callable[..., Any], has_regions: bool = False) -> Any:
     """Returns the `gather` of a fit or of tails, jitted for this process's devices.
 
     The same one for the same function: each calibration of a run gathers, and compiles once.
+    has_regions: it takes where images are inspected, bool [B, H, W], before its arguments.
     """
-    return jax.jit(on_platform(jax.default_backend(), gather))
+    return jax.jit(
+        on_platform(jax.default_backend(), inspecting(gather) if has_regions else gather)
+    )
 
 
-@functools.lru_cache(maxsize=4)
-def _jitted(gather: Callable, platform: str) -> Any:
-    return jax.jit(on_platform(platform, gather))
+def gather_batch(gather: Any, batch: Mapping[str, np.ndarray], *args: Any) -> Any:
+    """Returns what a function of `jit_gather` finds for a batch of `eval_batches`."""
+    return gather(batch["inside"], *args) if "inside" in batch else gather(*args)
 
 
 def collect(fit: Fit, batches: Iterable[Any]) -> Any:

@@ -38,7 +38,8 @@ def marks_of(splits: Splits, workers: int = 8) -> dict[str, dict[str, str]]:
 
 def _mark(record: Record) -> str:
     mask = "" if record.mask is None else f"+{_mark_of(record.mask)}"
-    return f"{_mark_of(record.image)}{mask}"
+    region = "" if record.region is None else f"@{_mark_of(record.region)}"
+    return f"{_mark_of(record.image)}{mask}{region}"
 
 
 def _mark_of(ref: ImageRef) -> str:

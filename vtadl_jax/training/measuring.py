@@ -20,7 +20,7 @@ from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.distributed import barrier
-from vtadl_jax.training.fitting import jit_gather
+from vtadl_jax.training.fitting import gather_batch, jit_gather
 from vtadl_jax.training.setup import TrainSetup
 from vtadl_jax.training.state import TrainState
 
@@ -82,17 +82,20 @@ def measure_fit(setup: TrainSetup, variables: Variables) -> Cost:
     detector, config = setup.assembly.detector, setup.config
     assert detector.fit is not None, "nothing to fit"
     batches = endless_batches(setup, fit_batch(setup))
-    key, images = jax.random.key(config.seed), next(batches)["image"]
+    key, first = jax.random.key(config.seed), next(batches)
+    has_regions = setup.geometry.regions is not None
+    given = ((first["inside"],) if has_regions else ()) + (variables, first["image"], key)
     with refusing_too_large():
         start = time.perf_counter()
-        gather = jit_gather(detector.fit.gather).lower(variables, images, key).compile()
+        gather = jit_gather(detector.fit.gather, has_regions).lower(*given).compile()
         compiling = time.perf_counter() - start
         reduce = detector.fit.reduce or (lambda accumulated, rows: None)
         accumulated = None
 
         def once() -> None:
             nonlocal accumulated
-            rows = jax.device_get(gather(variables, next(batches)["image"], key))
+            batch = next(batches)
+            rows = jax.device_get(gather_batch(gather, batch, variables, batch["image"], key))
             accumulated = reduce(accumulated, rows)
 
         for _ in range(2):  # read ahead

@@ -28,6 +28,7 @@ from vtadl_jax.training.division import Division, decide, divide
 from vtadl_jax.training.feed import TrainFeed, make_feed
 from vtadl_jax.training.fitting import check_steps
 from vtadl_jax.training.known_images import Marks, check_images_of_run, marks_of
+from vtadl_jax.training.regions import check_regions, read_regions
 from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
 from vtadl_jax.weights.files import read_files
 
@@ -89,6 +90,7 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
             "data.repeat_anomalies adds nothing to data.balanced_batches, which draws as many "
             "anomalous images as good ones: switch one of them off"
         )
+    check_regions(config, workdir)
     pretrained = None if has_checkpoint(workdir) else read_pretrained(config, detector)
     splits = read(config, detector.needs)
     warning = bits_warning([record.image for record in splits.train], config.data.bits)
@@ -105,8 +107,10 @@ def make_setup(config: Config, workdir: Path, read: Read = load_splits) -> Train
             say(line)
         config = as_decided(config, stored)
     check_supervision(detector, config, splits.train)
-    config, lines = decide(config, detector, splits.train)
-    for line in lines:
+    regions, lines = read_regions(config, splits, workdir)
+    geometry = make_geometry(config, regions)
+    config, decided = decide(config, detector, splits.train)
+    for line in (*lines, *decided):
         say(line)
     division = divide(config, splits.train)
     records: Sequence[Record] = division.records

@@ -9,6 +9,7 @@ import numpy as np
 
 from vtadl_jax import __version__, legacy
 from vtadl_jax.config import Config, differences
+from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors import find_method
 from vtadl_jax.errors import UserError
@@ -119,10 +120,12 @@ def is_step(path: Path) -> bool:
     return path.name.isascii() and path.name.isdigit()
 
 
-def make_geometry(config: Config) -> Geometry:
-    """Returns the geometry that resizes images to the network's size, with `data.bits`."""
+def make_geometry(config: Config, regions: Regions | None = None) -> Geometry:
+    """Returns the geometry that resizes images to the network's size, with `data.bits`.
+
+    regions: those of the run, see `training/regions.py`."""
     resize = (config.data.resize[0], config.data.resize[1]) if config.data.resize else None
-    return Geometry(config.image_size, resize, config.data.fit, config.data.bits)
+    return Geometry(config.image_size, resize, config.data.fit, config.data.bits, regions)
 
 
 def save_frozen(workdir: Path, frozen: Any) -> None:

@@ -16,6 +16,7 @@ from vtadl_jax.data.records import (
     move_anomalies,
     take_shots,
 )
+from vtadl_jax.data.regions.per_image import add_regions, is_per_image
 from vtadl_jax.data.sources import cifar, coil, elpv, idx, one_class, prepared, published
 from vtadl_jax.data.sources.layouts import (
     BTAD,
@@ -181,6 +182,8 @@ def load_splits(config: Config, needs: Collection[str] = (), draw: bool = True) 
         )
     if config.data.shots:
         splits = take_shots(splits, config.data.shots, config.seed)
+    if is_per_image(config.data.regions):
+        splits = add_regions(splits, config.data.regions)
     lines = check_images(splits)
     for line in (*splits.notes, *unread_fields(config), *missing_masks(splits), *lines):
         say(line)
@@ -240,6 +243,8 @@ def load_good(config: Config) -> Splits:
     splits = _changed(_FOLDERS[name](config, False), config)
     if config.data.shots:
         splits = take_shots(splits, config.data.shots, config.seed)
+    if is_per_image(config.data.regions):
+        splits = add_regions(splits, config.data.regions)
     for line in (*splits.notes, *check_images(splits)):
         say(line)
     return splits

@@ -11,12 +11,11 @@ import numpy as np
 
 from vtadl_jax import __version__
 from vtadl_jax.data.decode import AnyImage, loaded
-from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.predictor import Intake
 from vtadl_jax.export.bundle import FORMAT
-from vtadl_jax.export.opened import ExportedPredictor
+from vtadl_jax.export.opened import ExportedPredictor, manifest_geometry
 
 MANIFEST, CALIBRATION = "vtadl_jax.manifest", "vtadl_jax.calibration"  # names in the metadata
 USED = "threshold_used"  # the output that says what scores were compared with
@@ -93,7 +92,7 @@ def open_onnx(path: Path, batch_size: int = 0, threshold: float | None = None) -
     predictor = OnnxPredictor(
         call,
         calibration,
-        Geometry(tuple(image["size"]), tuple(image["resize"]), image["fit"], image["bits"]),
+        manifest_geometry(manifest, path),
         channels=image["channels"],
         batch_size=batch_size or 1,
         threshold=manifest["decision"]["threshold"] if threshold is None else threshold,

@@ -1,0 +1,1 @@
+"""Where images are inspected (`data.regions`): its files, and the pixels that they leave."""

@@ -1,0 +1,1 @@
+"""A local page to draw where images are inspected (`data.regions`)."""
