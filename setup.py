@@ -38,7 +38,9 @@ setup(
     packages=find_packages(include=["vtadl_jax*"]),
     cmdclass={"build_py": BuildWithConfigs},
     package_data={
-        "vtadl_jax.report": ["page.html", "page.css", "page.js"],
+        "vtadl_jax.report": [
+            *("page.html", "page.css", "page.js", "prediction.html", "prediction.js"),
+        ],
         "vtadl_jax.compiling": ["page.css"],
         "vtadl_jax.comparing": ["page.css"],
         "vtadl_jax.regions": ["page.html", "page.css", "page.js"],

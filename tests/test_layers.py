@@ -23,7 +23,7 @@ ORDER = (
     ("plans", "selection"),
     ("estimates", "dry_run", "comparing"),
     ("main", "evaluate", "predict", "prepare", "compile", "experiments", "import_weights", "serve"),
-    ("comparison", "update", "validate", "regions"),
+    ("comparison", "pdf", "update", "validate", "regions"),
     ("methods",),
     ("import_torch", "export_torch"),  # names of version 0.1
     ("benchmarks",),

@@ -1,5 +1,6 @@
 """New good images in a run: equal to a fit of all of them; the old run stays as it is."""
 
+import json
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from tests.cli import run_main
 from tests.factory import tiny_config
 from vtadl_jax import run, update
+from vtadl_jax.data.sorted_images import KIND, checksum
 from vtadl_jax.data.sources.layouts import mvtec_layout
 from vtadl_jax.evaluation.predictor import Predictor
 from vtadl_jax.evaluation.trained_run import load_run
@@ -67,6 +69,33 @@ def test_an_update_equals_a_fit_of_all_images(workdir, parts, dataset, tmp_path,
     assert sorted(path.read_bytes() for path in workdir.glob("*.json")) == before
 
 
+def test_updates_are_remembered_and_can_be_gone_back_to(workdir, parts, tmp_path, capsys):
+    paths = sorted(parts[1].glob("*.png"))[:2]
+    entries = [{"name": p.name, "sha256": checksum(p), "sorted": "good"} for p in paths]
+    entries.append({"name": "gone.png", "sha256": "", "sorted": "good"})
+    file = tmp_path / "sorted.json"
+    file.write_text(json.dumps({"kind": KIND, "root": str(parts[1]), "images": entries}))
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = updating(capsys, f"--workdir={workdir}", f"--sorted={file}", f"--output={first}")
+    assert done.returncode == 0, done.stderr
+    assert f"not added: {parts[1] / 'gone.png'}" in done.stdout + done.stderr
+    assert "of the 2 added images defective" in done.stdout + done.stderr
+    name = f"more/0/{paths[0].name}"
+    done = updating(capsys, f"--workdir={first}", f"--remove={name}", f"--output={second}")
+    assert done.returncode == 0, done.stderr
+    assert [len(load_marks(each)["train"]) for each in (first, second)] == [16, 15]
+    assert "<h2>Updates</h2>" in (second / "report.html").read_text()
+    shown = updating(capsys, f"--workdir={second}", "--history").stdout
+    assert f"update 1 added: {name}, more/1/{paths[1].name}" in shown
+    assert f"update 2 removed: {name}" in shown
+    back = tmp_path / "back"
+    done = updating(capsys, f"--workdir={second}", "--back=1", f"--output={back}")
+    assert done.returncode == 0, done.stderr
+    scores = [Predictor.from_workdir(each)(paths[0]).score for each in (first, back)]
+    assert scores[0] == scores[1]
+    assert "was not updated" in updating(capsys, f"--workdir={workdir}", "--history").stdout
+
+
 def tree_of(found, *part):
     variables = found.variables[part[0]] if part else found.variables
     return jax.tree.leaves(jax.device_get(variables))
@@ -91,6 +120,10 @@ def test_images_are_left_out_by_name_or_by_a_file_of_names(workdir, parts, tmp_p
         (("--remove=no/such.png",), "not among the 14 training images"),
         (("--good=/no/such/folder",), "no images there"),
         (("--good=MORE", "--steps=5"), "is fitted and has no steps"),
+        (("--good=MORE", "--ewc=5"), "is fitted and has no steps"),
+        (("--sorted=/no/such.json",), "such.json can't be read"),
+        (("--back=0",), "has 0 updates"),
+        (("--back=0", "--good=MORE"), "takes no --good"),
     ],
 )
 def test_mistakes_end_in_one_line(workdir, parts, tmp_path, capsys, arguments, message):
@@ -116,6 +149,34 @@ def test_a_trained_method_starts_from_the_old_weights(parts, tmp_path, capsys):
     apart = [np.abs(a - b).max() for a, b in pairs]
     assert 0 < max(apart) < 0.01  # two steps of Adam at 1e-3 away
     assert np.isfinite(Predictor.from_workdir(tmp_path / "new")(np.zeros((32, 32), np.uint8)).score)
+
+
+@pytest.mark.slow
+def test_a_second_update_takes_a_share_of_the_first_run(parts, tmp_path, capsys):
+    sizes = {"model__latent_dim": 8, "mesh__data": 1, "num_train_steps": 10}
+    run.run(tiny_config(parts[0], detector="autoencoder", **sizes), tmp_path / "run0")
+    images = sorted(parts[1].glob("*.png"))
+    for number in (1, 2):
+        (tmp_path / f"good{number}").mkdir()
+        shutil.copy(images[number], tmp_path / f"good{number}")
+        arguments = [f"--workdir={tmp_path / f'run{number - 1}'}", f"--ewc={50 * number}"]
+        arguments += [
+            f"--good={tmp_path / f'good{number}'}",
+            f"--output={tmp_path / f'run{number}'}",
+        ]
+        done = updating(capsys, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert "start_penalty 100: weighted by" in done.stdout + done.stderr
+    assert [load_run(tmp_path / f"run{i}").step for i in range(3)] == [10, 2, 2]
+    last = load_run(tmp_path / "run2")
+    assert "start" not in last.variables["frozen"]
+    with np.load(tmp_path / "run2" / "frozen.npz") as stored:
+        old = {name: stored[name] for name in stored.files if name.startswith("start/params")}
+        fisher = [stored[name] for name in stored.files if name.startswith("start/fisher")]
+    before = tree_of(load_run(tmp_path / "run1"), "params")
+    assert len(old) == len(before)
+    assert max(array.max() for array in fisher) > 0
+    assert "consolidation" in (tmp_path / "run2" / "metrics.jsonl").read_text()
 
 
 def test_names_may_have_spaces_around_them():

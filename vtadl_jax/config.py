@@ -184,6 +184,12 @@ class Config:
         "starts from, in place of a fit; empty: none",
         compiled=False,
     )
+    start_penalty: float = option(
+        0.0,
+        "elastic weight consolidation: strength of the penalty on leaving the weights of "
+        "start_from, by the Fisher information of its images; 0: none",
+        at_least=0,
+    )
     data: DataOptions = DataOptions()
     model: Any = None
     optimizer: OptimizerOptions = OptimizerOptions()

@@ -78,7 +78,9 @@ class DataOptions:
         compiled=False,
     )
     more: tuple[str, ...] = option(
-        (), "folders of more good images to train on, beside those of the source", compiled=False
+        (),
+        "folders or files of more good images to train on, beside those of the source",
+        compiled=False,
     )
     without: tuple[str, ...] = option(
         (), "names of training images that are left out, as images.json has them", compiled=False

@@ -19,6 +19,7 @@ from vtadl_jax import configs, legacy
 from vtadl_jax import options as schema
 from vtadl_jax.config import Config, check_windows
 from vtadl_jax.detectors import find_method
+from vtadl_jax.detectors.consolidation import consolidated
 from vtadl_jax.detectors.contract import Detector, Inputs
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.command import CONFIG_HELP, run_command, split_config
@@ -59,7 +60,17 @@ def inputs_of(config: Config) -> Inputs:
 
 def make_detector(config: Config) -> Detector:
     """Returns the detector of a config. Raises UserError for options that do not fit together."""
-    return find_method(config.detector).make(config.model, inputs_of(config))
+    detector = find_method(config.detector).make(config.model, inputs_of(config))
+    if not config.start_penalty:
+        return detector
+    trained = detector.loss is not None and (config.num_train_steps or config.num_epochs)
+    if not trained or not config.start_from:
+        why = "start_from is empty" if trained else f"{config.detector!r} takes no steps"
+        raise UserError(
+            f"start_penalty {config.start_penalty:g} keeps a trained method near the weights of "
+            f"start_from, and {why}: leave it at 0"
+        )
+    return consolidated(detector, config.start_penalty)
 
 
 def term_weights(config: Config, detector: Detector) -> tuple[float, ...]:

@@ -5,8 +5,10 @@ python -m vtadl_jax.predict --workdir runs/mvtec-screw --input DIR_OR_FILE_OR_GL
 or, in place of --workdir, --model FILE of vtadl_jax.export.
 
 Writes OUT/predictions.csv and, for every image, an overlay and its anomaly map at the image's own
-size, if the detector makes maps; and the anomalous regions of all, OUT/regions.csv and
-regions.json. Images that are not scored are in OUT/left_out.csv. Exit codes: 0
+size, if the detector makes maps; the anomalous regions of all, OUT/regions.csv and regions.json;
+and OUT/report.html, the page of all decisions, on which a person can sort images for
+vtadl_jax.update. --meta FILE or --meta_pattern says where and when images were taken: they are
+counted by station and time. Images that are not scored are in OUT/left_out.csv. Exit codes: 0
 all scored, 1 some images are left out (they are listed, the others are scored), 2 a mistake the
 user can fix, 130 interrupted, 143 told to stop (SIGTERM). The scores so far are kept.
 """
@@ -24,7 +26,10 @@ from vtadl_jax.data.finding import Found, find_images
 from vtadl_jax.errors import UserError, printable
 from vtadl_jax.evaluation.drift import DriftMonitor
 from vtadl_jax.evaluation.predictor import Predictor
+from vtadl_jax.report.groups import PERIODS, Groups, by_pattern, read_meta
 from vtadl_jax.report.names import cell
+from vtadl_jax.report.pdf import find_browser, print_pdf
+from vtadl_jax.report.prediction_page import PAGE, Sheet, write_prediction_page
 from vtadl_jax.report.predictions import Outcome, predict, table
 from vtadl_jax.report.region_files import MOST, Regions
 from vtadl_jax.runtime.command import run_command
@@ -65,6 +70,21 @@ _MM = flags.DEFINE_float(
 )
 _MIN_AREA = flags.DEFINE_integer(
     "min_area", 1, "Regions of fewer pixels are left out.", 1, flag_values=FLAGS
+)
+_REPORT = flags.DEFINE_bool(
+    "report", True, "Write the page report.html of decisions, drift and images.", flag_values=FLAGS
+)
+_PDF = flags.DEFINE_bool(
+    "pdf", False, "Print the page as report.pdf, too; needs Chromium.", flag_values=FLAGS
+)
+_META = _define("meta", "", "CSV with the columns file, time, station: images are counted by them.")
+_PATTERN = _define(
+    "meta_pattern",
+    "",
+    "Regular expression with the groups station and time, found in the names, in place of --meta.",
+)
+_PERIOD = flags.DEFINE_enum(
+    "period", "day", sorted(PERIODS), "What images are counted by.", flag_values=FLAGS
 )
 TERMINATED = 143
 NAMED = 20  # names on a line of the terminal
@@ -107,7 +127,12 @@ def run() -> int:
             raise UserError(f"--output {out} exists and is not an empty folder: give another")
     if not (math.isfinite(_MM.value) and _MM.value >= 0):
         raise UserError(f"--mm_per_pixel {_MM.value}: give a size in mm, or 0 if it is not known")
+    if _PDF.value:
+        if not _REPORT.value:
+            raise UserError("--pdf prints the page, and --noreport writes none: leave one of them")
+        find_browser()  # before images are scored
     outcome, regions = Outcome(left_out=list(found.left_out)), None
+    outcome.groups = grouped(found)
     stopped = True
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
@@ -118,7 +143,9 @@ def run() -> int:
         if _REGIONS.value and at is not None:
             regions = Regions(at, _MM.value, _MIN_AREA.value)
         if _DRIFT.value:
-            outcome.drift = DriftMonitor(predictor.calibration)
+            outcome.drift = DriftMonitor(predictor.calibration, traced=_REPORT.value)
+        if _REPORT.value:
+            outcome.sheet = Sheet(found.root, len(found.images), predictor.calibration)
         rest = _MAPS.value, _OVERLAYS.value, outcome, regions
         predict(predictor, found.images, found.root, out, *rest)
         stopped = False
@@ -128,9 +155,12 @@ def run() -> int:
         signal.signal(signal.SIGTERM, previous)
         if stopped and (out / "predictions.csv").is_file():
             with contextlib.suppress(UserError):  # the error on its way says more
-                _conclude(out, found, outcome, regions)
+                _conclude(out, found, outcome, regions, predictor.threshold)
     if not stopped:
-        _conclude(out, found, outcome, regions)
+        _conclude(out, found, outcome, regions, predictor.threshold)
+        if _PDF.value:
+            print_pdf(out / PAGE, out / "report.pdf")
+            say(f"printed: {printable(out / 'report.pdf')}")
     return TERMINATED if stopped else bool(outcome.left_out)
 
 
@@ -168,8 +198,44 @@ def inspected_everywhere(predictor: Predictor, found: Found) -> str:
     )
 
 
-def _conclude(out: Path, found: Found, outcome: Outcome, regions: Regions | None) -> None:
+def grouped(found: Found) -> Groups | None:
+    """Returns the groups of --meta or --meta_pattern, None without; puts images in order of time.
+
+    Says which images have no time and station. Raises UserError for a table that can't be read.
+    """
+    if _META.value and _PATTERN.value:
+        raise UserError("--meta and --meta_pattern both say where images are from: give one")
+    names = [found.name(path) for path in found.images]
+    if _META.value:
+        taken = read_meta(Path(_META.value).expanduser())
+    elif _PATTERN.value:
+        taken = by_pattern(_PATTERN.value, names)
+    else:
+        return None
+    groups = Groups(taken, _PERIOD.value)
+    for line in groups.notes(names):
+        say(line)
+    times = [taken[name].time if name in taken else None for name in names]
+    if all(time is not None for time in times):
+        order = sorted(range(len(names)), key=lambda i: (str(times[i]), i))
+        found.images[:] = [found.images[i] for i in order]
+        say("the images are taken in the order of their times")
+    return groups
+
+
+def _conclude(
+    out: Path, found: Found, outcome: Outcome, regions: Regions | None, threshold: float
+) -> None:
     report_left_out(out, found, outcome)
+    if outcome.groups is not None:
+        for name, _ in outcome.left_out:
+            outcome.groups.skip(name)
+        outcome.groups.save(out)
+    if outcome.sheet is not None:
+        run = Path(_WORKDIR.value or _MODEL.value).expanduser().resolve().name
+        counts = outcome.scored, outcome.defective, len(outcome.left_out)
+        rest = outcome.drift, outcome.alarms, outcome.groups
+        write_prediction_page(out, outcome.sheet, run, threshold, counts, *rest)
     if regions is not None:
         regions.save(out / "regions.json")
         if regions.left_out:
@@ -184,6 +250,8 @@ def _conclude(out: Path, found: Found, outcome: Outcome, regions: Regions | None
     decided = f"{outcome.defective} defective, {outcome.scored - outcome.defective} good"
     where = printable(out / "predictions.csv")
     say(f"{outcome.scored} of {total} images scored, {decided}: {where}")
+    if outcome.sheet is not None:
+        say(f"open {printable(out / PAGE)}")
 
 
 def _stop(*_: object) -> None:

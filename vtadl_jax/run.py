@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from vtadl_jax.config import Config
+from vtadl_jax.data.pipeline import eval_batches
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.sources import load_splits
+from vtadl_jax.detectors.consolidation import fisher_diagonal, with_start, without_start
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
-from vtadl_jax.evaluation.trained_run import load_run
+from vtadl_jax.evaluation.trained_run import Run, load_run
+from vtadl_jax.experiment import make_detector
+from vtadl_jax.options import replace
 from vtadl_jax.report.folder import check_place
 from vtadl_jax.report.write import evaluate, say_metrics, say_results
 from vtadl_jax.runtime import sharding
@@ -35,7 +39,7 @@ from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
 from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
-from vtadl_jax.training.known_images import IMAGES, save_marks
+from vtadl_jax.training.known_images import IMAGES, Marks, load_marks, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
 from vtadl_jax.training.regions import REGIONS
 from vtadl_jax.training.setup import RESULTS, Read, TrainSetup, check_workdir, make_setup
@@ -44,20 +48,25 @@ from vtadl_jax.training.stored import CONFIG, has_checkpoint, save_config
 
 
 def run(
-    config: Config, workdir: Path, read: Read = load_splits, report: bool = True
+    config: Config,
+    workdir: Path,
+    read: Read = load_splits,
+    report: bool = True,
+    remember: Callable[[Marks], None] | None = None,
 ) -> dict[str, Any]:
     """Trains, then evaluates; returns what results.json holds.
 
     Continues from the newest checkpoint of `workdir`. read: returns the images. report: False
-    writes no results and no report. Raises UserError, TrainingDiverged, and Preempted after
-    SIGTERM.
+    writes no results and no report. remember: is called with the marks of the images, in the main
+    process, when the workdir is there and before training. Raises UserError, TrainingDiverged, and
+    Preempted after SIGTERM.
     """
     watch = Stopwatch()
     watch.lap("imports")
     reuse_host_buffers()
     setup = make_setup(config, workdir, read)
     with contextlib.ExitStack() as open_things:
-        open_things.enter_context(holding_workdir(setup))
+        open_things.enter_context(holding_workdir(setup, remember))
         announce(setup)
         watch.lap("data")
         cache_use = open_things.enter_context(watching_cache())
@@ -80,7 +89,9 @@ def run(
 
 
 @contextlib.contextmanager
-def holding_workdir(setup: TrainSetup) -> Iterator[None]:
+def holding_workdir(
+    setup: TrainSetup, remember: Callable[[Marks], None] | None = None
+) -> Iterator[None]:
     """Creates the folder of a run, and holds its lock; the main process does, the others wait.
 
     Raises UserError in all processes if it cannot be written or another run is in it.
@@ -90,6 +101,8 @@ def holding_workdir(setup: TrainSetup) -> Iterator[None]:
         if is_main():
             try:
                 open_workdir(setup, stack)
+                if remember is not None:
+                    remember(setup.marks)
             except UserError as error:
                 problem = str(error)
         if (problem := broadcast_from_main(problem)) is not None:
@@ -208,14 +221,40 @@ def started_state(setup: TrainSetup, state: TrainState) -> TrainState:
     Raises UserError if that is no run, or of another method or other sizes.
     """
     found = load_run(Path(setup.config.start_from).expanduser())
-    ours, theirs = (jax.tree.map(jnp.shape, v) for v in (state.variables, found.variables))
+    plain = without_start(state.variables)
+    ours, theirs = (jax.tree.map(jnp.shape, v) for v in (plain, found.variables))
     if found.config.detector != setup.config.detector or ours != theirs:
         raise UserError(
             f"start_from {setup.config.start_from}: a run of {found.config.detector!r} with other "
             f"sizes can't start one of {setup.config.detector!r}: leave it empty"
         )
     say(f"starting from step {found.step} of {setup.config.start_from}")
-    return with_variables(state, jax.device_get(found.variables), setup.assembly.tx)
+    variables = jax.device_get(found.variables)
+    if setup.config.start_penalty:
+        variables = with_start(variables, variables["params"], fisher_of(setup, found))
+    return with_variables(state, variables, setup.assembly.tx)
+
+
+def fisher_of(setup: TrainSetup, found: Run) -> Any:
+    """Returns the Fisher information of a run's loss over its training images that are still here.
+
+    Raises UserError if none is among the training images of the new run.
+    """
+    marks = (load_marks(found.workdir) or {"train": {}})["train"]
+    now = setup.marks["train"]
+    old = [r for r in setup.fitted if r.name in marks and marks[r.name] == now.get(r.name)]
+    if not old:
+        raise UserError(
+            f"start_penalty {setup.config.start_penalty:g}: none of the training images is one of "
+            f"{found.workdir}, and what its weights are worth is measured on these: leave it at 0"
+        )
+    config = replace(found.config, {"train.accumulate": 1, "start_penalty": 0.0})
+    data, size = config.data, min(config.eval.batch_size, len(old))
+    batches = eval_batches(old, setup.geometry, data.channels, size, data.num_threads)
+    key = jax.random.key(config.seed)
+    fisher = fisher_diagonal(make_detector(config), jax.device_get(found.variables), batches, key)
+    say(f"start_penalty {setup.config.start_penalty:g}: weighted by {len(old)} images of before")
+    return fisher
 
 
 def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:

@@ -10,7 +10,9 @@ from tests.data.trees import block
 from tests.factory import tiny_config
 from vtadl_jax.data.decode import load_mask
 from vtadl_jax.data.sources import all_categories, load_splits
+from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
+from vtadl_jax.evaluation.saturation import anomalies
 
 EMPTY = np.zeros((24, 32), np.uint8)
 SEEDS = iter(range(10_000))
@@ -142,6 +144,56 @@ def test_several_masks_of_an_image_are_joined(tmp_path):
     record = next(record for record in splits.test if record.label)
     joined = (block(0) > 0) | (block(4) > 0)
     np.testing.assert_array_equal(load_mask(record.mask), joined)
+
+
+NUMBERS = ("pixel_value", "saturation_threshold", "relative_saturation")
+KINDS = [dict(zip(NUMBERS, kind, strict=True)) for kind in ((255, 6, False), (200, 0.5, True))]
+
+
+def test_saturations_are_read_and_anomalies_stay_apart(tmp_path):
+    loco_tree(tmp_path)
+    table = tmp_path / "breakfast_box" / "defects_config.json"
+    table.write_text(json.dumps(KINDS))
+    second = tmp_path / "breakfast_box/ground_truth/logical_anomalies/000/001.png"
+    write(second, (block(4) > 0).astype(np.uint8) * 200)
+    splits = load_splits(config_of(tmp_path, "mvtec_loco", "breakfast_box"))
+    mask = next(record for record in splits.test if record.label).mask
+    areas = [int((block(at) > 0).sum()) for at in (0, 4)]
+    whole = anomalies(mask, None)
+    assert [int(each.mask.sum()) for each in whole] == areas
+    assert [each.saturation for each in whole] == [6, areas[1] // 2]
+    smaller = anomalies(mask, Geometry((12, 16)))
+    for each, large, area in zip(smaller, whole, areas, strict=True):
+        part = each.saturation / each.mask.sum()
+        assert part == pytest.approx(large.saturation / area)  # the same share is enough
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "can't be read as the kinds of defect"),
+        ("[{}]", "can't be read as the kinds of defect"),
+        (json.dumps([KINDS[1] | {"saturation_threshold": 1.5}]), "saturation_threshold 1.5"),
+        (json.dumps(KINDS[1:]), "has the values 255, and defects_config.json knows 200"),
+    ],
+)
+def test_damaged_saturations_end_in_one_line(tmp_path, text, reason):
+    loco_tree(tmp_path)
+    (tmp_path / "breakfast_box" / "defects_config.json").write_text(text)
+
+    def read():
+        splits = load_splits(config_of(tmp_path, "mvtec_loco", "breakfast_box"))
+        return anomalies(next(record for record in splits.test if record.label).mask, None)
+
+    with pytest.raises(UserError, match=reason) as error:
+        read()
+    assert "\n" not in str(error.value)
+
+
+def test_without_saturations_a_note_says_what_is_left_out(tmp_path, capsys):
+    loco_tree(tmp_path)
+    load_splits(config_of(tmp_path, "mvtec_loco", "breakfast_box"))
+    assert "so the metric sPRO is left out" in "".join(capsys.readouterr())
 
 
 def test_defective_training_images_are_named_in_a_note(tmp_path, capsys):

@@ -28,8 +28,9 @@ def view_of(seed=0, **changes):
 
 
 def test_every_metric_is_that_of_its_slow_twin():
-    view = view_of()
+    view = view_of(pixel_threshold=0.5)
     pixels, truth = np.array(view.maps), np.array(view.masks)
+    tp, fp, fn, _ = reference.decisions(pixels, truth, 0.5)
     expected = {
         "image_auroc": reference.auroc(view.scores, view.labels),
         "image_average_precision": reference.average_precision(view.scores, view.labels),
@@ -40,6 +41,7 @@ def test_every_metric_is_that_of_its_slow_twin():
         "pixel_auroc": reference.auroc(pixels, truth),
         "pixel_average_precision": reference.average_precision(pixels, truth),
         "aupro": reference.aupro(view.maps, view.masks, 0.3),
+        "seg_f1": 2 * tp / (2 * tp + fp + fn),
     }
     assert compute_metrics(view) == pytest.approx(expected, rel=1e-12)
 
@@ -75,8 +77,11 @@ def test_aupro_at_both_limits_takes_one_pass(monkeypatch, limit):
     ],
 )
 def test_metrics_that_need_both_classes_are_none_without(changes, undefined):
-    found = compute_metrics(view_of(**changes))
+    found = compute_metrics(view_of(pixel_threshold=0.5, **changes))
     for metric in METRICS:
+        if metric.kind == "region":
+            assert metric.name not in found
+            continue
         assert (found[metric.name] is None) == (metric.kind in undefined), metric.name
 
 
@@ -85,7 +90,26 @@ def test_rows_are_whole_and_the_best_checkpoint_is_the_largest():
     assert len(set(names)) == len(names)
     assert all(metric.title and metric.meaning for metric in METRICS)
     assert [m.name for m in SHOWN] == [
-        *("image_auroc", "image_average_precision", "pixel_auroc", "aupro")
+        *("image_auroc", "image_average_precision", "pixel_auroc", "aupro", "au_spro")
     ]
     # keep_best takes the largest of these.
     assert set(RESULTS) <= {metric.name for metric in METRICS if metric.largest_is_best}
+
+
+def test_metrics_of_regions_are_there_where_the_data_set_has_them():
+    view = view_of()
+    first = np.zeros((6, 7), np.uint8)
+    first[4:, :2] = 1
+    second = view.masks[4] - (view.masks[4] & first)
+    pairs = [[], [], [], [(view.masks[3], 2.0)], [(first, 1.0), (second, 99.0)]]
+    regions = [[metrics.SaturatedRegion(*pair) for pair in here] for here in pairs]
+    kinds = ["good", "good", "good", "logical_anomalies", "structural_anomalies"]
+    found = compute_metrics(view_of(regions=regions, kinds=kinds))
+    logical = reference.au_spro(view.maps[:4], pairs[:4], 0.05)
+    structural = reference.au_spro([*view.maps[:3], view.maps[4]], [*pairs[:3], pairs[4]], 0.05)
+    assert found["au_spro_logical"] == pytest.approx(logical, abs=1e-12)
+    assert found["au_spro_structural"] == pytest.approx(structural, abs=1e-12)
+    assert found["au_spro"] == pytest.approx((logical + structural) / 2, abs=1e-12)
+    only = compute_metrics(view_of(regions=[*regions[:4], []], kinds=[*kinds[:4], "good"]))
+    assert only["au_spro_structural"] is None
+    assert only["au_spro"] == only["au_spro_logical"]

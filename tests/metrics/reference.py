@@ -118,6 +118,29 @@ def aupro(maps, masks, fpr_limit):
     return area / fpr_limit
 
 
+def au_spro(maps, regions, fpr_limit):
+    """Area under the saturated curve; regions: of each image, pairs (mask, saturation)."""
+    background, pooled = [], []
+    for scores, here in zip(maps, regions, strict=True):
+        covered = np.zeros(scores.shape, bool)
+        for mask, saturation in here:
+            covered |= mask.astype(bool)
+            values = [float(s) for s in scores[mask.astype(bool)]]
+            pooled.append((values, min(saturation, len(values))))
+        background += [float(s) for s in scores[~covered]]
+    curve = [(0.0, 0.0)]
+    for t in sorted(set(background).union(*(values for values, _ in pooled)), reverse=True):
+        found = [min(sum(v >= t for v in values) / enough, 1) for values, enough in pooled]
+        fpr = sum(b >= t for b in background) / len(background)
+        curve.append((fpr, sum(found) / len(found)))
+    area = 0.0
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if x0 < fpr_limit and x1 > x0:
+            end = min(x1, fpr_limit)
+            area += (end - x0) * (2 * y0 + (y1 - y0) * (end - x0) / (x1 - x0)) / 2
+    return area / fpr_limit
+
+
 def roc_curve(scores, labels):
     """[(fpr, tpr, threshold)] from (0, 0, inf)."""
     pos = np.sum(labels)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.test_page_browser import browser  # noqa: F401
+from tests.report.conftest import browser  # noqa: F401
 from vtadl_jax.data.regions.area import read_area
 from vtadl_jax.regions.drawing import open_drawing
 from vtadl_jax.regions.server import make_server

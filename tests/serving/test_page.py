@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 
-from tests.report.test_page_browser import browser  # noqa: F401
+from tests.report.conftest import browser  # noqa: F401
 from tests.serving.fakes import FakeModel, make_service, png
 from vtadl_jax.serving.http import Server
 from vtadl_jax.serving.measured import Measured

@@ -12,15 +12,24 @@ NAMED = 5  # names in a line
 
 
 def add_images(splits: Splits, folders: Sequence[str]) -> Splits:
-    """Returns the splits with the images of folders added to the good training images.
+    """Returns the splits with images added to the good training images.
 
-    Their names start with `more/` and the folder's number. Notes say how many there are, and what
-    was not read. Raises UserError for a folder without images.
+    folders: of images, or image files. Their names start with `more/` and the entry's number. Notes
+    say how many there are, and what was not read. Raises UserError for a folder without images and
+    for an entry that is gone.
     """
-    records, notes = list(splits.train), list(splits.notes)
+    records, notes, files = list(splits.train), list(splits.notes), list[str]()
     for number, folder in enumerate(folders):
-        if not Path(folder).expanduser().is_dir():
-            raise UserError(f"data.more {printable(folder)}: no such folder: give one of images")
+        path = Path(folder).expanduser()
+        if path.is_file():
+            records.append(Record(path, None, 0, "good", f"more/{number}/{path.name}"))
+            files.append(folder)
+            continue
+        if not path.is_dir():
+            raise UserError(
+                f"data.more {printable(folder)}: no such folder or file: put its images back, or "
+                f"leave it out"
+            )
         try:
             found = find_images(folder)
         except UserError as error:
@@ -33,6 +42,8 @@ def add_images(splits: Splits, folders: Sequence[str]) -> Splits:
         left = [*(name for name, _ in found.left_out), *found.passed_over]
         if left:
             notes.append(f"data.more: not read in {printable(folder)}: {_named(left)}")
+    if files:
+        notes.append(f"data.more: {len(files)} good image files: {_named(files)}")
     return replace(splits, train=tuple(records), notes=tuple(notes))
 
 

@@ -29,6 +29,7 @@ PHRASES = {  # quantity → (smaller, larger), as in "the images are darker"
     "yellow minus blue": ("bluer", "yellower"),
     SCORE: ("closer to the good images", "stranger, though good"),
 }
+_STATISTIC = {statistic.name: statistic for statistic in STATISTICS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,22 @@ class Alarm:
             f"({self.quantity} {self.after:.3g}, before {self.before:.3g}): if this stays, "
             f"calibrate with new good images"
         )
+
+
+@dataclasses.dataclass
+class Trace:
+    """What was followed of one quantity, for a chart.
+
+    good: the median of the good images. at: numbers of the images; values: of them, as printed;
+    evidence: log10 of the wealth after each. limit: of the evidence, from which on it is an alarm.
+    """
+
+    quantity: str
+    good: float
+    limit: float
+    at: list[int] = dataclasses.field(default_factory=list)
+    values: list[float] = dataclasses.field(default_factory=list)
+    evidence: list[float] = dataclasses.field(default_factory=list)
 
 
 class Stream:
@@ -96,6 +113,7 @@ class DriftMonitor:
 
     calibration: of the run, with the values of its good images; those of older runs have none, and
     nothing is followed. false_alarm_rate: that any alarm is ever raised while nothing changes.
+    traced: whether all values are kept for charts, in `traces`; memory then grows with the images.
     """
 
     def __init__(
@@ -103,6 +121,7 @@ class DriftMonitor:
         calibration: Calibration,
         false_alarm_rate: float = FALSE_ALARM_RATE,
         seed: int = 0,
+        traced: bool = False,
     ):
         rng = np.random.default_rng(seed)
         good = np.array(calibration.good_statistics)
@@ -119,6 +138,12 @@ class DriftMonitor:
         self.alarms: list[Alarm] = []
         self.count = 0
         self._positions: dict[str, list[int]] = {name: [] for name in self._streams}
+        limit = float(self._limit / np.log(10))
+        self.traces = {
+            name: Trace(name, _shown(_STATISTIC.get(name), stream.before), limit)
+            for name, stream in self._streams.items()
+            if traced
+        }
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -139,6 +164,10 @@ class DriftMonitor:
                 continue
             self._positions[name].append(self.count)
             wealth = stream.add(values[name])
+            if trace := self.traces.get(name):
+                trace.at.append(self.count)
+                trace.values.append(_shown(_STATISTIC.get(name), values[name]))
+                trace.evidence.append(float(wealth / np.log(10)))
             if wealth >= self._limit and name not in {alarm.quantity for alarm in self.alarms}:
                 raised.append(self._alarm(name, stream))
                 self.alarms.append(raised[-1])
@@ -146,7 +175,7 @@ class DriftMonitor:
         return raised
 
     def _alarm(self, name: str, stream: Stream) -> Alarm:
-        shown = {s.name: s for s in STATISTICS}.get(name)
+        shown = _STATISTIC.get(name)
         return Alarm(
             quantity=name,
             since=self._positions[name][min(stream.since, stream.count - 1)],

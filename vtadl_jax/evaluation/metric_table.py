@@ -7,7 +7,7 @@ draws and writes nothing.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from vtadl_jax import metrics
 from vtadl_jax.evaluation.scoring import EvalOutputs, flat
 
-SMALL_FPR = 0.05  # AU-PRO is also computed up to this false-positive rate
+SMALL_FPR = 0.05  # AU-PRO is also computed up to this false-positive rate, and AU-sPRO only
+LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"  # kinds of MVTec LOCO AD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,9 @@ class View:
     """Scores, labels, maps and masks of test images, as metrics read them.
 
     scores: [N], one per image; labels: [N], 1 anomalous. maps, masks: of the images with ground
-    truth, [h, w] each; empty for a detector without maps. fpr_limit: of AU-PRO.
+    truth, [h, w] each; empty for a detector without maps. fpr_limit: of AU-PRO. pixel_threshold: of
+    map values, None if there is none. regions: of data sets that say how much of an anomaly is
+    enough, the anomalies of each map's image; kinds: that image's kind of defect.
     """
 
     scores: np.ndarray
@@ -31,11 +34,14 @@ class View:
     maps: Sequence[np.ndarray]
     masks: Sequence[np.ndarray]
     fpr_limit: float
+    pixel_threshold: float | None = None
+    regions: Sequence[Sequence[metrics.SaturatedRegion]] = ()
+    kinds: Sequence[str] = ()
 
     @classmethod
-    def of(cls, outputs: EvalOutputs, scores: np.ndarray, fpr_limit: float) -> "View":
+    def of(cls, outputs: EvalOutputs, scores: np.ndarray, fpr_limit: float, **more) -> "View":
         """Returns the view of scored images. scores: [N], the calibrated scores."""
-        return cls(scores, outputs.labels, *outputs.with_truth(), fpr_limit)
+        return cls(scores, outputs.labels, *outputs.with_truth(), fpr_limit, **more)
 
     @functools.cached_property
     def has_both_labels(self) -> bool:
@@ -48,8 +54,10 @@ class View:
         return any(mask.any() for mask in self.masks) and not all(mask.all() for mask in self.masks)
 
     def defines(self, kind: str) -> bool:
-        """Returns whether metrics of a kind, 'image' or 'pixel', can be computed."""
-        return self.has_both_labels if kind == "image" else self.has_both_pixels
+        """Returns whether metrics of a kind of `Metric` can be computed."""
+        if kind == "image":
+            return self.has_both_labels
+        return self.has_both_pixels and (kind == "pixel" or any(map(len, self.regions)))
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -67,6 +75,30 @@ class View:
         limits = sorted({self.fpr_limit, SMALL_FPR})
         return dict(zip(limits, metrics.aupro(self.maps, self.masks, limits), strict=True))
 
+    def seg_f1(self) -> float | None:
+        """Returns F1 of all pixels at the pixel threshold, None without one."""
+        if self.pixel_threshold is None:
+            return None
+        return metrics.decisions(self.pixels, self.truth, self.pixel_threshold)["f1"]
+
+    @functools.cached_property
+    def au_spro_of(self) -> dict[str, float]:
+        """AU-sPRO up to `SMALL_FPR` of each kind of anomaly, with all good images."""
+        found = {}
+        for kind in (LOGICAL, STRUCTURAL):
+            of = [i for i, k in enumerate(self.kinds) if k == kind]
+            chosen = [i for i, here in enumerate(self.regions) if not here or self.kinds[i] == kind]
+            if any(self.regions[i] for i in of):
+                maps = [self.maps[i] for i in chosen]
+                regions = [self.regions[i] for i in chosen]
+                found[kind] = metrics.au_spro(maps, regions, SMALL_FPR)
+        return found
+
+    def au_spro(self) -> float | None:
+        """Returns the mean of `au_spro_of`, as the authors of the data set report it."""
+        values = self.au_spro_of.values()
+        return sum(values) / len(values) if values else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -74,15 +106,16 @@ class Metric:
 
     name: its key in results.json; title: its name in tables; meaning: one line of explanation.
     kind: 'image' metrics need good and anomalous images, 'pixel' metrics need maps with defect and
-    background pixels; `compute` is called only if these exist. largest_is_best: whether larger
-    values are better. shown: whether the log line, the report page and the tables over categories
-    show it; results.json holds all metrics.
+    background pixels, 'region' metrics also a data set that says how much of an anomaly is enough;
+    `compute` is called only if these exist. Metrics of regions are left out elsewhere.
+    largest_is_best: whether larger values are better. shown: whether the log line, the report page
+    and the tables over categories show it; results.json holds all metrics.
     """
 
     name: str
     title: str
     meaning: str
-    kind: Literal["image", "pixel"]
+    kind: Literal["image", "pixel", "region"]
     compute: Callable[[View], float | None]
     largest_is_best: bool = True
     shown: bool = False
@@ -158,14 +191,50 @@ METRICS = (
         lambda view: view.aupro_at[view.fpr_limit],
         shown=True,
     ),
+    Metric(
+        "seg_f1",
+        "SegF1",
+        "F1 of all pixels at the threshold that good training images set, as for MVTec AD 2",
+        "pixel",
+        View.seg_f1,
+    ),
+    Metric(
+        "au_spro",
+        "AU-sPRO",
+        "mean saturated overlap with each anomaly up to a false-positive rate of 0.05, averaged "
+        "over logical and structural anomalies, as for MVTec LOCO AD",
+        "region",
+        View.au_spro,
+        shown=True,
+    ),
+    Metric(
+        "au_spro_logical",
+        "AU-sPRO logical",
+        "AU-sPRO of logical anomalies",
+        "region",
+        lambda view: view.au_spro_of.get(LOGICAL),
+    ),
+    Metric(
+        "au_spro_structural",
+        "AU-sPRO structural",
+        "AU-sPRO of structural anomalies",
+        "region",
+        lambda view: view.au_spro_of.get(STRUCTURAL),
+    ),
 )
 SHOWN = tuple(metric for metric in METRICS if metric.shown)
 TITLES = {metric.name: metric.title for metric in METRICS}
 
 
+def known(names: Mapping[str, object]) -> tuple[Metric, ...]:
+    """Returns the rows that results have: all, but metrics of regions only if they are there."""
+    return tuple(m for m in METRICS if m.kind != "region" or m.name in names)
+
+
 def compute_metrics(view: View) -> dict[str, float | None]:
-    """Returns all metrics of the table by name, None if undefined."""
+    """Returns the metrics of the table by name, None if undefined; see `Metric.kind`."""
     return {
         metric.name: metric.compute(view) if view.defines(metric.kind) else None
         for metric in METRICS
+        if metric.kind != "region" or view.defines(metric.kind)
     }

@@ -14,7 +14,8 @@ from vtadl_jax.config import Config, EvalOptions, schedule_of
 from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import HELD_OUT, Calibration
-from vtadl_jax.evaluation.metric_table import METRICS, View, compute_metrics
+from vtadl_jax.evaluation.metric_table import View, compute_metrics, known
+from vtadl_jax.evaluation.saturation import regions_of
 from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.runtime.files import read_json
 from vtadl_jax.training.stored import check_format, stamp
@@ -29,7 +30,7 @@ class Results:
 
     evaluated_on: 'test' images; 'calibration' where a run has none: the held-out good images, which
     also set the threshold, so that their false alarms are no test. step: of the checkpoint.
-    schedule: length of training. metrics: a value for each row of `metric_table.METRICS`, None if
+    schedule: length of training. metrics: a value for each row of `metric_table.known`, None if
     undefined. aupro_at: AU-PRO by its limit, as text. fpr_limit: of
     the metric 'aupro'. image_auroc_by_term: of each score term alone. intervals: 95 % intervals
     (low, high) of some metrics. by_defect, by_defect_pixels: metrics of each kind of defect.
@@ -77,7 +78,7 @@ class Results:
         found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             if field.name == "metrics":
-                found |= {metric.name: self.metrics.get(metric.name) for metric in METRICS}
+                found |= {m.name: self.metrics.get(m.name) for m in known(self.metrics)}
             else:
                 found[field.name] = getattr(self, field.name)
         return found
@@ -87,7 +88,7 @@ class Results:
         """Returns the results from a dict of `to_dict`. Missing keys take their defaults."""
         names = [field.name for field in dataclasses.fields(cls) if field.name != "metrics"]
         values = {name: stored[name] for name in names if name in stored}
-        return cls(metrics={m.name: stored.get(m.name) for m in METRICS}, **values)
+        return cls(metrics={m.name: stored.get(m.name) for m in known(stored)}, **values)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
@@ -144,8 +145,11 @@ def measure(
     scores = calibration.image_scores(outputs.terms, outputs.descriptions)
     if settings.image_threshold is not None:  # an image unlike all training images is defective
         scores = np.where(unlike, np.maximum(scores, settings.image_threshold), scores)
-    view = View.of(outputs, scores, settings.fpr_limit)
+    regions = regions_of(test, outputs, config)
+    view = View.of(outputs, scores, settings.fpr_limit, **regions)
     decisions = decide(view, calibration, settings)
+    at = decisions["pixel"]["threshold"] if "pixel" in decisions else None
+    view = dataclasses.replace(view, pixel_threshold=at)
     defects = [record.defect for record in test]
     marked = list(itertools.compress(defects, outputs.has_mask))
     threshold = decisions["image"]["threshold"]

@@ -9,11 +9,14 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from vtadl_jax import options
 from vtadl_jax.config import Config
 from vtadl_jax.data.transforms import Geometry
+from vtadl_jax.detectors.consolidation import without_start
 from vtadl_jax.detectors.contract import Detector, Variables
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import Calibration
+from vtadl_jax.experiment import make_detector
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.checkpoint import Checkpoints
@@ -65,12 +68,15 @@ def load_run(workdir: str | Path, mesh: Mesh | None = None, step: int | None = N
         found = checkpoints.restore(state_like, step=step, config=config)
     finally:
         checkpoints.close()
+    detector = assembly.detector
+    if config.start_penalty:  # it matters to training only
+        detector = make_detector(options.replace(config, {"start_penalty": 0.0}))
     return Run(
         workdir=workdir,
         config=config,
-        detector=assembly.detector,
+        detector=detector,
         geometry=run_geometry(workdir, config),
-        variables=found.state.variables,
+        variables=without_start(found.state.variables),
         step=found.step,
         calibration=found.about.get("calibration"),
     )

@@ -34,13 +34,16 @@ from vtadl_jax.metrics.ranking import (
     youden_accuracy,
 )
 from vtadl_jax.metrics.regions import aupro, label_regions, pro_curve
+from vtadl_jax.metrics.saturated import SaturatedRegion, au_spro
 from vtadl_jax.metrics.streaming import PixelMetrics
 
 __all__ = [
     "Interval",
     "PixelMetrics",
     "Region",
+    "SaturatedRegion",
     "Thinned",
+    "au_spro",
     "aupro",
     "auroc",
     "average_precision",

@@ -10,7 +10,7 @@ Not here: metrics without regions (see `ranking.py`), resizing, plots. Pass the 
 unchanged: a clamp or a min-max before this changes the result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -54,23 +54,37 @@ def aupro(
     """
     limits = checked_limits(fpr_limit)
     background, found = split(maps, masks)
+    num_regions = sum(int(ids.max()) for _, ids in found)
+    weighted = ((scores, inverse_area(ids)) for scores, ids in found)
+    values = area_of(background, weighted, num_regions, limits)
+    return values[0] if np.ndim(fpr_limit) == 0 else values
+
+
+def area_of(
+    background: Array,
+    found: Iterable[tuple[Array, Array]],
+    num_regions: int,
+    limits: NDArray[np.float64],
+) -> list[float]:
+    """Returns the normalized area under the curve of mean overlap, for each limit.
+
+    background: scores of normal pixels, [B], reordered in place. found: scores and weights of
+    anomalous pixels, [A] each; the weights of a region add up to its overlap. limits: [L].
+    """
     allowed = limits * background.size  # false positives at the limit, fractional
     top, ties_below = _highest(background, min(int(np.ceil(allowed.max())), background.size))
     totals = np.zeros(limits.size)
-    num_regions = 0
-    for scores, ids in found:
-        num_regions += int(ids.max())
+    for scores, every in found:
         # Per image: the temporaries stay small, and sorted queries keep searchsorted in cache.
         order = np.argsort(scores)
         reached = order[np.searchsorted(scores, top[0], side="left", sorter=order) :]
-        queries, weights = scores[reached], inverse_area(ids)[reached]
+        queries, weights = scores[reached], every[reached]
         before = top.size - np.searchsorted(top, queries, side="right")
         after = top.size - np.searchsorted(top, queries, side="left")
         after += np.where(queries == top[0], ties_below, 0)
         for i, limit in enumerate(allowed):
             totals[i] += weights @ credit(before, after, limit)
-    values = (totals / (num_regions * allowed)).tolist()
-    return values[0] if np.ndim(fpr_limit) == 0 else values
+    return (totals / (num_regions * allowed)).tolist()
 
 
 def pro_curve(maps: Images, masks: Images) -> tuple[Array, Array, Array]:

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Axis: maps a range in data units to a range of pixels; the range is in log10 if `log`."""
 
     low: float
@@ -80,37 +80,37 @@ def line_chart(
         corners = f"{px[0]:.1f},{base} {points} {px[-1]:.1f},{base}"
         parts.append(f'<polygon class="area" points="{corners}"/>')
     at = zip(across.pixels(marked[:, 0]), up.pixels(marked[:, 1]), dots, strict=True)
-    for a, b, (_, _, text) in at:
-        told = f"<title>{escape(text)}</title>"
+    for a, b, (_, _, shown) in at:
+        told = f"<title>{escape(shown)}</title>"
         parts.append(f'<circle class="point" cx="{a:.1f}" cy="{b:.1f}" r="3">{told}</circle>')
     if px.size == 1:
         parts.append(f'<circle class="point" cx="{px[0]:.1f}" cy="{py[0]:.1f}" r="3"/>')
     elif px.size:
         parts.append(f'<polyline class="line" points="{points}"/>')
     else:
-        parts.append(_text(WIDTH / 2, HEIGHT / 2 - 12, "middle", "no finite values"))
+        parts.append(text(WIDTH / 2, HEIGHT / 2 - 12, "middle", "no finite values"))
     note = "log scale" if up.log else ""
-    parts.append(_text((across.start + across.end) / 2, HEIGHT - 6, "middle", x_label, "label"))
+    parts.append(text((across.start + across.end) / 2, HEIGHT - 6, "middle", x_label, "label"))
     middle = (up.start + up.end) / 2
     turned = f'transform="rotate(-90 11 {middle:.1f})"'
     parts.append(
-        _text(11, middle, "middle", ", ".join(filter(None, (y_label, note))), "label", turned)
+        text(11, middle, "middle", ", ".join(filter(None, (y_label, note))), "label", turned)
     )
     return "".join([*parts, "</svg>"])
 
 
-def _axes(x: Array, y: Array, unit: bool) -> tuple[_Axis, _Axis]:
+def _axes(x: Array, y: Array, unit: bool) -> tuple[Axis, Axis]:
     columns, rows = (_LEFT, WIDTH - _RIGHT), (HEIGHT - _BOTTOM, _TOP)
     if unit:
         end = float(x.max()) if x.size else 1.0
-        return _Axis(0.0, 1.0 if end > 0.5 or end <= 0 else end, *columns), _Axis(0.0, 1.0, *rows)
+        return Axis(0.0, 1.0 if end > 0.5 or end <= 0 else end, *columns), Axis(0.0, 1.0, *rows)
     if y.size and y.min() > 0 and y.max() / y.min() >= _LOG_FROM:
-        low, high = _padded(np.log10(y))
-        return _Axis(*_padded(x, 0), *columns), _Axis(low, high, *rows, log=True)
-    return _Axis(*_padded(x, 0), *columns), _Axis(*_padded(y), *rows)
+        low, high = padded(np.log10(y))
+        return Axis(*padded(x, 0), *columns), Axis(low, high, *rows, log=True)
+    return Axis(*padded(x, 0), *columns), Axis(*padded(y), *rows)
 
 
-def _padded(values: Array, share: float = 0.04) -> tuple[float, float]:
+def padded(values: Array, share: float = 0.04) -> tuple[float, float]:
     """Returns a non-empty range around the values."""
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if high - low <= max(1e-12 * abs(low), 1e-300):
@@ -134,24 +134,25 @@ def _thinned(px: Array, py: Array) -> tuple[Array, Array]:
     return px[order], py[order]
 
 
-def _frame(across: _Axis, up: _Axis) -> list[str]:
+def _frame(across: Axis, up: Axis) -> list[str]:
     left, right, bottom, top = across.start, across.end, up.start, up.end
     parts = []
     for value, at in zip(up.ticks(), up.pixels(up.ticks()), strict=True):
-        parts.append(_rule("grid", left, at, right, at))
-        parts.append(_text(left - 5, at + 4, "end", _short(value)))
+        parts.append(rule("grid", left, at, right, at))
+        parts.append(text(left - 5, at + 4, "end", short(value)))
     for value, at in zip(across.ticks(), across.pixels(across.ticks()), strict=True):
-        parts.append(_rule("grid", at, bottom, at, top))
-        parts.append(_text(at, bottom + 15, "middle", _short(value)))
-    return [*parts, _rule("axis", left, bottom, right, bottom)]
+        parts.append(rule("grid", at, bottom, at, top))
+        parts.append(text(at, bottom + 15, "middle", short(value)))
+    return [*parts, rule("axis", left, bottom, right, bottom)]
 
 
-def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+def rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """Returns a line of a class of the style sheet."""
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
     return f'<line class="{kind}" {ends}/>'
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Formats a number in at most 8 characters: 20k, 1.05e-4."""
     if 1e4 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
@@ -159,9 +160,10 @@ def _short(value: float) -> str:
     return re.sub(r"\.?0*e([+-])0?", r"e\1", f"{value:.2e}" if small else f"{value:.4g}")
 
 
-def _text(x: float, y: float, anchor: str, text: str, kind: str = "tick", more: str = "") -> str:
+def text(x: float, y: float, anchor: str, words: str, kind: str = "tick", more: str = "") -> str:
+    """Returns a text of a class of the style sheet. more: attributes."""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {place} {more}>{escape(text)}</text>'
+    return f'<text class="{kind}" {place} {more}>{escape(words)}</text>'
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, HELD_OUT, largest_rate
-from vtadl_jax.evaluation.metric_table import METRICS
+from vtadl_jax.evaluation.metric_table import known
 from vtadl_jax.evaluation.results import RESULTS_FILE, TEST, Results
 from vtadl_jax.report.disagreement import sentence
 from vtadl_jax.report.folder import PAGE, SCORES
@@ -16,7 +16,7 @@ from vtadl_jax.runtime.text_table import plural, table
 from vtadl_jax.training.division import images_needed
 
 ORIGINAL_SIZE = "evaluate --original_size, or --config.eval.original_size=true in training"
-METRIC_ROWS = ("image_auroc", "pixel_auroc", "aupro")
+METRIC_ROWS = ("image_auroc", "pixel_auroc", "aupro", "au_spro")
 NOT_A_TEST = (
     "no test images: these good images also set the threshold, so their false alarms are not a "
     "test; no defective images, so no AUROC"
@@ -125,7 +125,7 @@ def percent(rate: float) -> str:
 def _metric_rows(results: Results) -> list[tuple[str, str]]:
     """Returns the rows of metrics; those of pixels only for methods that localize."""
     rows = []
-    for metric in METRICS:
+    for metric in known(results.metrics):
         if metric.name not in METRIC_ROWS or (metric.kind == "pixel" and not _locates(results)):
             continue
         value = results.metrics.get(metric.name)

@@ -5,15 +5,10 @@ that blocks everything else. This module fills the template; `page.html`, `page.
 define layout and behaviour, `cards.py` makes the pictures and `charts.py` the curves.
 """
 
-import base64
 import dataclasses
-import hashlib
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +17,7 @@ from numpy.typing import NDArray
 
 from vtadl_jax.report.cards import Card, EncodedCard, colour_bar, encode_card
 from vtadl_jax.report.charts import line_chart
+from vtadl_jax.report.template import as_json, figure, filled, number, part, policy, table
 from vtadl_jax.runtime.files import replacing
 
 __all__ = ["Card", "Curve", "EncodedCard", "Report", "encode_card", "write_page"]
@@ -86,7 +82,7 @@ def write_page(path: Path, report: Report) -> None:
 
 
 def _write(f: IO[str], report: Report) -> None:
-    html, css, js = (_part(f"page.{kind}") for kind in ("html", "css", "js"))
+    html, css, js = (part(f"page.{kind}") for kind in ("html", "css", "js"))
     empty = {
         "no_cards": not report.cards,
         "no_heat": all(card.heat is None for card in report.cards),
@@ -97,19 +93,18 @@ def _write(f: IO[str], report: Report) -> None:
         "no_training": not report.training,
     }
     values = {
-        "csp": f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; "
-        f"script-src '{_digest(js)}'; base-uri 'none'; form-action 'none'",
+        "csp": policy(css, js),
         "css": css,
         "js": js,
         "title": escape(report.title),
         "subtitle": escape(report.subtitle),
         "notice": escape(report.notice),
         "experts": escape(report.experts),
-        "summary": "".join(_figure(*item) for item in report.summary),
+        "summary": "".join(figure(*item) for item in report.summary),
         "threshold_note": escape(report.threshold_note),
         "curves": "".join(_curve(curve) for curve in report.curves),
         "training": "".join(_training(name, *xy) for name, xy in report.training.items()),
-        "tables": "".join(_table(*table) for table in report.tables),
+        "tables": "".join(table(*each) for each in report.tables),
         "config": escape(report.config_text),
         "versions": "".join(
             f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in report.versions.items()
@@ -118,35 +113,15 @@ def _write(f: IO[str], report: Report) -> None:
         "map_middle": f"{report.map_low / 2 + report.map_high / 2:.4g}",
         "map_high": f"{report.map_high:.4g}",
         "colour_bar": colour_bar(),
-        "data": _json(_numbers(report)),
+        "data": as_json(_numbers(report)),
     } | {name: "hidden" if absent else "" for name, absent in empty.items()}
     head, tail = html.split("{{ cards }}")
-    f.write(_filled(head, values))
+    f.write(filled(head, values))
     for i, card in enumerate(report.cards):
         pictures = {k: getattr(card, k) for k in ("image", "heat", "outline", "recon")}
         pictures |= {"experts": card.experts} if card.experts else {}
-        f.write(f'<script type="application/json" id="card-{i}">{_json(pictures)}</script>\n')
-    f.write(_filled(tail, values))
-
-
-def _part(name: str) -> str:
-    return resources.files("vtadl_jax.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    """Returns the hash source of an inline script or style for the content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    """Fills a template in one pass, so that no value is interpreted as a placeholder."""
-    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template)
-
-
-def _json(value: Any) -> str:
-    """Returns JSON that is safe inside <script>: ASCII, without "<", without NaN."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
+        f.write(f'<script type="application/json" id="card-{i}">{as_json(pictures)}</script>\n')
+    f.write(filled(tail, values))
 
 
 def _numbers(report: Report) -> dict[str, Any]:
@@ -158,8 +133,8 @@ def _numbers(report: Report) -> dict[str, Any]:
             {key: getattr(card, key) for key in shown}
             | {
                 "label": int(bool(card.label)),
-                "score": _number(card.score),
-                "terms": {k: _number(v) for k, v in card.terms.items()},
+                "score": number(card.score),
+                "terms": {k: number(v) for k, v in card.terms.items()},
             }
             | _opinions(card)
             for card in report.cards
@@ -171,22 +146,8 @@ def _opinions(card: EncodedCard) -> dict[str, Any]:
     """Returns what the experts say about an image, nothing for a detector without any."""
     if not card.opinions:
         return {}
-    every = [dataclasses.asdict(one) | {"score": _number(one.score)} for one in card.opinions]
+    every = [dataclasses.asdict(one) | {"score": number(one.score)} for one in card.opinions]
     return {"opinions": every, "disagreement": card.disagreement}
-
-
-def _number(value: float) -> float | str | None:
-    """Returns a number for JSON, which has no infinity: as text for the page. NaN becomes null."""
-    if math.isnan(value):
-        return None
-    return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
-
-
-def _figure(name: str, value: str, explanation: str) -> str:
-    return (
-        f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b>"
-        f"<span>{escape(explanation)}</span></dd></div>"
-    )
 
 
 def _curve(curve: Curve) -> str:
@@ -205,35 +166,3 @@ def _training(name: str, steps: Any, values: Any) -> str:
         f"<figure><figcaption><b>{escape(name)}</b> <span>{last}</span></figcaption>{chart}"
         "</figure>"
     )
-
-
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    numeric = [_is_numeric(row[i] for row in rows) for i in range(len(header))]
-    classes = [' class="number"' if is_number else "" for is_number in numeric]
-
-    def row_of(tag: str, cells: Iterable[Any]) -> str:
-        made = (
-            f"<{tag}{kind}>{escape(_cell(c))}</{tag}>"
-            for c, kind in zip(cells, classes, strict=True)
-        )
-        return f"<tr>{''.join(made)}</tr>"
-
-    name = escape(title)
-    body = "".join(row_of("td", row) for row in rows)
-    return (
-        f'<section><h2>{name}</h2><div class="wide" tabindex="0" role="region" aria-label="{name}">'
-        f"<table><thead>{row_of('th', header)}</thead><tbody>{body}</tbody></table></div></section>"
-    )
-
-
-def _is_numeric(cells: Iterable[Any]) -> bool:
-    shown = [_cell(cell) for cell in cells]
-    return any(s not in "-–" for s in shown) and all(
-        s in "-–" or re.fullmatch(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*%?", s) for s in shown
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

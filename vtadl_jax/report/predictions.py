@@ -16,10 +16,12 @@ from vtadl_jax.data.finding import Found
 from vtadl_jax.errors import UserError, printable
 from vtadl_jax.evaluation.drift import Alarm, DriftMonitor
 from vtadl_jax.evaluation.predictor import Intake, Prediction, Predictor, check_score
+from vtadl_jax.report.groups import Groups
 from vtadl_jax.report.marks import with_region
 from vtadl_jax.report.names import cell, file_names, png_name
 from vtadl_jax.report.picture_files import save_map, save_picture
 from vtadl_jax.report.pictures import overlay_row, photo_of
+from vtadl_jax.report.prediction_page import Sheet
 from vtadl_jax.report.region_files import Regions
 from vtadl_jax.runtime.console import say, track
 from vtadl_jax.runtime.files import writing
@@ -36,6 +38,7 @@ class Outcome:
     reason of each that was left out, and of each that is unlike all training images.
 
     drift: follows the images, if it is given; alarms: its alarms, and the image since which.
+    groups: counts them by station and time, if it is given. sheet: the images of the page.
     """
 
     scored: int = 0
@@ -44,6 +47,8 @@ class Outcome:
     unlike: list[tuple[str, str]] = field(default_factory=list)
     drift: DriftMonitor | None = None
     alarms: list[tuple[Alarm, str]] = field(default_factory=list)
+    groups: Groups | None = None
+    sheet: Sheet | None = None
     _names: list[str] = field(default_factory=list)
 
     def count(self, name: str, prediction: Prediction) -> bool:
@@ -58,6 +63,8 @@ class Outcome:
         if prediction.unlike_training:
             self.unlike.append((name, prediction.unlike_training))
         self._names.append(name)
+        if self.groups is not None:
+            self.groups.add(name, prediction.is_defective)
         if self.drift is not None and prediction.description is not None:
             followed = prediction.description, prediction.score, prediction.is_defective
             self.alarms += [(a, self._names[a.since]) for a in self.drift.add(*followed)]
@@ -72,23 +79,24 @@ class Item:
     intake: Intake | None = None
     photo: np.ndarray | None = None
     error: UserError | None = None
+    path: Path | None = None
 
 
 def read_batches(
-    found: Found, predictor: Predictor, maps: bool, overlays: bool
+    found: Found, predictor: Predictor, maps: bool, photos: bool
 ) -> Iterator[list[Item]]:
     """Yields batches of images, or of read errors; decodes the next batch ahead."""
 
     def read(path: Path) -> Item:
         name = found.name(path)
         try:
-            intake, photo = predictor.take_in(path, photo_of if overlays else None)
+            intake, photo = predictor.take_in(path, photo_of if photos else None)
         except UserError as error:
             return Item(name, error=error)
         if not maps:  # for the overlay, the map needs the size of the photo only
-            size = photo.shape[:2] if overlays else intake.image.shape[:2]
+            size = photo.shape[:2] if photos else intake.image.shape[:2]
             intake = replace(intake, map_size=size)
-        return Item(name, intake, photo)
+        return Item(name, intake, photo, path=path)
 
     files, size = found.images, predictor.batch_size
     pool = ThreadPoolExecutor(max(predictor.num_threads, 1))
@@ -136,11 +144,13 @@ def predict(
     with contextlib.ExitStack() as tables:
         experts = predictor.calibration.good_terms
         columns = (*COLUMNS, *(cell(f"{COLUMNS[-1]}_{name}") for name in experts))
+        columns += ("station", outcome.groups.period) if outcome.groups else ()
         writer, stream = tables.enter_context(table(out / "predictions.csv", columns))
         if regions is not None:
             areas, _ = tables.enter_context(table(out / "regions.csv", regions.columns))
         whole = bool(located) or regions is not None  # maps have the image's own size
-        batches = read_batches(found, predictor, whole, overlays)
+        photos = overlays or outcome.sheet is not None
+        batches = read_batches(found, predictor, whole, photos)
         total = -(-len(files) // predictor.batch_size)
         for batch in track(batches, total, "predict"):
             outcome.left_out += [(i.name, str(i.error)) for i in batch if i.error is not None]
@@ -148,7 +158,11 @@ def predict(
                 if not outcome.count(item.name, prediction):
                     continue
                 overlay, where = drawn.get(item.name, ""), located.get(item.name, "")
-                writer.writerow(_row(item.name, prediction, seconds, overlay, where))
+                group = outcome.groups.key(item.name) if outcome.groups else ()
+                row = _row(item.name, prediction, seconds, overlay, where)
+                writer.writerow((*row, *map(cell, group)))
+                if outcome.sheet is not None and item.photo is not None and item.path is not None:
+                    outcome.sheet.add(item.path, item.name, item.photo, prediction)
                 if prediction.anomaly_map is not None:
                     if regions is not None:
                         areas.writerows(regions.add(item.name, prediction.anomaly_map))

@@ -26,6 +26,7 @@ from vtadl_jax.report.page import Curve, EncodedCard, Report
 from vtadl_jax.runtime.console import read_metrics
 from vtadl_jax.runtime.text_table import plural
 from vtadl_jax.training.division import images_needed
+from vtadl_jax.training.updates import HEADER, load_updates, rows_of
 
 CURVE_POINTS = 200
 INSIDE = ("data.category", "data.defects")  # names of folders inside the data
@@ -67,7 +68,7 @@ def make_report(
         threshold_note=_origin(decided, calib) + ("; no test image was used" if tested else ""),
         curves=_curves(results, outputs, scores),
         training=_training(metrics_file),
-        tables=_tables(results),
+        tables=[*_tables(results), *_updates(metrics_file.parent)],
         config_text="\n".join(
             f"{name} = {shown(name, value, config.data.root)!r}" for name, value in flatten(config)
         ),
@@ -125,7 +126,7 @@ def _origin(decided: Mapping[str, Any], calib: Calibration) -> str:
 def _figures(results: Results, decided: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shown = []
     for metric in SHOWN:
-        if (value := results.metrics[metric.name]) is not None:
+        if (value := results.metrics.get(metric.name)) is not None:
             meaning = metric.meaning
             if interval := results.intervals.get(metric.name):
                 meaning += f"; 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
@@ -213,6 +214,12 @@ def _tables(results: Results) -> list[tuple[str, list[str], list[list[Any]]]]:
     if any(value is not None for value in results.image_auroc_by_term.values()):
         tables.append(("Image AUROC of each term of the score", header, rows))
     return tables
+
+
+def _updates(workdir: Path) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Returns the table of the updates that made a run, none for a run from the start."""
+    updates = load_updates(workdir)
+    return [("Updates", HEADER, rows_of(updates))] if updates else []
 
 
 def _capital(text: str) -> str:

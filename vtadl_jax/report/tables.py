@@ -29,6 +29,7 @@ TITLES = {
     "num_test_images": "test images",
 }
 METRICS = tuple(metric.name for metric in SHOWN if metric.name != "aupro")  # that goes by its limit
+RARE = tuple(metric.name for metric in SHOWN if metric.kind == "region")  # of some data sets only
 COUNTS = ("step", "num_test_images")
 
 Value = float | int | None
@@ -213,7 +214,9 @@ def _metric_keys(
     found: Iterable[Mapping[str, Value]], sources: Sequence[PublishedTable]
 ) -> list[str]:
     """Returns the metrics of every table, those of the papers, and AU-PRO, largest limit first."""
-    keys = list(dict.fromkeys((*METRICS, *(table.key for table in sources))))
+    found = list(found)
+    measured = [key for key in METRICS if key not in RARE or any(key in v for v in found)]
+    keys = list(dict.fromkeys((*measured, *(table.key for table in sources))))
     regions = {key for values in found for key in values if key.startswith("aupro")}
     regions |= {key for key in keys if key.startswith("aupro")}
     limits = sorted(regions - {"aupro"}, key=lambda key: -float(key.removeprefix("aupro_")))

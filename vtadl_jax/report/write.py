@@ -14,7 +14,7 @@ from vtadl_jax.detectors.contract import Variables
 from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import COPIES, Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
-from vtadl_jax.evaluation.metric_table import SHOWN
+from vtadl_jax.evaluation.metric_table import known
 from vtadl_jax.evaluation.results import CALIBRATION as ON_HOLDOUT
 from vtadl_jax.evaluation.results import (
     RESULTS_FILE,
@@ -138,7 +138,8 @@ def say_metrics(results: Results) -> None:
     if results.num_test_images == 0:
         say("no test images: calibrated only")
         return
-    values = ((metric.name, results.metrics.get(metric.name)) for metric in SHOWN)
+    rows = (metric for metric in known(results.metrics) if metric.shown)
+    values = ((metric.name, results.metrics.get(metric.name)) for metric in rows)
     shown = (f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in values)
     say(f"step {results.step}  {'  '.join(shown)}  on {results.num_test_images} images")
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from vtadl_jax.data.decode import load_mask
 from vtadl_jax.data.files import list_images, match_masks
 from vtadl_jax.data.records import Record, Splits
+from vtadl_jax.data.saturation import DEFECTS, Saturation, read_saturations
 from vtadl_jax.data.sources.known_sets import categories, name_below, set_root, whole
 from vtadl_jax.errors import UserError
 
@@ -19,9 +21,13 @@ IAD_SIDES = ("realiad_1024", "realiad_512", "realiad_256")  # the first that is 
 
 @dataclasses.dataclass(frozen=True)
 class JoinedMasks:
-    """The masks of one image in several files, as one mask."""
+    """The masks of one image in several files, as one mask.
+
+    saturations: by pixel value, how much of an anomaly is enough (`saturation`); None: not known.
+    """
 
     paths: tuple[Path, ...]
+    saturations: Mapping[int, Saturation] | None = None
 
     @property
     def mark(self) -> str:
@@ -88,8 +94,8 @@ def mvtec_ad2(root: str, category: str, seed: int = 0, fraction: float = 0.2) ->
 def mvtec_loco(root: str, category: str, seed: int = 0, fraction: float = 0.2) -> Splits:
     """Reads a category of MVTec LOCO AD: good images of train and validation, and its test set.
 
-    The masks of an image, a file for each of its anomalies, are joined: an anomaly that saturates
-    counts as any other.
+    The masks of an image, a file for each of its anomalies, are joined; defects_config.json says
+    how much of an anomaly is enough for the metric sPRO.
     """
     base = set_root(root, "mvtec_loco") / category
     train = [
@@ -97,17 +103,21 @@ def mvtec_loco(root: str, category: str, seed: int = 0, fraction: float = 0.2) -
         for folder in ("train", "validation")
         for image in list_images(base / folder / "good")
     ]
+    table = base / DEFECTS
+    saturations = read_saturations(table) if table.is_file() else None
     test = []
     for kind in LOCO_FOLDERS:
         for image in list_images(base / "test" / kind):
             files = list_images(base / "ground_truth" / kind / image.stem)
-            mask = JoinedMasks(tuple(files)) if files else None
+            mask = JoinedMasks(tuple(files), saturations) if files else None
             label = int(kind != "good")
             test.append(
                 Record(image, mask if label else None, label, kind, name_below(base, image))
             )
-    note = "note: data.source mvtec_loco: the good images of train and validation are trained on"
-    return whole(train, test, category, "mvtec_loco", base.parent, [note])
+    notes = ["note: data.source mvtec_loco: the good images of train and validation are trained on"]
+    if saturations is None and base.is_dir():
+        notes.append(f"note: data.source mvtec_loco: no {table}, so the metric sPRO is left out")
+    return whole(train, test, category, "mvtec_loco", base.parent, notes)
 
 
 def real_iad(root: str, category: str, seed: int = 0, fraction: float = 0.2) -> Splits:
