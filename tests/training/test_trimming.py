@@ -76,7 +76,7 @@ def test_an_evaluation_has_the_same_images(trimmed, tmp_path, capsys):
 
 def test_an_update_ranks_again(trimmed):
     config = with_fields(trimmed[0], data__trimmed=("a.png",))
-    found = update.updated(config, trimmed[1], [], ("b.png",), 0)
+    found = update.updated(config, trimmed[1], [], ("b.png",), 0, 0, 0.0)
     assert (found.data.trimmed, found.data.without) == ((), ("b.png",))
 
 
