@@ -7,12 +7,14 @@ import pytest
 
 from tests.data.factory import noise, write
 from tests.data.trees import block
-from tests.factory import tiny_config
+from tests.factory import tiny_config, with_fields
 from vtadl_jax.data.decode import load_mask
 from vtadl_jax.data.sources import all_categories, load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
-from vtadl_jax.evaluation.saturation import anomalies
+from vtadl_jax.evaluation.metric_table import View
+from vtadl_jax.evaluation.saturation import anomalies, regions_of
+from vtadl_jax.evaluation.scoring import EvalOutputs
 
 EMPTY = np.zeros((24, 32), np.uint8)
 SEEDS = iter(range(10_000))
@@ -219,3 +221,54 @@ def test_another_folder_and_another_category_end_in_one_line(source, tmp_path):
         tree(tmp_path)
         with pytest.raises(UserError, match=category):
             load_splits(config_of(tmp_path, source, "no_such"))
+
+
+def outputs_of(test, maps, inside=()):
+    """What an evaluation of the records finds, with these maps."""
+    count = len(test)
+    return EvalOutputs(
+        np.zeros((count, 1)),
+        list(maps),
+        [np.zeros(m.shape, np.uint8) if r.mask is None else (load_mask(r.mask) > 0)
+         for r, m in zip(test, maps, strict=True)],
+        np.array([r.label for r in test]),
+        np.ones(count, bool),
+        np.zeros((count, 1)),
+        inside=list(inside),
+    )  # fmt: skip
+
+
+def au_spro_of(test, outputs, config):
+    view = View.of(outputs, np.zeros(len(test)), 0.3, **regions_of(test, outputs, config))
+    return view.au_spro()
+
+
+def test_the_saturated_metric_counts_inspected_pixels_only(tmp_path):
+    loco_tree(tmp_path)
+    (tmp_path / "breakfast_box" / "defects_config.json").write_text(json.dumps(KINDS))
+    config = config_of(tmp_path, "mvtec_loco", "breakfast_box")
+    config = with_fields(config, eval__original_size=True)
+    test = load_splits(config).test
+    rng = np.random.default_rng(0)
+    maps = rng.random((len(test), 24, 32))
+    everywhere = np.ones(maps.shape, bool)
+    whole = au_spro_of(test, outputs_of(test, maps), config)
+    assert 0 < whole < 1
+    assert au_spro_of(test, outputs_of(test, maps, everywhere), config) == pytest.approx(whole)
+    inside = everywhere.copy()
+    inside[:, :, 26:] = False
+    found = au_spro_of(test, outputs_of(test, maps, inside), config)
+    other = np.where(inside, maps, rng.random(maps.shape) * 9)
+    assert au_spro_of(test, outputs_of(test, other, inside), config) == pytest.approx(found)
+    assert found != pytest.approx(whole)
+
+
+def test_the_saturated_metric_of_windows_has_the_size_of_their_maps(tmp_path):
+    loco_tree(tmp_path)
+    (tmp_path / "breakfast_box" / "defects_config.json").write_text(json.dumps(KINDS))
+    config = config_of(tmp_path, "mvtec_loco", "breakfast_box")
+    config = with_fields(config, data__windows__side=32)
+    test = load_splits(config).test
+    maps = np.random.default_rng(0).random((len(test), 12, 16))
+    found = regions_of(test, outputs_of(test, maps), config)["regions"]
+    assert {one.mask.shape for each in found for one in each} == {(12, 16)}

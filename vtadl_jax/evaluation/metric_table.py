@@ -26,7 +26,8 @@ class View:
     scores: [N], one per image; labels: [N], 1 anomalous. maps, masks: of the images with ground
     truth, [h, w] each; empty for a detector without maps. fpr_limit: of AU-PRO. pixel_threshold: of
     map values, None if there is none. regions: of data sets that say how much of an anomaly is
-    enough, the anomalies of each map's image; kinds: that image's kind of defect.
+    enough, the anomalies of each map's image; kinds: that image's kind of defect; region_maps: maps
+    whose pixels are in the order of those of `regions`, where `maps` are not.
     """
 
     scores: np.ndarray
@@ -37,6 +38,7 @@ class View:
     pixel_threshold: float | None = None
     regions: Sequence[Sequence[metrics.SaturatedRegion]] = ()
     kinds: Sequence[str] = ()
+    region_maps: Sequence[np.ndarray] = ()
 
     @classmethod
     def of(cls, outputs: EvalOutputs, scores: np.ndarray, fpr_limit: float, **more) -> "View":
@@ -89,7 +91,7 @@ class View:
             of = [i for i, k in enumerate(self.kinds) if k == kind]
             chosen = [i for i, here in enumerate(self.regions) if not here or self.kinds[i] == kind]
             if any(self.regions[i] for i in of):
-                maps = [self.maps[i] for i in chosen]
+                maps = [(self.region_maps or self.maps)[i] for i in chosen]
                 regions = [self.regions[i] for i in chosen]
                 found[kind] = metrics.au_spro(maps, regions, SMALL_FPR)
         return found

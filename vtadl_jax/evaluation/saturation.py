@@ -16,18 +16,49 @@ from vtadl_jax.training.stored import make_geometry
 
 
 def regions_of(test: Sequence[Record], outputs: EvalOutputs, config: Config) -> dict[str, Any]:
-    """Returns `regions` and `kinds` of a `View` for the images of its maps; {} if unknown.
+    """Returns `regions`, `kinds` and `region_maps` of a `View` for the images of its maps; {} if
+    the anomalies are unknown.
 
     They are known if the data set says how much of an anomaly is enough, for all masks. Reads the
-    masks once more, one file for each anomaly. Raises UserError for one that can't be read.
+    masks once more, one file for each anomaly; of pixels that are not inspected nothing counts.
+    Raises UserError for a mask that can't be read.
     """
-    kept = [record for record, known in zip(test, outputs.has_mask, strict=True) if known]
-    masks = [record.mask for record in kept if record.label]
+    kept = [i for i, known in enumerate(outputs.has_mask) if known]
+    records = [test[i] for i in kept]
+    masks = [record.mask for record in records if record.label]
     if not outputs.maps or not masks or not all(getattr(m, "saturations", None) for m in masks):
         return {}
-    geometry = None if config.eval.original_size else make_geometry(config)
-    found = [anomalies(record.mask, geometry) if record.label else [] for record in kept]
-    return {"regions": found, "kinds": [record.defect for record in kept]}
+    found = []
+    for i, record in zip(kept, records, strict=True):
+        geometry = _geometry(config, outputs.maps[i])
+        found.append(anomalies(record.mask, geometry) if record.label else [])
+    seen: dict[str, Any] = {"regions": found, "kinds": [record.defect for record in records]}
+    if outputs.inside:
+        insides = [outputs.inside[i] for i in kept]
+        seen["regions"] = [_only(one, i) for one, i in zip(found, insides, strict=True)]
+        pairs = zip((outputs.maps[i] for i in kept), insides, strict=True)
+        seen["region_maps"] = [anomaly_map[inside][None] for anomaly_map, inside in pairs]
+    return seen
+
+
+def _geometry(config: Config, anomaly_map: np.ndarray) -> Geometry | None:
+    """Returns how a mask gets the size of its map; None if it has that size."""
+    if config.eval.original_size:
+        return None
+    if config.data.windows.side:
+        return Geometry((anomaly_map.shape[0], anomaly_map.shape[1]))
+    return make_geometry(config)
+
+
+def _only(found: Sequence[SaturatedRegion], inside: np.ndarray) -> list[SaturatedRegion]:
+    """Returns the inspected pixels of anomalies in rows [1, n]; the same share of one is enough."""
+    kept = []
+    for one in found:
+        mask = np.asarray(one.mask, bool)
+        if (mask & inside).any():
+            share = np.count_nonzero(mask & inside) / np.count_nonzero(mask)
+            kept.append(SaturatedRegion(mask[inside][None], one.saturation * share))
+    return kept
 
 
 def anomalies(mask: Any, geometry: Geometry | None) -> list[SaturatedRegion]:
