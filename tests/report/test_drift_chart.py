@@ -59,3 +59,10 @@ def test_the_caption_says_what_changed_and_is_escaped():
     empty = chart.drift_figure(Trace("score", 0.0, 2.0), 0, None, "")
     assert "no image to follow" in empty
     assert "<svg" not in empty
+
+
+def test_a_few_images_have_no_chart():
+    few = Trace("score", 0.0, 2.0, [0, 3], [1.0, 1.0], [0.1, 0.1])
+    told = chart.drift_figure(few, 12, None, "")
+    assert "2 images that count, too few for a chart" in told
+    assert "<svg" not in told

@@ -15,6 +15,7 @@ from vtadl_jax.report.charts import Axis, nice_ticks, padded, rule, short, text
 WIDTH, HEIGHT = 340, 300
 LEFT, RIGHT, TOP, MIDDLE, GAP, BOTTOM = 54, 14, 10, 150, 24, 40
 MOST_POINTS = 800  # of a panel; more are thinned evenly
+FEWEST = 5  # images that make a chart
 
 
 def drift_chart(trace: Trace, count: int, alarm: Alarm | None) -> str:
@@ -74,10 +75,13 @@ def drift_figure(trace: Trace, count: int, alarm: Alarm | None, name: str) -> st
     """Returns the chart with its caption. name: of the image with which the change began."""
     if alarm is not None:
         told = alarm.sentence(name)
+    elif 0 < len(trace.values) < FEWEST:
+        told = f"no change; {len(trace.values)} images that count, too few for a chart"
     elif trace.values:
         told = f"no change; median {np.median(trace.values):.3g}, good images {trace.good:.3g}"
     else:
         told = "no image to follow"
     caption = f"<b>{escape(trace.quantity)}</b> <span>{escape(told)}</span>"
-    chart = drift_chart(trace, count, alarm) if trace.values else ""
+    drawn = alarm is not None or len(trace.values) >= FEWEST
+    chart = drift_chart(trace, count, alarm) if drawn else ""
     return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
