@@ -19,6 +19,7 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluate import evaluate_run
 from vtadl_jax.evaluation.trained_run import load_calibration, load_run
+from vtadl_jax.report.opening import announce
 from vtadl_jax.report.summary import shown
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.training.division import Division
@@ -301,7 +302,7 @@ def test_the_first_line_has_the_numbers(capsys, needs, repeats, steps, said):
         config=SimpleNamespace(detector="x", data=SimpleNamespace(balanced_batches=False)),
         assembly=SimpleNamespace(detector=SimpleNamespace(needs=needs)),
     )
-    run.announce(setup)
+    announce(setup)
     assert said in capsys.readouterr().err
 
 

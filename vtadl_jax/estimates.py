@@ -28,7 +28,7 @@ from vtadl_jax.evaluation.held_out import WINDOWS_PER_IMAGE, defects_per_image
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.report.folder import check_place
-from vtadl_jax.run import announce
+from vtadl_jax.report.opening import announce
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 from vtadl_jax.runtime.console import say
 from vtadl_jax.runtime.lock import check_free

@@ -2,28 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from vtadl_jax.config import Config
-from vtadl_jax.data.pipeline import eval_batches
-from vtadl_jax.data.records import Record
 from vtadl_jax.data.sources import load_splits
-from vtadl_jax.detectors.consolidation import fisher_diagonal, with_start, without_start
 from vtadl_jax.errors import TrainingDiverged, UserError
 from vtadl_jax.evaluation.calibration import Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.results import Results
 from vtadl_jax.evaluation.scoring import Evaluator
-from vtadl_jax.evaluation.trained_run import Run, load_run
-from vtadl_jax.experiment import make_detector
-from vtadl_jax.options import replace
+from vtadl_jax.evaluation.warm_start import started_state
 from vtadl_jax.report.folder import check_place
+from vtadl_jax.report.opening import announce
 from vtadl_jax.report.write import evaluate, say_metrics, say_results
 from vtadl_jax.runtime import sharding
 from vtadl_jax.runtime.allocator import reuse_host_buffers
@@ -34,12 +27,10 @@ from vtadl_jax.runtime.files import check_places
 from vtadl_jax.runtime.lock import locked
 from vtadl_jax.runtime.preemption import StopRequest
 from vtadl_jax.runtime.profiling import Profiler
-from vtadl_jax.runtime.text_table import plural
 from vtadl_jax.training.checkpoint import Checkpoints
 from vtadl_jax.training.compiled_steps import compile_train_step
-from vtadl_jax.training.division import Division
 from vtadl_jax.training.fitting import fit_variables
-from vtadl_jax.training.known_images import IMAGES, Marks, load_marks, save_marks
+from vtadl_jax.training.known_images import IMAGES, Marks, save_marks
 from vtadl_jax.training.loop import check_params, diverged, train_loop
 from vtadl_jax.training.regions import REGIONS
 from vtadl_jax.training.setup import RESULTS, Read, TrainSetup, check_workdir, make_setup
@@ -132,54 +123,6 @@ def open_workdir(setup: TrainSetup, stack: contextlib.ExitStack) -> None:
         save_marks(workdir, marks)
 
 
-def announce(setup: TrainSetup) -> None:
-    """Prints the numbers of images, masks, steps and devices before training."""
-    trained = list({record.name: record for record in setup.records}.values())  # without repeats
-    anomalous = sum(record.label for record in trained)
-    if anomalous and not setup.assembly.detector.needs:
-        say(
-            f"note: {anomalous} of the training images are anomalous; detector "
-            f"{setup.config.detector!r} trains on them as good images"
-        )
-    count = jax.process_count()
-    processes = f" in {count} processes" if count > 1 else ""
-    devices = plural(setup.mesh.size, f"{jax.default_backend()} device")
-    repeated = len(setup.records) - len(trained)
-    told = [f"{anomalous} of them defective"] if anomalous else []
-    if "mask" in setup.assembly.detector.needs:
-        told.append(f"{sum(r.mask is not None for r in trained)} with a mask")
-    told += [f"defective ones repeated, {len(setup.records)} an epoch"] if repeated else []
-    told += ["defective ones half of each batch"] if setup.config.data.balanced_batches else []
-    test = f" ({counts_of(setup.test)})" if setup.test else ""
-    steps = f"{setup.num_steps} steps" if setup.num_steps else "fitted in one pass, no steps,"
-    more = f" ({', '.join(told)})" if told else ""
-    say(
-        f"{setup.category}: {plural(len(trained), 'image')} to train{more}, "
-        f"{calibrating(setup.division)}, {len(setup.test)} to test{test}; {steps} on "
-        f"{devices}{processes}; workdir {setup.workdir}"
-    )
-
-
-def calibrating(division: Division) -> str:
-    """Returns in words what calibrates."""
-    if division.num_folds == 0:
-        return f"{len(division.holdout)} to calibrate"
-    if division.num_folds == 1:
-        return "moved copies of it to scale the scores"
-    how = f"{division.num_folds}-fold cross-fitting"
-    if division.num_folds == len(division.holdout):
-        how = "leave-one-out"
-    return f"{len(division.holdout)} of them to calibrate by {how}"
-
-
-def counts_of(test: Sequence[Record]) -> str:
-    """Returns the numbers of good and of defective images and of their masks, in words."""
-    defective = [record for record in test if record.label]
-    masked = sum(record.mask is not None for record in defective)
-    masks = f", {masked or 'none'} with a mask" if defective else ""
-    return f"{len(test) - len(defective)} good, {len(defective)} defective{masks}"
-
-
 def prepare_training(
     setup: TrainSetup, checkpoints: Checkpoints, watch: Stopwatch
 ) -> tuple[TrainState, Callable | None]:
@@ -213,48 +156,6 @@ def prepare_training(
     barrier("compiled")
     watch.lap("waiting for the compiler")
     return state, step_fn
-
-
-def started_state(setup: TrainSetup, state: TrainState) -> TrainState:
-    """Returns the initial state with the variables of the run `start_from`.
-
-    Raises UserError if that is no run, or of another method or other sizes.
-    """
-    found = load_run(Path(setup.config.start_from).expanduser())
-    plain = without_start(state.variables)
-    ours, theirs = (jax.tree.map(jnp.shape, v) for v in (plain, found.variables))
-    if found.config.detector != setup.config.detector or ours != theirs:
-        raise UserError(
-            f"start_from {setup.config.start_from}: a run of {found.config.detector!r} with other "
-            f"sizes can't start one of {setup.config.detector!r}: leave it empty"
-        )
-    say(f"starting from step {found.step} of {setup.config.start_from}")
-    variables = jax.device_get(found.variables)
-    if setup.config.start_penalty:
-        variables = with_start(variables, variables["params"], fisher_of(setup, found))
-    return with_variables(state, variables, setup.assembly.tx)
-
-
-def fisher_of(setup: TrainSetup, found: Run) -> Any:
-    """Returns the Fisher information of a run's loss over its training images that are still here.
-
-    Raises UserError if none is among the training images of the new run.
-    """
-    marks = (load_marks(found.workdir) or {"train": {}})["train"]
-    now = setup.marks["train"]
-    old = [r for r in setup.fitted if r.name in marks and marks[r.name] == now.get(r.name)]
-    if not old:
-        raise UserError(
-            f"start_penalty {setup.config.start_penalty:g}: none of the training images is one of "
-            f"{found.workdir}, and what its weights are worth is measured on these: leave it at 0"
-        )
-    config = replace(found.config, {"train.accumulate": 1, "start_penalty": 0.0})
-    data, size = config.data, min(config.eval.batch_size, len(old))
-    batches = eval_batches(old, setup.geometry, data.channels, size, data.num_threads)
-    key = jax.random.key(config.seed)
-    fisher = fisher_diagonal(make_detector(config), jax.device_get(found.variables), batches, key)
-    say(f"start_penalty {setup.config.start_penalty:g}: weighted by {len(old)} images of before")
-    return fisher
 
 
 def fit_state(setup: TrainSetup, state: TrainState) -> TrainState:
