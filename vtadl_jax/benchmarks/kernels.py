@@ -9,7 +9,6 @@ page faults varies more than the ratios. Steps are those of configs/mvtec.py.
 Needs the extra `bench`.
 """
 
-import argparse
 import importlib.metadata
 import os
 import platform
@@ -21,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vtadl_jax.benchmarks.arguments import measure_chosen
 from vtadl_jax.benchmarks.measures import Group, progress
 from vtadl_jax.benchmarks.peers import require_torch
-from vtadl_jax.benchmarks.timing import Candidate, check_json, compare, write_json
+from vtadl_jax.benchmarks.timing import Candidate, compare
 from vtadl_jax.benchmarks.workloads import load_packaged
-from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 
 MEASURES = (
@@ -36,27 +35,13 @@ GEMM_SIDE = 2048
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the chosen measures, prints the tables and writes JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m vtadl_jax.benchmarks.kernels")
-    names = ",".join(MEASURES)
-    parser.add_argument("--only", default=names, metavar="NAMES", help=f"of {names}")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--json", default="", metavar="OUT", help="write the results here")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    args = parser.parse_args(argv)
-    if args.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    chosen = args.only.split(",")
-    for name in chosen:
-        if name not in MEASURES:
-            parser.error(f"--only {name}: known are {names}")
-    try:
-        check_json(args.json)
-        results = run(chosen, args.repeats, compiled=not args.no_compile, show=print)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_json(results, args.json)
-    return 0
+    return measure_chosen(
+        "vtadl_jax.benchmarks.kernels",
+        MEASURES,
+        ("--no-compile", "leave torch.compile out"),
+        lambda chosen, args: run(chosen, args.repeats, compiled=not args.no_compile, show=print),
+        argv,
+    )
 
 
 def run(

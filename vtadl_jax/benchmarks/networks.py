@@ -8,16 +8,14 @@ torch's seconds / ours. torch runs on every core, in the faster of its two memor
 Needs the extra `bench`.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from vtadl_jax.benchmarks.arguments import measure_chosen
 from vtadl_jax.benchmarks.kernels import describe, environment, table
 from vtadl_jax.benchmarks.measures import Group
 from vtadl_jax.benchmarks.peers import require_torch
-from vtadl_jax.benchmarks.timing import check_json, write_json
-from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.allocator import reuse_host_buffers
 
 
@@ -25,27 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measures, prints tables and writes JSON; returns the exit code."""
     from vtadl_jax.benchmarks.measures.networks import WORKLOADS
 
-    parser = argparse.ArgumentParser(prog="python -m vtadl_jax.benchmarks.networks")
-    names = ",".join(WORKLOADS)
-    parser.add_argument("--only", default=names, metavar="NAMES", help=f"of {names}")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--json", default="", metavar="OUT", help="write the results here")
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    args = parser.parse_args(argv)
-    if args.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    chosen = args.only.split(",")
-    for name in chosen:
-        if name not in WORKLOADS:
-            parser.error(f"--only {name}: known are {names}")
-    try:
-        check_json(args.json)
-        results = run(chosen, args.repeats, args.compile, show=print)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_json(results, args.json)
-    return 0
+    return measure_chosen(
+        "vtadl_jax.benchmarks.networks",
+        tuple(WORKLOADS),
+        ("--compile", "also measure torch.compile"),
+        lambda chosen, args: run(chosen, args.repeats, args.compile, show=print),
+        argv,
+    )
 
 
 def run(
