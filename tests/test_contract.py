@@ -245,10 +245,15 @@ def test_a_run_trains_saves_resumes_and_predicts(name, dataset, tmp_path):
     save_run(run_, calibration, tmp_path / "saved")
     assert_same(Predictor.from_file(tmp_path / "saved")(given), predictions, 0)
     export_run(run_, calibration, tmp_path / "program", ["cpu"])
-    assert_same(Predictor.from_file(tmp_path / "program", batch_size=3)(given), predictions, 1e-4)
+    opened = Predictor.from_file(tmp_path / "program", batch_size=3)
+    assert_same(opened(given), predictions, 1e-4, f"{name} stablehlo")
 
 
-def assert_same(found, expected, tolerance):
+def assert_same(found, expected, tolerance, told=""):
+    """told: printed with the largest difference, for the table of docs/export.md."""
+    if told:
+        pairs = [(a.score, b.score) for a, b in zip(found, expected, strict=True)]
+        print(f"export: {told} {max(abs(a - b) / max(abs(b), 1) for a, b in pairs):.0e}")
     for a, b in zip(found, expected, strict=True):
         assert a.score == pytest.approx(b.score, rel=tolerance, abs=tolerance)
         assert a.is_defective == b.is_defective

@@ -96,11 +96,13 @@ def test_a_detector_scores_as_in_jax(name, fields):
     onnx.checker.check_model(model)
     run, exact = session(model), jax.jit(function)
     images = pictures(config, 4, seed=9)
-    want = jax.device_get(exact(images, variables, {}))
+    want, apart = jax.device_get(exact(images, variables, {})), 0.0
     for count in (1, 4):
         got = run.run(sorted(want), {"images": images[:count]})
         for one, key in zip(got, sorted(want), strict=True):
-            assert relative(one, want[key][:count]) < 1e-4
+            apart = max(apart, relative(one, want[key][:count]))
+    print(f"export: {name} onnx {apart:.0e}")  # for the table of docs/export.md
+    assert apart < 1e-4
 
 
 @pytest.mark.slow
