@@ -90,9 +90,8 @@ def test_training_evaluation_and_prediction_print_expected_lines_only(dataset, t
     check_lines(done.stderr.decode(), (r".*/run", *CLOSING))
     images = f"--input={dataset / 'gear' / 'test' / 'dent'}"
     done = run("predict", workdir, images, f"--output={tmp_path / 'out'}")
-    check_lines(
-        done.stderr.decode(), (r"2 of 2 images scored, \d defective, \d good: .*/predictions\.csv",)
-    )
+    scored = r"2 of 2 images scored, \d defective, \d good: .*/predictions\.csv"
+    check_lines(done.stderr.decode(), (scored, r"open .*/report\.html"))
 
 
 @pytest.mark.slow

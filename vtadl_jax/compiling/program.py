@@ -19,7 +19,8 @@ from vtadl_jax.ops.platform import on_platform
 from vtadl_jax.runtime import sharding
 from vtadl_jax.training.assembly import assemble
 from vtadl_jax.training.feed import batch_shapes
-from vtadl_jax.training.stored import make_feed_geometry, make_geometry, needs_of
+from vtadl_jax.training.large_images import make_feed_geometry, needs_of
+from vtadl_jax.training.stored import make_geometry
 
 STEPS = ("train", "eval", "predict")
 

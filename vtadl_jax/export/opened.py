@@ -42,6 +42,7 @@ class ExportedPredictor(Predictor):
         self.batch_size, self.num_threads = batch_size, num_threads
         self.threshold = float(threshold)
         self._geometry, self._call, self._any_size = geometry, call, any_size
+        self._windows = None  # they are inside the program
 
     def take_in(
         self, image: AnyImage, use: Callable[[np.ndarray], Any] | None = None

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from vtadl_jax.config import Config, check_windows
 from vtadl_jax.data.crops import TILE, tiles_of
 from vtadl_jax.data.decode import size_of
+from vtadl_jax.data.pipeline import EXTENT
 from vtadl_jax.data.records import Record
+from vtadl_jax.data.regions.region import Regions
+from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.windows import MOST_WINDOWS, count_windows
 from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.runtime.text_table import plural
+from vtadl_jax.training.stored import make_geometry
 
 LOOKED_AT = 16  # images whose sizes are told
 
@@ -98,3 +102,17 @@ def say_crops(config: Config, crops: Sequence[Record]) -> list[str]:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"
+
+
+def make_feed_geometry(config: Config, regions: Regions | None = None) -> Geometry:
+    """Returns the geometry of the images that a train step takes: those of `make_geometry`, or the
+    larger crops that the step takes windows of."""
+    if not config.data.windows.side:
+        return make_geometry(config, regions)
+    height, width = config.image_size
+    return Geometry((TILE * height, TILE * width), None, "stretch", config.data.bits)
+
+
+def needs_of(config: Config, detector: Detector) -> frozenset[str]:
+    """Returns what a train step reads of a batch beside the images."""
+    return detector.needs | ({EXTENT} if config.data.windows.side else set())

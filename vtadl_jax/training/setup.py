@@ -33,17 +33,12 @@ from vtadl_jax.training.large_images import (
     check_detector,
     crops_to_train,
     describe_windows,
+    make_feed_geometry,
+    needs_of,
     say_crops,
 )
 from vtadl_jax.training.regions import check_regions, read_regions
-from vtadl_jax.training.stored import (
-    CONFIG,
-    has_checkpoint,
-    load_config,
-    make_feed_geometry,
-    make_geometry,
-    needs_of,
-)
+from vtadl_jax.training.stored import CONFIG, has_checkpoint, load_config, make_geometry
 from vtadl_jax.training.trimming import check_trim, trim
 from vtadl_jax.weights.files import read_files
 

@@ -9,12 +9,9 @@ import numpy as np
 
 from vtadl_jax import __version__, legacy
 from vtadl_jax.config import Config, differences
-from vtadl_jax.data.crops import TILE
-from vtadl_jax.data.pipeline import EXTENT
 from vtadl_jax.data.regions.region import Regions
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors import find_method
-from vtadl_jax.detectors.contract import Detector
 from vtadl_jax.errors import UserError
 from vtadl_jax.experiment import parse
 from vtadl_jax.options import fields_of
@@ -129,20 +126,6 @@ def make_geometry(config: Config, regions: Regions | None = None) -> Geometry:
     regions: those of the run, see `training/regions.py`."""
     resize = (config.data.resize[0], config.data.resize[1]) if config.data.resize else None
     return Geometry(config.image_size, resize, config.data.fit, config.data.bits, regions)
-
-
-def make_feed_geometry(config: Config, regions: Regions | None = None) -> Geometry:
-    """Returns the geometry of the images that a train step takes: those of `make_geometry`, or the
-    larger crops that the step takes windows of."""
-    if not config.data.windows.side:
-        return make_geometry(config, regions)
-    height, width = config.image_size
-    return Geometry((TILE * height, TILE * width), None, "stretch", config.data.bits)
-
-
-def needs_of(config: Config, detector: Detector) -> frozenset[str]:
-    """Returns what a train step reads of a batch beside the images."""
-    return detector.needs | ({EXTENT} if config.data.windows.side else set())
 
 
 def save_frozen(workdir: Path, frozen: Any) -> None:
