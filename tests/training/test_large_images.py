@@ -12,8 +12,14 @@ from vtadl_jax.runtime import sharding
 from vtadl_jax.training.cross_fitting import Rows
 from vtadl_jax.training.division import Division
 from vtadl_jax.training.feed import make_feed
-from vtadl_jax.training.large_images import crops_to_train, describe_windows, say_crops
-from vtadl_jax.training.stored import make_feed_geometry, make_geometry, needs_of
+from vtadl_jax.training.large_images import (
+    crops_to_train,
+    describe_windows,
+    make_feed_geometry,
+    needs_of,
+    say_crops,
+)
+from vtadl_jax.training.stored import make_geometry
 
 
 def records_of(size=(70, 130), count=3):
