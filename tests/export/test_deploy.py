@@ -11,7 +11,7 @@ from vtadl_jax.detectors.contract import Detector, Scores
 from vtadl_jax.evaluation.calibration import calibrate
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.regions import find_regions
-from vtadl_jax.export.deploy import MOST_REGIONS, deployed
+from vtadl_jax.export.deploy import deployed
 from vtadl_jax.export.settings import decide, describe_pixels, settings_of
 
 GEOMETRIES = [
@@ -120,11 +120,11 @@ def test_the_regions_are_the_first_of_the_hosts():
     settings = {**settings_of(calibration), "pixel_threshold": np.float32(160)}
     images = images_of(50, 31, 3)
     images[2] = 0
-    found = jax.device_get(jax.jit(deployed(echo_detector(), geometry))({}, settings, images))
+    found = jax.device_get(jax.jit(deployed(echo_detector(), geometry, 16))({}, settings, images))
     for i in range(3):
         expected = find_regions(found["anomaly_map"][i], 160)
         assert found["num_regions"][i] == len(expected)
-        for k, region in enumerate(expected[:MOST_REGIONS]):
+        for k, region in enumerate(expected[:16]):
             assert tuple(found["region_boxes"][i, k].tolist()) == region.box
             assert tuple(found["region_peaks_at"][i, k].tolist()) == region.peak_at
             assert found["region_areas"][i, k] == region.area

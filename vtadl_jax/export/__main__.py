@@ -56,6 +56,14 @@ _IMAGE_SIZE = flags.DEFINE_list(
     "network's size.",
     flag_values=FLAGS,
 )
+_REGIONS = flags.DEFINE_integer(
+    "regions",
+    0,
+    "Anomalous regions that a StableHLO program or a module returns of each image; 0: none.",
+    0,
+    256,
+    flag_values=FLAGS,
+)
 _AUTOENCODER = _define("autoencoder", "", "Where the auto-encoder's state dict goes (torch).")
 _MIXTURE = _define("mixture", "", "Where the mixture network's state dict goes (torch).")
 
@@ -88,7 +96,11 @@ def _image_size() -> tuple[int, int] | None:
 
 
 def _file(workdir: Path) -> int:
-    for flag, formats in ((_PRECISION, ("onnx",)), (_IMAGE_SIZE, ("onnx", "mlir"))):
+    for flag, formats in (
+        (_PRECISION, ("onnx",)),
+        (_IMAGE_SIZE, ("onnx", "mlir")),
+        (_REGIONS, ("stablehlo", "mlir")),
+    ):
         if flag.present and _FORMAT.value not in formats:
             known = " and ".join(formats)
             raise UserError(f"--{flag.name} is of --format={known}, not {_FORMAT.value}: leave it")
@@ -126,7 +138,9 @@ def _file(workdir: Path) -> int:
     else:
         from vtadl_jax.export.stablehlo import export_run
 
-        about = export_run(found, calibration, path, _PLATFORMS.value, _INSIDE.value)
+        about = export_run(
+            found, calibration, path, _PLATFORMS.value, _INSIDE.value, _REGIONS.value
+        )
         say(f"readable until {about['readable_until']}")
     size = path.stat().st_size / 2**20
     say(f"{about['detector']} at step {about['step']}: {path}, {size:.1f} MiB")
@@ -141,7 +155,7 @@ def _module(
     from vtadl_jax.export.stablehlo import write_module
 
     sides = image_size or found.config.image_size
-    outputs = write_module(found, calibration, path, sides)
+    outputs = write_module(found, calibration, path, sides, _REGIONS.value)
     say(f"input: uint8 [1, {sides[0]}, {sides[1]}, {found.config.data.channels}]")
     for number, output in enumerate(outputs):
         say(f"output {number}: {output}")

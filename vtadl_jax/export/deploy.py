@@ -20,21 +20,20 @@ from vtadl_jax.export.settings import Settings, decide, describe_pixels
 from vtadl_jax.ops.components import strongest_components
 from vtadl_jax.ops.pillow_resize import Resampling, resize_maps, resize_pixels
 
-MOST_REGIONS = 16
 REGIONS = ("region_boxes", "region_areas", "region_peaks", "region_peaks_at", "region_means")
 
 Deployed = Callable[[Variables, Settings, jax.Array], dict[str, jax.Array]]
 
 
-def deployed(detector: Detector, geometry: Geometry) -> Deployed:
+def deployed(detector: Detector, geometry: Geometry, num_regions: int = 0) -> Deployed:
     """Returns the function (variables, settings, images uint8 [B, h, w, C]) → outputs by name.
 
     settings: of `settings_of`. Height and width may be symbolic dimensions of `jax.export`. The
     outputs are those of `decide`; 'terms' [B, T], the raw score terms; 'description' [B, D], see
     `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], 'defect_mask'
-    bool [B, h, w], where the map reaches 'pixel_threshold', and the regions of that mask with the
-    highest peaks, R of them: 'num_regions' int32 [B] counts all, and the arrays of `Components`
-    are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
+    bool [B, h, w], where the map reaches 'pixel_threshold', and with `num_regions` R the regions of
+    that mask with the R highest peaks: 'num_regions' int32 [B] counts all, and the arrays of
+    `Components` are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
     'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for all images,
     only what is inside counts; images must have its aspect.
     """
@@ -65,6 +64,8 @@ def deployed(detector: Detector, geometry: Geometry) -> Deployed:
                     seen = resize_maps(jnp.asarray(inside, jnp.float32), *back) >= 0.5
                 found = _lowest_outside(found, seen, limit)
             outputs |= map_outputs(found, settings, seen)
+            if num_regions:
+                outputs |= _regions(found, outputs["defect_mask"], num_regions)
         return outputs
 
     return deploy
@@ -79,7 +80,7 @@ def map_outputs(
     """
     mask = maps >= settings["pixel_threshold"]
     mask = mask if inside is None else mask & inside
-    return {"anomaly_map": maps, "defect_mask": mask, **_regions(maps, mask)}
+    return {"anomaly_map": maps, "defect_mask": mask}
 
 
 def _inside(geometry: Geometry) -> np.ndarray | None:
@@ -95,9 +96,9 @@ def _lowest_outside(maps: jax.Array, inside: Any, threshold: jax.Array) -> jax.A
     return jnp.where(inside, maps, jnp.minimum(lowest, below))
 
 
-def _regions(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
+def _regions(maps: jax.Array, masks: jax.Array, most: int) -> dict[str, jax.Array]:
     """Returns the strongest regions of maps [B, h, w] by the names of the outputs."""
-    found = jax.vmap(lambda values, mask: strongest_components(values, mask, MOST_REGIONS))
+    found = jax.vmap(lambda values, mask: strongest_components(values, mask, most))
     *arrays, total = found(maps, masks)
     return {**dict(zip(REGIONS, arrays, strict=True)), "num_regions": total}
 

@@ -51,16 +51,18 @@ def export_run(
     path: Path,
     platforms: Sequence[str] = PLATFORMS,
     weights_inside: bool = False,
+    num_regions: int = 0,
 ) -> dict[str, Any]:
     """Writes a run as a StableHLO program; returns what its manifest says of it.
 
     weights_inside: as constants of the program, which then has no other input than the images, and
-    a fixed threshold. Raises UserError for a method that can't be exported, with the reason.
+    a fixed threshold. num_regions: that it also returns, of each image. Raises UserError for a
+    method that can't be exported, with the reason.
     """
     config = run.config
     variables = jax.device_get(run.variables)
     settings = settings_of(calibration, config.eval.image_threshold)
-    function = deployed_run(run)
+    function = deployed_run(run, num_regions)
     if weights_inside:
         whole = function
 
@@ -95,26 +97,30 @@ def export_run(
     return about
 
 
-def deployed_run(run: "Run") -> Deployed:
+def deployed_run(run: "Run", num_regions: int = 0) -> Deployed:
     """Returns the whole way from an image to its decision, as `deploy.deployed`."""
     windows = run.config.data.windows
     if not windows.side:
-        return deployed(run.detector, run.geometry)
+        return deployed(run.detector, run.geometry, num_regions)
+    if num_regions:
+        raise UserError(
+            f"--regions {num_regions}: a run with data.windows returns none: leave it out"
+        )
     return deployed_windows(run.detector, run.geometry, windows, run.config.eval.batch_size)
 
 
 def write_module(
-    run: "Run", calibration: Calibration, path: Path, sides: tuple[int, int], num_images: int = 1
+    run: "Run", calibration: Calibration, path: Path, sides: tuple[int, int], num_regions: int = 0
 ) -> list[str]:
     """Writes a bare StableHLO module for compilers such as IREE; returns its outputs in order.
 
     A portable artifact of MLIR bytecode, with weights and thresholds inside, whose only input is
-    uint8 [num_images, *sides, C]. Raises UserError for a method that can't be exported.
+    uint8 [1, *sides, C]. Raises UserError for a method that can't be exported.
     """
     variables = jax.device_get(run.variables)
     settings = settings_of(calibration, run.config.eval.image_threshold)
-    function = deployed_run(run)
-    shape = (num_images, *sides, run.config.data.channels)
+    function = deployed_run(run, num_regions)
+    shape = (1, *sides, run.config.data.channels)
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     # The implementations of no platform in particular: plain operations of StableHLO.
     plain = on_platform("any", lambda images: function(variables, settings, images))
