@@ -33,9 +33,9 @@ def deployed(detector: Detector, geometry: Geometry, num_regions: int = 0) -> De
     `describe_pixels`; and for detectors with maps 'anomaly_map' float32 [B, h, w], 'defect_mask'
     bool [B, h, w], where the map reaches 'pixel_threshold', and with `num_regions` R the regions of
     that mask with the R highest peaks: 'num_regions' int32 [B] counts all, and the arrays of
-    `Components` are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means' [B, R] and
-    'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for all images,
-    only what is inside counts; images must have its aspect.
+    `Components` are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means'
+    [B, R] and 'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for
+    all images, only what is inside counts; images must have its aspect.
     """
 
     inside = _inside(geometry)
