@@ -39,7 +39,8 @@ setup(
     cmdclass={"build_py": BuildWithConfigs},
     package_data={
         "vtadl_jax.report": [
-            *("page.html", "page.css", "page.js", "prediction.html", "prediction.js"),
+            *("head.html", "common.js", "page.css"),
+            *("page.html", "page.js", "prediction.html", "prediction.js"),
         ],
         "vtadl_jax.compiling": ["page.css"],
         "vtadl_jax.comparing": ["page.css"],

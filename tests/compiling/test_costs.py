@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.compiling.hlo_text import MODULE
-from vtadl_jax.compiling import costs, hlo
+from vtadl_jax.compiling import collectives, costs, hlo
 from vtadl_jax.compiling.origin import Origins, is_backward, module_of, place_of
 
 
@@ -62,8 +62,8 @@ def test_an_instruction_without_a_name_has_its_operands_name(module, scheduled):
 
 
 def read_collectives(module, scheduled):
-    there = costs.find_collectives(module, scheduled)
-    return {c["name"]: c for c in costs.collectives(Origins(module), there, 8)}
+    there = collectives.find_collectives(module, scheduled)
+    return {c["name"]: c for c in collectives.tabulate(Origins(module), there, 8)}
 
 
 def test_collectives_in_fusions_are_counted_once_each(module, scheduled):
@@ -80,8 +80,8 @@ def test_collectives_in_fusions_are_counted_once_each(module, scheduled):
     assert scatter["wire_bytes"] == size * 3 / 4
     (small,) = (i for i in module.computations["body"].instructions if i.name == "fusion.1")
     large = dataclasses.replace(small, type="f32[128,128]{1,0}")
-    assert [costs.carries("all-gather", [i]) for i in (small, large)] == ["sums", "weights"]
-    assert costs.carries("all-reduce", [large]) == "gradients"
+    assert [collectives.carries("all-gather", [i]) for i in (small, large)] == ["sums", "weights"]
+    assert collectives.carries("all-reduce", [large]) == "gradients"
 
 
 def test_collectives_count_bytes_groups_and_executions(module, scheduled):
@@ -110,7 +110,7 @@ def test_collectives_count_bytes_groups_and_executions(module, scheduled):
     ],
 )
 def test_group_sizes_in_every_printed_format(text, size):
-    assert costs.group_size(text, 32) == size
+    assert collectives.group_size(text, 32) == size
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
 def test_bytes_between_slices_are_those_of_host_transfers():
     scheduled, _ = costs.schedule(hlo.parse(SENDS))
     size = 4 * 256 * 128
-    found = costs.between_slices(scheduled, 4)
+    found = collectives.between_slices(scheduled, 4)
     assert (found["executed"], found["bytes"]) == (1, size)
     assert found["wire_bytes"] == pytest.approx(2 * 3 / 4 * size)
     gathered = hlo.parse(SENDS.replace("ALL_REDUCE", "ALL_GATHER"))
-    found = costs.between_slices(costs.schedule(gathered)[0], 4)
+    found = collectives.between_slices(costs.schedule(gathered)[0], 4)
     assert found["wire_bytes"] == 3 * size

@@ -109,5 +109,5 @@ def test_estimates_for_gpus_are_those_of_indexing_where_there_are_any():
     found = {i.name: i.cycles for i in module.instructions()}
     assert (found["a"], found["b"], found["c"]) == (16, 4911, None)
     scheduled, _ = costs.schedule(module)
-    assert costs.library_calls(scheduled) == 1
+    assert costs.count_library_calls(scheduled) == 1
     assert costs.cycles(scheduled)["without_estimate"] == 1

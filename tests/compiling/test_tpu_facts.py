@@ -7,7 +7,7 @@ import pytest
 
 from tests.compiling import programs
 from tests.factory import tiny_config
-from vtadl_jax.compiling import costs, hlo, xla_flags
+from vtadl_jax.compiling import collectives, costs, hlo, xla_flags
 from vtadl_jax.compiling.origin import module_of
 from vtadl_jax.compiling.program import lower_step
 from vtadl_jax.compiling.topology import find_target, has_tpu_compiler
@@ -82,8 +82,8 @@ def test_every_buffer_of_the_state_is_donated(paper):
 def test_no_activation_is_gathered(paper):
     reading, module = paper
     scheduled, _ = costs.schedule(module)
-    collectives = costs.find_collectives(module, scheduled)
-    assert costs.activations_gathered(collectives, reading["program"]["images"]) == []
+    there = collectives.find_collectives(module, scheduled)
+    assert collectives.activations_gathered(there, reading["program"]["images"]) == []
     gathered = [c for c in reading["collectives"] if c["kind"] == "all-gather"]
     # Weights with a sharded update, each once.
     assert {c["carries"] for c in gathered} == {"weights", "sums"}
@@ -194,7 +194,7 @@ def test_sums_over_slices_are_counted_apart():
     x = jax.ShapeDtypeStruct((8, 256, 128), "float32", sharding=sharding.batch_sharding(mesh))
     summed = jax.jit(lambda x: x.sum(0), out_shardings=sharding.replicated(mesh))
     scheduled, _ = costs.schedule(hlo.parse(summed.lower(x).compile().as_text()))
-    found = costs.between_slices(scheduled, sharding.num_slices(target.devices))
+    found = collectives.between_slices(scheduled, sharding.num_slices(target.devices))
     # Each of a slice's four chips sends its quarter of the sum.
     assert found == {
         "instructions": 1, "executed": 1, "bytes": 256 * 128, "wire_bytes": 256 * 128,

@@ -13,8 +13,8 @@ from vtadl_jax.data.sources import all_categories, load_splits
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.metric_table import View
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.evaluation.saturation import anomalies, regions_of
-from vtadl_jax.evaluation.scoring import EvalOutputs
 
 EMPTY = np.zeros((24, 32), np.uint8)
 SEEDS = iter(range(10_000))

@@ -12,8 +12,8 @@ from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import calibrate
 from vtadl_jax.evaluation.metric_table import METRICS
 from vtadl_jax.evaluation.novelty import describe
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.evaluation.results import Results, count_anomalous, measure
-from vtadl_jax.evaluation.scoring import EvalOutputs
 
 DEFECTS = ("good", "good", "dent", "dent", "stain")
 PIXEL = [metric.name for metric in METRICS if metric.kind == "pixel"]

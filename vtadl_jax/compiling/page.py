@@ -3,8 +3,6 @@
 The style is that of a run's report; there is no script. `sections.py` provides the contents.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from html import escape
@@ -15,6 +13,7 @@ from vtadl_jax.compiling.reading import Reading
 from vtadl_jax.compiling.sections import Section
 from vtadl_jax.compiling.wording import duration, mib, percent, si
 from vtadl_jax.report.charts import line_chart
+from vtadl_jax.report.template import digest
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -49,10 +48,9 @@ def page(
     """Returns the whole file. parts: HTML from the functions below. styles: (package, file) of more
     styles."""
     css = _css(styles)
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     # Style attributes set the width of bars; the policy lets no style load anything.
     csp = (
-        f"default-src 'none'; img-src data:; style-src-elem 'sha256-{digest}'; "
+        f"default-src 'none'; img-src data:; style-src-elem '{digest(css)}'; "
         f"style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
     return _TEMPLATE.format(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from vtadl_jax import __version__
-from vtadl_jax.compiling import compiler_record, costs, hlo, xla_flags
+from vtadl_jax.compiling import collectives, compiler_record, costs, hlo, xla_flags
 from vtadl_jax.compiling.origin import Origins
 from vtadl_jax.compiling.program import Program, lower_step
 from vtadl_jax.compiling.topology import Target
@@ -192,11 +192,12 @@ def read_text(text: str, num_devices: int, num_slices: int = 1) -> Reading:
     module = hlo.parse(text)
     origins = Origins(module)
     scheduled, unknown = costs.schedule(module)
-    found = costs.collectives(origins, costs.find_collectives(module, scheduled), num_devices)
+    there = collectives.find_collectives(module, scheduled)
+    found = collectives.tabulate(origins, there, num_devices)
     return {
         "cycles": costs.cycles(scheduled),
         "loops_of_unknown_length": unknown,
-        "library_calls": costs.library_calls(scheduled),
+        "library_calls": costs.count_library_calls(scheduled),
         "modules": costs.by_module(origins, scheduled),
         "instructions": costs.instructions(origins, scheduled),
         "most_expensive": costs.most_expensive(origins, scheduled, NUM_MOST_EXPENSIVE),
@@ -207,7 +208,7 @@ def read_text(text: str, num_devices: int, num_slices: int = 1) -> Reading:
             "bytes": sum(c["bytes"] for c in found),
             "wire_bytes": sum(c["wire_bytes"] for c in found),
         },
-        "between_slices": costs.between_slices(scheduled, num_slices),
+        "between_slices": collectives.between_slices(scheduled, num_slices),
         "counts": costs.counts(scheduled),
         "aliased_outputs": module.num_aliased,
     }

@@ -109,6 +109,20 @@ def load_mask(ref: ImageRef) -> np.ndarray:
     return read_mask(ref).pixels
 
 
+def load_mask_of(image: ImageRef, mask: ImageRef, size: tuple[int, ...]) -> np.ndarray:
+    """Loads the mask of an image of a size (height, width), as `load_mask`.
+
+    Raises UserError, which names both, for a mask of another size.
+    """
+    pixels = load_mask(mask)
+    if pixels.shape != size:
+        raise UserError(
+            f"mask {mask} is {pixels.shape} but its image {image} is {size}: save the mask at the "
+            f"image's size"
+        )
+    return pixels
+
+
 def read_mask(ref: ImageRef) -> Marked:
     """Loads a mask as `load_mask`, and says how its values were understood."""
     if not isinstance(ref, Path):

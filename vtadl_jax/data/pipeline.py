@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from vtadl_jax.data.crops import Crop
-from vtadl_jax.data.decode import load_mask, loaded
+from vtadl_jax.data.decode import load_mask_of, loaded
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.regions.area import at_size, read_area
 from vtadl_jax.data.transforms import Geometry
@@ -218,12 +218,7 @@ def load_example(record: Record, geometry: Geometry, channels: int) -> dict[str,
     inside = None if geometry.regions is None else geometry.inside(size, area)
     leaves = 0
     if record.label and record.mask is not None:
-        original = load_mask(record.mask)
-        if original.shape != size:
-            raise UserError(
-                f"mask {record.mask} is {original.shape} but its image {record.image} is "
-                f"{size}: save the mask at the image's size"
-            )
+        original = load_mask_of(record.image, record.mask, size)
         mask, num_thin = geometry.mask_and_thin(original)
         if inside is not None:
             leaves = _leaves(original, inspected_pixels(geometry, size, area))

@@ -14,7 +14,8 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.detectors.contract import Scores, Variables
 from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, Calibration
 from vtadl_jax.evaluation.held_out import with_tails
-from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator, joined
+from vtadl_jax.evaluation.outputs import EvalOutputs, joined
+from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.training.cross_fitting import fit_folds
 from vtadl_jax.training.division import Division
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from vtadl_jax import metrics
-from vtadl_jax.evaluation.scoring import EvalOutputs, flat
+from vtadl_jax.evaluation.outputs import EvalOutputs, flat
 
 SMALL_FPR = 0.05  # AU-PRO is also computed up to this false-positive rate, and AU-sPRO only
 LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"  # kinds of MVTec LOCO AD

@@ -15,8 +15,8 @@ from vtadl_jax.data.records import Record
 from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import HELD_OUT, Calibration
 from vtadl_jax.evaluation.metric_table import View, compute_metrics, known
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.evaluation.saturation import regions_of
-from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.runtime.files import read_json
 from vtadl_jax.training.stored import check_format, stamp
 

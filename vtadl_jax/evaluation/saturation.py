@@ -10,7 +10,7 @@ from vtadl_jax.config import Config
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.saturation import read_anomaly
 from vtadl_jax.data.transforms import Geometry
-from vtadl_jax.evaluation.scoring import EvalOutputs
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.metrics import SaturatedRegion
 from vtadl_jax.training.stored import make_geometry
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from vtadl_jax.config_data import WindowOptions
-from vtadl_jax.data.decode import load_mask, loaded
+from vtadl_jax.data.decode import load_mask_of, loaded
 from vtadl_jax.data.records import Record
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.data.windows import Grid, cut, map_size, scaled, to_image
@@ -142,13 +142,7 @@ def _example(
     small = Geometry(map_size(size, options))
     mask, thin = np.zeros(small.size, np.uint8), 0
     if record.label and record.mask is not None:
-        original = load_mask(record.mask)
-        if original.shape != size:
-            raise UserError(
-                f"mask {record.mask} is {original.shape} but its image {record.image} is "
-                f"{size}: save the mask at the image's size"
-            )
-        mask, thin = small.mask_and_thin(original)
+        mask, thin = small.mask_and_thin(load_mask_of(record.image, record.mask, size))
     one = {
         "image": small.image(pixels, channels),
         "mask": mask,

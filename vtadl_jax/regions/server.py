@@ -4,8 +4,6 @@ The page loads nothing from elsewhere. Requests need the key in the page's addre
 page in the same browser can read the image or write the file.
 """
 
-import base64
-import hashlib
 import hmac
 import json
 import secrets
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 from vtadl_jax.errors import UserError
 from vtadl_jax.regions.drawing import Drawing
+from vtadl_jax.report.template import digest
 
 HOST = "127.0.0.1"
 LARGEST_BODY = 2**23  # bytes
@@ -27,14 +26,10 @@ def _read(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
 PAGE = _read("page.html").replace("/*STYLE*/", _STYLE).replace("/*SCRIPT*/", _SCRIPT)
 POLICY = (
-    f"default-src 'none'; style-src '{_hash(_STYLE)}'; script-src '{_hash(_SCRIPT)}'; "
+    f"default-src 'none'; style-src '{digest(_STYLE)}'; script-src '{digest(_SCRIPT)}'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )

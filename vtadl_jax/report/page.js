@@ -1,11 +1,9 @@
-"use strict";
 // The threshold, its counts, and the gallery. Text reaches the page as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const cards = data.cards;
   if (!cards.length) return;
-  const $ = (id) => document.getElementById(id);
-  const PAGE = 24; // cards added at a time
+  const { PAGE, $, short, make, makeStage, makeTerms, collator, orders } = common;
   const SLIDER = 1000; // steps of the range input
   cards.forEach((card, index) => {
     card.index = index;
@@ -17,7 +15,6 @@
 
   // ---- numbers ----
 
-  const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
   const percent = (part, whole) => (whole ? `${(100 * part / whole).toFixed(1)} %` : "–");
 
   // The shortest number that decides every image as the exact one does.
@@ -188,48 +185,7 @@
   const made = new Map(); // cards stay once made, with the views chosen on them
   let limit = PAGE;
 
-  function make(tag, className, text) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function makeStage(card, pictures) {
-    const stage = make("div", "stage");
-    const layers = make("div", `layers ${card.width >= card.height ? "flat" : "tall"}`);
-    layers.style.aspectRatio = `${card.width} / ${card.height}`;
-    const texts = { image: `Image ${card.name}`, heat: "", recon: "", outline: "" }; // bottom to top
-    for (const [name, alt] of Object.entries(texts)) {
-      if (!pictures[name]) continue;
-      const image = make("img", name === "image" ? "photo" : name);
-      image.alt = alt;
-      image.decoding = "async";
-      image.src = pictures[name];
-      layers.append(image);
-    }
-    stage.append(layers);
-    return stage;
-  }
-
-  function makeViews(item, card, pictures) {
-    const views = make("div", "views");
-    views.setAttribute("role", "group");
-    views.setAttribute("aria-label", `Shown of ${card.name}`);
-    for (const [name, text, on] of [["heat", "Heat map", true], ["outline", "Truth", true], ["recon", "Reconstruction", false]]) {
-      if (!pictures[name]) continue;
-      const button = make("button", "", text);
-      button.type = "button";
-      const show = (shown) => {
-        item.classList.toggle(`has-${name}`, shown);
-        button.setAttribute("aria-pressed", shown);
-      };
-      button.addEventListener("click", () => show(button.getAttribute("aria-pressed") !== "true"));
-      show(on);
-      views.append(button);
-    }
-    return views;
-  }
+  const LAYERS = [["heat", "Heat map", true], ["outline", "Truth", true], ["recon", "Reconstruction", false]];
 
   // A row for each expert of a detector that combines several.
   function makeOpinions(card) {
@@ -296,19 +252,13 @@
     if (card.label && !card.has_truth) truth.append(make("span", "faint", " (place not marked)"));
     const facts = make("div", "facts");
     facts.append(truth, make("span", "verdict"));
-    const terms = make("dl", "terms");
-    terms.append(make("dt", "whole", "score"), make("dd", "whole", short(card.score)));
-    if (card.p_value !== null) {
-      const rarity = make("dt", "", "p-value");
-      rarity.title = "How often a good image scores as high";
-      terms.append(rarity, make("dd", "", short(card.p_value)));
-    }
+    const terms = makeTerms(card);
     const opinions = card.opinions || [];
     for (const [name, value] of Object.entries(card.terms)) {
       if (opinions.some((one) => one.name === name)) continue;
       terms.append(make("dt", "", name), make("dd", "", short(value === null ? null : Number(value))));
     }
-    item.append(makeStage(card, pictures), makeViews(item, card, pictures), make("div", "name", card.name), facts);
+    item.append(makeStage(card, pictures), common.makeViews(item, pictures, `Shown of ${card.name}`, LAYERS), make("div", "name", card.name), facts);
     if (card.unlike) item.append(make("div", "unlike", `unlike all training images: ${card.unlike}`));
     if (card.disagreement) {
       item.classList.add("disagrees");
@@ -320,15 +270,6 @@
     made.set(card.index, item);
     return item;
   }
-
-  const collator = new Intl.Collator(undefined, { numeric: true });
-  const byName = (a, b) => collator.compare(a.name, b.name) || a.index - b.index;
-  const compare = (a, b) => (a > b) - (a < b); // a difference of infinities is no number
-  const orders = {
-    descending: (a, b) => compare(b.score, a.score) || byName(a, b),
-    ascending: (a, b) => compare(a.score, b.score) || byName(a, b),
-    name: byName,
-  };
 
   function chosen() {
     const kind = $("kind").value, wanted = $("verdict").value, apart = $("opinion").value === "disagree";
@@ -354,9 +295,7 @@
     });
     const present = $("cards").children;
     if (present.length !== items.length || items.some((item, i) => present[i] !== item)) $("cards").replaceChildren(...items);
-    $("shown").textContent = list.length ? `${items.length} of ${list.length} images${list.length < cards.length ? ` chosen from ${cards.length}` : ""}` : "No image is chosen by these filters.";
-    $("more").hidden = items.length === list.length;
-    $("more").textContent = `Show ${Math.min(PAGE, list.length - items.length)} more`;
+    common.sayShown(items, list, cards.length, "No image is chosen by these filters.");
   }
 
   let scheduled = false;
@@ -376,21 +315,10 @@
     for (const kind of [...kinds.keys()].sort(collator.compare)) add(`kind ${kind}`, `– ${kind} (${kinds.get(kind)})`);
   }
 
-  for (const id of ["kind", "verdict", "opinion", "order"]) {
-    $(id).addEventListener("change", () => { limit = PAGE; fillGallery(); });
-  }
-  $("more").addEventListener("click", () => {
-    const before = $("cards").children.length;
-    limit = before + PAGE;
-    fillGallery();
-    if ($("more").hidden) $("cards").children[before].focus();
-  });
-  const setOpacity = () => $("cards").style.setProperty("--opacity", $("opacity").value / 100);
-  $("opacity").addEventListener("input", setOpacity);
+  common.fillOn(["kind", "verdict", "opinion", "order"], (count) => { limit = count; fillGallery(); });
 
   if (!defective.length) document.querySelectorAll(".of-defective").forEach((element) => { element.hidden = true; });
   addOptions();
-  setOpacity();
   drawHistogram();
   setThreshold(start);
   new ResizeObserver(() => { if (Math.abs($("histogram").clientWidth - plot.width) > 1) drawHistogram(); }).observe($("histogram"));

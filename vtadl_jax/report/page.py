@@ -1,8 +1,9 @@
 """Writes `report.html`: one self-contained file with the results, which opens offline.
 
 The file holds pictures as data URLs, one style sheet, one script, and a content security policy
-that blocks everything else. This module fills the template; `page.html`, `page.css` and `page.js`
-define layout and behaviour, `cards.py` makes the pictures and `charts.py` the curves.
+that blocks everything else. This module fills the template; `head.html`, `page.html`, `page.css`,
+`common.js` and `page.js` define layout and behaviour, `cards.py` makes the pictures and
+`charts.py` the curves.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from vtadl_jax.report.cards import Card, EncodedCard, colour_bar, encode_card
 from vtadl_jax.report.charts import line_chart
-from vtadl_jax.report.template import as_json, figure, filled, number, part, policy, table
+from vtadl_jax.report.template import as_json, figure, filled, number, parts, policy, table
 from vtadl_jax.runtime.files import replacing
 
 __all__ = ["Card", "Curve", "EncodedCard", "Report", "encode_card", "write_page"]
@@ -82,7 +83,7 @@ def write_page(path: Path, report: Report) -> None:
 
 
 def _write(f: IO[str], report: Report) -> None:
-    html, css, js = (part(f"page.{kind}") for kind in ("html", "css", "js"))
+    html, css, js = parts("page")
     empty = {
         "no_cards": not report.cards,
         "no_heat": all(card.heat is None for card in report.cards),

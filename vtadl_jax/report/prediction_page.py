@@ -20,7 +20,7 @@ from vtadl_jax.evaluation.predictor import Prediction
 from vtadl_jax.report.cards import Card, EncodedCard, colour_bar, encode_card
 from vtadl_jax.report.drift_chart import drift_figure
 from vtadl_jax.report.groups import Groups
-from vtadl_jax.report.template import as_json, figure, filled, number, part, policy, table
+from vtadl_jax.report.template import as_json, figure, filled, number, parts, policy, table
 from vtadl_jax.runtime.files import replacing
 from vtadl_jax.runtime.text_table import plural
 
@@ -94,7 +94,7 @@ def write_prediction_page(
     the names of the images since which. Raises UserError if it can't be written.
     """
     scored, defective, left_out = counts
-    html, css, js = part("prediction.html"), part("page.css"), part("prediction.js")
+    html, css, js = parts("prediction")
     figures = [
         ("images", str(scored), "have a score"),
         ("defective", str(defective), f"{_percent(defective, scored)} at or above {threshold:.4g}"),
@@ -121,6 +121,7 @@ def write_prediction_page(
         "colour_bar": colour_bar(),
         "data": as_json(_data(sheet, run, scored, groups)),
         "no_notice": "" if notices else "hidden",
+        "no_summary": "",
         "no_drift": "" if charts else "hidden",
         "no_cards": "" if sheet.cards else "hidden",
         "no_heat": "" if any(card.heat for card, *_ in sheet.cards) else "hidden",

@@ -11,8 +11,8 @@ from vtadl_jax import metrics
 from vtadl_jax.config import Config
 from vtadl_jax.evaluation.calibration import COPIES, CROSS_FIT, Calibration
 from vtadl_jax.evaluation.metric_table import SHOWN, TITLES
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.evaluation.results import TEST, Results
-from vtadl_jax.evaluation.scoring import EvalOutputs
 from vtadl_jax.options import flatten
 from vtadl_jax.report.closing import (
     MORE_IMAGES,

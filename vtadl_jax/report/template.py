@@ -22,6 +22,15 @@ def part(name: str) -> str:
     return resources.files("vtadl_jax.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def parts(page: str) -> tuple[str, str, str]:
+    """Returns the template, the style sheet and the script of a page, with what all pages share."""
+    html, js = (
+        part(shared) + part(f"{page}.{kind}")
+        for shared, kind in (("head.html", "html"), ("common.js", "js"))
+    )
+    return html, part("page.css"), js
+
+
 def digest(text: str) -> str:
     """Returns the hash source of an inline script or style for the content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -15,6 +15,7 @@ from vtadl_jax.errors import printable
 from vtadl_jax.evaluation.calibration import COPIES, Calibration
 from vtadl_jax.evaluation.left_out import LeftOut
 from vtadl_jax.evaluation.metric_table import known
+from vtadl_jax.evaluation.outputs import EvalOutputs
 from vtadl_jax.evaluation.results import CALIBRATION as ON_HOLDOUT
 from vtadl_jax.evaluation.results import (
     RESULTS_FILE,
@@ -23,7 +24,7 @@ from vtadl_jax.evaluation.results import (
     how_calibrated,
     measure,
 )
-from vtadl_jax.evaluation.scoring import EvalOutputs, Evaluator
+from vtadl_jax.evaluation.scoring import Evaluator
 from vtadl_jax.evaluation.trained_run import CALIBRATION
 from vtadl_jax.report.closing import place_lines, result_lines
 from vtadl_jax.report.folder import PAGE, SCORES, draft

@@ -3,15 +3,11 @@
 Its policy lets the browser run this script and no other, and send images to this service only.
 """
 
-import base64
-import hashlib
 from pathlib import Path
 
+from vtadl_jax.report.template import digest
+
 _HERE = Path(__file__).parent
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _read(name: str) -> str:
@@ -21,7 +17,7 @@ def _read(name: str) -> str:
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
 PAGE = _read("page.html").replace("/*STYLE*/", _STYLE).replace("/*SCRIPT*/", _SCRIPT)
 PAGE_POLICY = (
-    f"default-src 'none'; style-src '{_hash(_STYLE)}'; script-src '{_hash(_SCRIPT)}'; "
+    f"default-src 'none'; style-src '{digest(_STYLE)}'; script-src '{digest(_SCRIPT)}'; "
     "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
