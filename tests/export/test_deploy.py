@@ -8,6 +8,7 @@ from jax import export
 
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Scores
+from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.calibration import calibrate
 from vtadl_jax.evaluation.novelty import describe
 from vtadl_jax.evaluation.regions import find_regions
@@ -133,3 +134,13 @@ def test_the_regions_are_the_first_of_the_hosts():
     assert found["num_regions"][0] > 1
     assert not found["num_regions"][2]
     assert not found["region_areas"][2].any()
+
+
+def test_regions_of_a_method_without_maps_are_refused():
+    def score(_, images):
+        return Scores(images.mean((1, 2))[:, :2])
+
+    detector = Detector(lambda key: {}, score, ("largest", "dark"), (1.0, -0.5))
+    function, settings = deployed(detector, Geometry((8, 8)), 4), settings_of(calibration_of()[0])
+    with pytest.raises(UserError, match="--regions 4: this method scores whole images"):
+        function({}, settings, images_of(8, 8))

@@ -15,6 +15,7 @@ import numpy as np
 
 from vtadl_jax.data.transforms import Geometry
 from vtadl_jax.detectors.contract import Detector, Variables
+from vtadl_jax.errors import UserError
 from vtadl_jax.evaluation.scorer import score_inside
 from vtadl_jax.export.settings import Settings, decide, describe_pixels
 from vtadl_jax.ops.components import strongest_components
@@ -35,7 +36,8 @@ def deployed(detector: Detector, geometry: Geometry, num_regions: int = 0) -> De
     that mask with the R highest peaks: 'num_regions' int32 [B] counts all, and the arrays of
     `Components` are 'region_boxes' [B, R, 4], 'region_areas', 'region_peaks', 'region_means'
     [B, R] and 'region_peaks_at' [B, R, 2]. C is that of the network. With one `data.regions` for
-    all images, only what is inside counts; images must have its aspect.
+    all images, only what is inside counts; images must have its aspect. The function raises
+    UserError, when it is traced, for regions of a method without maps.
     """
 
     inside = _inside(geometry)
@@ -53,6 +55,11 @@ def deployed(detector: Detector, geometry: Geometry, num_regions: int = 0) -> De
         description = describe_pixels(pixels)
         outputs = decide(settings, scores.terms, description)
         outputs |= {"terms": scores.terms, "description": description}
+        if num_regions and scores.anomaly_map is None:
+            raise UserError(
+                f"--regions {num_regions}: this method scores whole images and makes no map to "
+                f"find regions in: leave it out"
+            )
         if scores.anomaly_map is not None:
             found, limit = scores.anomaly_map, settings["pixel_threshold"]
             found = found if inside is None else _lowest_outside(found, inside, limit)

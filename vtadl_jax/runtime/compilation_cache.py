@@ -2,8 +2,7 @@
 
 JAX's persistent cache is on for every run, so that a machine compiles each program once. All runs
 share one cache folder next to them, unless $JAX_COMPILATION_CACHE_DIR or JAX's own setting names
-another folder. Commands that score with
-a run have the cache of the user, see `use_own_cache`.
+another folder. Commands that score with a run have the cache of the user, see `use_own_cache`.
 """
 
 import contextlib
